@@ -1,0 +1,428 @@
+//! Messages of the control plane, and the greeting of every data connection.
+//!
+//! Requests go from a dispatcher to a node as queries and each has one reply. They are small: weights and
+//! tensors never travel here. Encoding: one version byte, then postcard.
+
+use std::net::SocketAddr;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tensor::{DType, Dim, TensorSpec};
+
+use crate::CodecId;
+
+/// First byte of every message. Nodes and dispatchers of another version refuse each other with a message.
+pub const VERSION: u8 = 1;
+
+/// The largest greeting of a data connection, bytes.
+pub const MAX_HELLO_LEN: usize = 4096;
+
+/// Identity of a deployment: drawn at random by the dispatcher.
+pub type DeploymentId = u128;
+
+/// BLAKE3 hash of a weight's bytes.
+pub type WeightHash = [u8; 32];
+
+/// What a dispatcher asks of a node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Request {
+    /// Who are you, what do you have, what do you run?
+    Describe,
+    /// Take on a stage: check that it fits, look up its weights.
+    Prepare(Box<StageOrder>),
+    /// All weights are there: build the session.
+    Load(DeploymentId),
+    /// Open the connection to the next stage.
+    Connect(DeploymentId),
+    /// How far are you, what did it cost?
+    Measure(DeploymentId),
+    /// Give the stage up and forget the deployment.
+    Release(DeploymentId),
+}
+
+/// What a node answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Response {
+    /// To [`Request::Describe`].
+    Description(NodeDescription),
+    /// To [`Request::Prepare`]: the weights that the node does not hold.
+    Prepared {
+        /// Hashes to ship.
+        missing: Vec<WeightHash>,
+    },
+    /// To [`Request::Load`].
+    Loaded {
+        /// Engine and version that run the stage.
+        engine: String,
+    },
+    /// To [`Request::Connect`].
+    Connected,
+    /// To [`Request::Measure`].
+    Measured(StageFigures),
+    /// To [`Request::Release`].
+    Released,
+    /// The request cannot be met; why, and what to do.
+    Refused(String),
+}
+
+/// A node as it presents itself.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeDescription {
+    /// The name people gave it.
+    pub name: String,
+    /// The program's version.
+    pub version: String,
+    /// Processor cores of the machine.
+    pub cores: u32,
+    /// Threads an operator may use.
+    pub threads: u32,
+    /// The limit it keeps, bytes.
+    pub memory_limit: u64,
+    /// Promised to deployments, bytes.
+    pub memory_used: u64,
+    /// The engine it runs stages with.
+    pub engine: String,
+    /// Where it accepts data connections.
+    pub data_addresses: Vec<SocketAddr>,
+    /// What it runs.
+    pub stages: Vec<RunningStage>,
+}
+
+/// One line of what a node runs.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunningStage {
+    /// The model's name.
+    pub model: String,
+    /// Position in the chain, from 0.
+    pub stage: u32,
+    /// Stages in the chain.
+    pub stages: u32,
+    /// Items done so far.
+    pub items: u64,
+}
+
+/// One stage for one node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StageOrder {
+    /// The deployment.
+    pub deployment: DeploymentId,
+    /// Who ordered it: when this dispatcher leaves, the stage is given up.
+    pub dispatcher: String,
+    /// Generation of the plan.
+    pub epoch: u32,
+    /// The model's name, for people.
+    pub model: String,
+    /// Position in the chain, from 0.
+    pub stage: u32,
+    /// Stages in the chain.
+    pub stages: u32,
+    /// The stage as ONNX, its weights as external data named by hash.
+    #[serde(with = "serde_bytes_vec")]
+    pub skeleton: Vec<u8>,
+    /// The weights it needs.
+    pub weights: Vec<WeightEntry>,
+    /// Tensors of an arriving frame.
+    pub inputs: Vec<Spec>,
+    /// Tensors of a leaving frame.
+    pub outputs: Vec<Spec>,
+    /// Engine input *i* is `inputs[feeds[i]]`.
+    pub feeds: Vec<u32>,
+    /// Where each output comes from.
+    pub routes: Vec<Route>,
+    /// Codec of the arriving link.
+    pub codec_in: u8,
+    /// Codec of the leaving link.
+    pub codec_out: u8,
+    /// Where the next stage accepts connections; empty when the dispatcher fetches the results.
+    pub next: Vec<SocketAddr>,
+    /// The largest tensor that may arrive, bytes: bounds sizes that the model leaves open.
+    pub max_tensor_len: u64,
+    /// Memory the plan expects the stage to take, bytes: weights, activations, queues.
+    pub memory: u64,
+}
+
+/// One weight of a stage.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct WeightEntry {
+    /// Hash of its bytes.
+    pub hash: WeightHash,
+    /// Their number.
+    pub len: u64,
+}
+
+/// Where an output of a stage comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Route {
+    /// The engine's output at this position.
+    Computed(u32),
+    /// The input at this position, passed on unused.
+    Passed(u32),
+}
+
+/// A [`TensorSpec`] on the wire.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Spec {
+    name: String,
+    dtype: u8,
+    dims: Option<Vec<SpecDim>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+enum SpecDim {
+    Fixed(u64),
+    Symbol(String),
+    Unknown,
+}
+
+/// What a stage did so far. Times are busy seconds, summed over items.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StageFigures {
+    /// Items done.
+    pub items: u64,
+    /// Receiving (from the first byte of a frame) and decoding.
+    pub receive_seconds: f64,
+    /// Running the engine.
+    pub compute_seconds: f64,
+    /// Encoding and sending.
+    pub send_seconds: f64,
+    /// Bytes of frames received.
+    pub bytes_in: u64,
+    /// Bytes of frames sent.
+    pub bytes_out: u64,
+    /// Since the stage started.
+    pub elapsed_seconds: f64,
+    /// CPU time of the node's whole process since it began.
+    pub process_cpu_seconds: f64,
+}
+
+/// The greeting on a new data connection, sent by whoever opened it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    /// The deployment it belongs to.
+    pub deployment: DeploymentId,
+    /// Generation of the plan.
+    pub epoch: u32,
+    /// What the connection is for.
+    pub purpose: Purpose,
+}
+
+/// What a data connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Purpose {
+    /// Frames for the node's stage will follow.
+    Inputs,
+    /// The node's stage shall send its results here.
+    Results,
+    /// Weights will follow.
+    Weights,
+}
+
+/// The answer to a [`Hello`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Welcome {
+    /// Go on.
+    Accepted,
+    /// Not this connection; why.
+    Refused(String),
+}
+
+/// A message that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ControlError {
+    /// Another version of the protocol.
+    #[error(
+        "the peer speaks version {found} of the control protocol, this program version {VERSION}: \
+         install the same release of defer on both"
+    )]
+    Version {
+        /// The peer's version.
+        found: u8,
+    },
+    /// Not a message.
+    #[error("a control message is malformed: {0}")]
+    Malformed(String),
+}
+
+/// Encodes a message.
+pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
+    postcard::to_extend(message, vec![VERSION]).expect("our own messages always encode into memory")
+}
+
+/// Decodes a message; all bytes must be used.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ControlError> {
+    let malformed = |e: &dyn std::fmt::Display| ControlError::Malformed(e.to_string());
+    match bytes.split_first() {
+        Some((&VERSION, body)) => match postcard::take_from_bytes(body) {
+            Ok((message, [])) => Ok(message),
+            Ok((_, rest)) => Err(malformed(&format_args!("{} bytes too many", rest.len()))),
+            Err(e) => Err(malformed(&e)),
+        },
+        Some((&found, _)) => Err(ControlError::Version { found }),
+        None => Err(malformed(&"it is empty")),
+    }
+}
+
+impl StageOrder {
+    /// The codecs of the arriving and the leaving link, when this program knows them.
+    pub fn codecs(&self) -> Option<(CodecId, CodecId)> {
+        Some((CodecId::from_code(self.codec_in)?, CodecId::from_code(self.codec_out)?))
+    }
+
+    /// Whether positions refer to what exists and limits are kept: what a node checks before it believes
+    /// an order.
+    pub fn check(&self) -> Result<(), String> {
+        use crate::frame::MAX_TENSORS;
+        let within = |position: &u32, len: usize| (*position as usize) < len;
+        if self.inputs.len() > MAX_TENSORS || self.outputs.len() > MAX_TENSORS {
+            return Err(format!("a cut with more than {MAX_TENSORS} tensors"));
+        }
+        if self.codecs().is_none() {
+            return Err("a codec this node does not know".to_owned());
+        }
+        if self.stage >= self.stages || self.routes.len() != self.outputs.len() {
+            return Err("a stage order that contradicts itself".to_owned());
+        }
+        let feeds = self.feeds.iter().all(|i| within(i, self.inputs.len()));
+        let routes = self.routes.iter().all(|route| match route {
+            Route::Computed(i) => within(i, self.outputs.len()),
+            Route::Passed(i) => within(i, self.inputs.len()),
+        });
+        if !feeds || !routes {
+            return Err("a stage order that refers to a tensor that is not there".to_owned());
+        }
+        Ok(())
+    }
+}
+
+impl From<&TensorSpec> for Spec {
+    fn from(spec: &TensorSpec) -> Spec {
+        let dims = spec.dims.as_ref().map(|dims| {
+            let dim = |dim: &Dim| match dim {
+                Dim::Fixed(n) => SpecDim::Fixed(*n as u64),
+                Dim::Symbol(name) => SpecDim::Symbol(name.clone()),
+                Dim::Unknown => SpecDim::Unknown,
+            };
+            dims.iter().map(dim).collect()
+        });
+        Spec { name: spec.name.clone(), dtype: spec.dtype.code(), dims }
+    }
+}
+
+impl TryFrom<&Spec> for TensorSpec {
+    type Error = ControlError;
+
+    fn try_from(spec: &Spec) -> Result<TensorSpec, ControlError> {
+        let malformed = |what: &str| ControlError::Malformed(format!("tensor `{}`: {what}", spec.name));
+        let dtype = DType::from_code(spec.dtype.into()).ok_or_else(|| malformed("unknown element type"))?;
+        let dim = |dim: &SpecDim| {
+            Ok(match dim {
+                SpecDim::Fixed(n) => Dim::Fixed(usize::try_from(*n).map_err(|_| malformed("too large"))?),
+                SpecDim::Symbol(name) => Dim::Symbol(name.clone()),
+                SpecDim::Unknown => Dim::Unknown,
+            })
+        };
+        let dims = spec.dims.as_ref().map(|dims| dims.iter().map(dim).collect()).transpose()?;
+        Ok(TensorSpec { name: spec.name.clone(), dtype, dims })
+    }
+}
+
+/// Bytes as one run, not as a sequence of numbers.
+mod serde_bytes_vec {
+    use serde::de::{Error, Visitor};
+    use serde::{Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_bytes(bytes)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<u8>, D::Error> {
+        struct Bytes;
+        impl Visitor<'_> for Bytes {
+            type Value = Vec<u8>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("bytes")
+            }
+            fn visit_bytes<E: Error>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+                Ok(bytes.to_vec())
+            }
+        }
+        d.deserialize_bytes(Bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tensor::Shape;
+
+    fn order() -> StageOrder {
+        StageOrder {
+            deployment: 7,
+            dispatcher: "d".into(),
+            epoch: 1,
+            model: "m".into(),
+            stage: 0,
+            stages: 2,
+            skeleton: vec![1, 2, 3],
+            weights: vec![WeightEntry { hash: [9; 32], len: 4096 }],
+            inputs: vec![Spec::from(&TensorSpec::fixed("x", DType::F32, Shape::from([1, 2])))],
+            outputs: vec![Spec::from(&TensorSpec { name: "y".into(), dtype: DType::I64, dims: None })],
+            feeds: vec![0],
+            routes: vec![Route::Computed(0)],
+            codec_in: 0,
+            codec_out: 1,
+            next: vec!["127.0.0.1:1".parse().unwrap()],
+            max_tensor_len: 1 << 20,
+            memory: 5,
+        }
+    }
+
+    #[test]
+    fn round_trip_and_truncation() {
+        let request = Request::Prepare(Box::new(order()));
+        let bytes = encode(&request);
+        assert_eq!(decode::<Request>(&bytes), Ok(request));
+        for cut in 0..bytes.len() {
+            assert!(decode::<Request>(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+        let mut longer = bytes.clone();
+        longer.push(0);
+        assert!(decode::<Request>(&longer).is_err());
+    }
+
+    #[test]
+    fn another_version_is_named() {
+        let mut bytes = encode(&Request::Describe);
+        bytes[0] = 2;
+        assert_eq!(decode::<Request>(&bytes), Err(ControlError::Version { found: 2 }));
+    }
+
+    #[test]
+    fn specs_round_trip() {
+        let spec = TensorSpec {
+            name: "x".into(),
+            dtype: DType::F16,
+            dims: Some(vec![Dim::Symbol("n".into()), Dim::Unknown, Dim::Fixed(3)]),
+        };
+        assert_eq!(TensorSpec::try_from(&Spec::from(&spec)), Ok(spec));
+    }
+
+    #[test]
+    fn contradictory_orders_are_refused() {
+        type Break = fn(&mut StageOrder);
+        let breaks: [Break; 6] = [
+            |o| o.feeds = vec![1],
+            |o| o.routes = vec![Route::Computed(1)],
+            |o| o.routes = vec![Route::Passed(1)],
+            |o| o.routes = vec![],
+            |o| o.codec_out = 99,
+            |o| o.stage = 2,
+        ];
+        assert_eq!(order().check(), Ok(()));
+        for (i, spoil) in breaks.into_iter().enumerate() {
+            let mut order = order();
+            spoil(&mut order);
+            assert!(order.check().is_err(), "case {i}");
+        }
+    }
+}

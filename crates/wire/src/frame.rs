@@ -1,0 +1,311 @@
+//! Frames: one message on a link, a header and the tensors of one item.
+//!
+//! All numbers are little-endian. A frame is
+//!
+//! ```text
+//! offset size
+//!      0    4  magic "DFR1"
+//!      4    1  kind: 0 item, 1 failure (one u8 tensor: the reason as UTF-8)
+//!      5    1  number of tensors, at most 64
+//!      6    2  zero
+//!      8    4  epoch of the plan
+//!     12    4  zero
+//!     16    8  sequence number of the item
+//!     24   96  descriptor of tensor 0, then of tensor 1, ...
+//!        8     checksum (XXH3-64) of all header bytes before it
+//!              the tensors' encoded bytes, one after the other
+//! ```
+//!
+//! and a descriptor is
+//!
+//! ```text
+//!      0    1  codec: 0 raw, 1 lz4
+//!      1    1  element type, as numbered by ONNX
+//!      2    1  rank, at most 8
+//!      3    5  zero
+//!      8    8  bytes of the tensor's memory form
+//!     16    8  encoded bytes
+//!     24    8  checksum (XXH3-64) of the encoded bytes
+//!     32   64  eight dimensions, zero beyond the rank
+//! ```
+
+use tensor::{DType, MAX_RANK, Shape};
+
+use crate::{CodecError, CodecId, checksum};
+
+const MAGIC: [u8; 4] = *b"DFR1";
+const FIXED_LEN: usize = 24;
+const DESCRIPTOR_LEN: usize = 96;
+const CHECKSUM_LEN: usize = 8;
+
+/// The most tensors one frame may hold. Cuts carry a handful; the bound keeps a header small.
+pub const MAX_TENSORS: usize = 64;
+
+/// What a frame carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The tensors of one item.
+    Item,
+    /// Why an item has no result: one `u8` tensor with a UTF-8 text.
+    Failure,
+}
+
+/// The first part of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// What the frame carries.
+    pub kind: Kind,
+    /// Generation of the plan under which the frame was sent.
+    pub epoch: u32,
+    /// Sequence number of the item.
+    pub sequence: u64,
+}
+
+/// One tensor of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Descriptor {
+    /// How its bytes are encoded.
+    pub codec: CodecId,
+    /// Its element type.
+    pub dtype: DType,
+    /// Its shape.
+    pub shape: Shape,
+    /// Bytes of its memory form. For types of fixed size it follows from type and shape.
+    pub len: usize,
+    /// Bytes on the wire.
+    pub encoded_len: usize,
+    /// Checksum of the bytes on the wire.
+    pub checksum: u64,
+}
+
+/// Bytes that are no frame, or not one that this link may carry.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// The bytes do not start like a frame.
+    #[error("the peer sent something that is not a frame of this version")]
+    NotAFrame,
+    /// The header was damaged on the way.
+    #[error("a frame header is damaged (its checksum is wrong)")]
+    HeaderChecksum,
+    /// A field of the header holds something impossible.
+    #[error("a frame header is malformed: {0}")]
+    Malformed(&'static str),
+    /// A tensor's bytes were damaged on the way.
+    #[error("tensor {index} of item {sequence} is damaged (its checksum is wrong)")]
+    Checksum {
+        /// The item.
+        sequence: u64,
+        /// Position of the tensor in the frame.
+        index: usize,
+    },
+    /// A tensor does not decode.
+    #[error("tensor {index} of item {sequence}: {source}")]
+    Codec {
+        /// The item.
+        sequence: u64,
+        /// Position of the tensor in the frame.
+        index: usize,
+        /// Why.
+        source: CodecError,
+    },
+}
+
+/// Bytes of the header of a frame with `tensors` tensors.
+pub fn header_len(tensors: usize) -> usize {
+    FIXED_LEN + tensors * DESCRIPTOR_LEN + CHECKSUM_LEN
+}
+
+/// Bytes to read first: enough to learn how long the header is.
+pub const PREFIX_LEN: usize = FIXED_LEN;
+
+/// Writes a header into `out`, replacing what it held.
+///
+/// # Panics
+/// With more than [`MAX_TENSORS`] descriptors: plans with such cuts are refused before.
+pub fn write_header(header: &Header, descriptors: &[Descriptor], out: &mut Vec<u8>) {
+    assert!(descriptors.len() <= MAX_TENSORS, "a frame holds at most {MAX_TENSORS} tensors");
+    out.clear();
+    out.extend_from_slice(&MAGIC);
+    out.push(match header.kind {
+        Kind::Item => 0,
+        Kind::Failure => 1,
+    });
+    out.push(descriptors.len() as u8);
+    out.extend_from_slice(&[0; 2]);
+    out.extend_from_slice(&header.epoch.to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&header.sequence.to_le_bytes());
+    for d in descriptors {
+        out.extend_from_slice(&[d.codec.code(), d.dtype.code(), d.shape.rank() as u8, 0, 0, 0, 0, 0]);
+        out.extend_from_slice(&(d.len as u64).to_le_bytes());
+        out.extend_from_slice(&(d.encoded_len as u64).to_le_bytes());
+        out.extend_from_slice(&d.checksum.to_le_bytes());
+        for i in 0..MAX_RANK {
+            let dim = d.shape.dims().get(i).copied().unwrap_or(0);
+            out.extend_from_slice(&(dim as u64).to_le_bytes());
+        }
+    }
+    let sum = checksum(out);
+    out.extend_from_slice(&sum.to_le_bytes());
+}
+
+/// Total length of the header that starts with `prefix` ([`PREFIX_LEN`] bytes).
+pub fn header_len_from_prefix(prefix: &[u8; PREFIX_LEN]) -> Result<usize, FrameError> {
+    if prefix[..4] != MAGIC {
+        return Err(FrameError::NotAFrame);
+    }
+    let tensors = usize::from(prefix[5]);
+    if tensors > MAX_TENSORS {
+        return Err(FrameError::Malformed("too many tensors"));
+    }
+    Ok(header_len(tensors))
+}
+
+/// Reads a whole header; the descriptors go into `descriptors`, replacing what it held. Sizes are
+/// consistent with type, shape and codec afterwards, but still the peer's word: compare them with the plan
+/// before reserving memory.
+pub fn read_header(bytes: &[u8], descriptors: &mut Vec<Descriptor>) -> Result<Header, FrameError> {
+    let prefix = bytes.first_chunk().ok_or(FrameError::Malformed("too short"))?;
+    if header_len_from_prefix(prefix)? != bytes.len() {
+        return Err(FrameError::Malformed("wrong length"));
+    }
+    let (body, sum) = bytes.split_last_chunk().expect("a header is longer than its checksum");
+    if checksum(body) != u64::from_le_bytes(*sum) {
+        return Err(FrameError::HeaderChecksum);
+    }
+    let kind = match body[4] {
+        0 => Kind::Item,
+        1 => Kind::Failure,
+        _ => return Err(FrameError::Malformed("unknown kind")),
+    };
+    if body[6..8] != [0; 2] || body[12..16] != [0; 4] {
+        return Err(FrameError::Malformed("reserved bytes are not zero"));
+    }
+    descriptors.clear();
+    for part in body[FIXED_LEN..].chunks_exact(DESCRIPTOR_LEN) {
+        descriptors.push(read_descriptor(part)?);
+    }
+    let epoch = u32::from_le_bytes(body[8..12].try_into().expect("four bytes"));
+    Ok(Header { kind, epoch, sequence: u64_at(body, 16) })
+}
+
+fn read_descriptor(bytes: &[u8]) -> Result<Descriptor, FrameError> {
+    use FrameError::Malformed;
+    let codec = CodecId::from_code(bytes[0]).ok_or(Malformed("unknown codec"))?;
+    let dtype = DType::from_code(bytes[1].into()).ok_or(Malformed("unknown element type"))?;
+    if bytes[3..8] != [0; 5] {
+        return Err(Malformed("reserved bytes are not zero"));
+    }
+    let mut dims = [0; MAX_RANK];
+    for (i, dim) in dims.iter_mut().enumerate() {
+        *dim = size_at(bytes, 32 + 8 * i)?;
+    }
+    let (used, unused) = dims.split_at_checked(bytes[2].into()).ok_or(Malformed("rank above the limit"))?;
+    if unused.iter().any(|&d| d != 0) {
+        return Err(Malformed("a dimension beyond the rank"));
+    }
+    let shape = Shape::new(used).expect("at most MAX_RANK dimensions");
+    let (len, encoded_len) = (size_at(bytes, 8)?, size_at(bytes, 16)?);
+    let elements = shape.elements().ok_or(Malformed("the shape overflows"))?;
+    if dtype != DType::String && dtype.byte_len(elements) != Some(len) {
+        return Err(Malformed("the length does not fit type and shape"));
+    }
+    if encoded_len > codec.codec().max_encoded_len(len) {
+        return Err(Malformed("the encoded length is above the codec's bound"));
+    }
+    Ok(Descriptor { codec, dtype, shape, len, encoded_len, checksum: u64_at(bytes, 24) })
+}
+
+fn u64_at(bytes: &[u8], offset: usize) -> u64 {
+    u64::from_le_bytes(bytes[offset..offset + 8].try_into().expect("eight bytes"))
+}
+
+/// A size that this machine could address at all: half the address space, so that sums of two never wrap.
+fn size_at(bytes: &[u8], offset: usize) -> Result<usize, FrameError> {
+    let too_large = FrameError::Malformed("a size beyond this machine");
+    match usize::try_from(u64_at(bytes, offset)) {
+        Ok(size) if size <= isize::MAX as usize / 2 => Ok(size),
+        _ => Err(too_large),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> (Header, Vec<Descriptor>) {
+        let header = Header { kind: Kind::Item, epoch: 3, sequence: 1 << 40 };
+        let raw = Descriptor {
+            codec: CodecId::Raw,
+            dtype: DType::F32,
+            shape: Shape::from([1, 3, 2]),
+            len: 24,
+            encoded_len: 24,
+            checksum: 0x0123_4567_89ab_cdef,
+        };
+        let lz4 = Descriptor { codec: CodecId::Lz4, encoded_len: 11, ..raw };
+        let scalar = Descriptor { dtype: DType::I64, shape: Shape::SCALAR, len: 8, encoded_len: 8, ..raw };
+        (header, vec![raw, lz4, scalar])
+    }
+
+    fn encoded() -> Vec<u8> {
+        let (header, descriptors) = sample();
+        let mut bytes = Vec::new();
+        write_header(&header, &descriptors, &mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn round_trip() {
+        let bytes = encoded();
+        assert_eq!(bytes.len(), header_len(3));
+        assert_eq!(header_len_from_prefix(bytes.first_chunk().unwrap()), Ok(bytes.len()));
+        let mut descriptors = Vec::new();
+        let header = read_header(&bytes, &mut descriptors).unwrap();
+        assert_eq!((header, descriptors), sample());
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_truncation_is_noticed() {
+        let good = encoded();
+        for position in 0..good.len() {
+            for bit in 0..8 {
+                let mut bad = good.clone();
+                bad[position] ^= 1 << bit;
+                assert!(read_header(&bad, &mut Vec::new()).is_err(), "byte {position}, bit {bit}");
+            }
+            assert!(read_header(&good[..position], &mut Vec::new()).is_err());
+        }
+    }
+
+    /// What a peer that computes checksums correctly may still not claim.
+    #[test]
+    fn impossible_fields_are_refused() {
+        let check = |offset: usize, value: &[u8], message: &str| {
+            let mut bytes = encoded();
+            let end = bytes.len() - CHECKSUM_LEN;
+            bytes[offset..offset + value.len()].copy_from_slice(value);
+            let sum = checksum(&bytes[..end]);
+            bytes[end..].copy_from_slice(&sum.to_le_bytes());
+            let error = read_header(&bytes, &mut Vec::new()).unwrap_err();
+            assert_eq!(error, FrameError::Malformed(message_of(message)), "offset {offset}");
+        };
+        let first = FIXED_LEN;
+        check(4, &[2], "unknown kind");
+        check(5, &[65], "too many tensors");
+        check(5, &[2], "wrong length");
+        check(6, &[1], "reserved bytes are not zero");
+        check(first, &[9], "unknown codec");
+        check(first + 1, &[0], "unknown element type");
+        check(first + 2, &[9], "rank above the limit");
+        check(first + 2, &[2], "a dimension beyond the rank");
+        check(first + 8, &25u64.to_le_bytes(), "the length does not fit type and shape");
+        check(first + 16, &25u64.to_le_bytes(), "the encoded length is above the codec's bound");
+        check(first + 32, &u64::MAX.to_le_bytes(), "a size beyond this machine");
+        check(first + 32, &(1u64 << 61).to_le_bytes(), "the length does not fit type and shape");
+    }
+
+    fn message_of(text: &str) -> &'static str {
+        Box::leak(text.to_owned().into_boxed_str())
+    }
+}
