@@ -1,0 +1,179 @@
+use super::*;
+
+const EXAMPLE: &str = include_str!("../../../../examples/cluster.toml");
+
+#[test]
+fn the_example_file_is_read() {
+    let cluster = Cluster::from_toml(EXAMPLE).unwrap();
+    let names: Vec<&str> = cluster.devices.iter().map(|d| d.name.as_str()).collect();
+    assert_eq!(names, ["pi-kitchen", "pi-garage", "nuc"]);
+    let nuc = &cluster.devices[2];
+    assert_eq!(nuc.address.as_deref(), Some("tcp/10.0.0.9:7447"));
+    assert_eq!((nuc.cores, nuc.speed), (Some(8), 4.0));
+    assert_eq!(nuc.memory.map(ByteSize::bytes), Some(8 << 30));
+    assert_eq!(cluster.devices[1].memory.map(ByteSize::bytes), Some(512_000_000));
+
+    // Figures come from the closest description.
+    let check = |from, to, bandwidth, delay| assert_eq!(cluster.link(from, to), Link { bandwidth, delay });
+    check(End::Device(0), End::Device(2), 100e6 / 8.0, 1e-3);
+    check(End::Device(1), End::Device(2), 20e6 / 8.0, 3e-3);
+    check(End::Device(2), End::Device(1), 20e6 / 8.0, 1e-3);
+    check(End::Dispatcher, End::Device(0), 1e9 / 8.0, 1e-3);
+
+    let (devices, links) = cluster.resources();
+    assert_eq!((devices[1].name.as_str(), devices[1].memory_bytes), ("pi-garage", Some(512_000_000)));
+    assert_eq!(links.get(End::Device(1), End::Device(2)), cluster.link(End::Device(1), End::Device(2)));
+}
+
+#[test]
+fn a_written_cluster_reads_back_as_the_same() {
+    let bare = "version = 1\n[[device]]\nname = 'a \"quoted\" name'\nspeed = 0.1\n";
+    for text in [EXAMPLE, bare] {
+        let cluster = Cluster::from_toml(text).unwrap();
+        let written = cluster.to_toml();
+        assert_eq!(Cluster::from_toml(&written).unwrap(), cluster, "{written}");
+    }
+}
+
+#[test]
+fn links_are_free_unless_described() {
+    let cluster = Cluster::from_toml("version = 1\n[[device]]\nname = 'a'\n[[device]]\nname = 'b'").unwrap();
+    assert_eq!(cluster.link(End::Device(0), End::Device(1)), Link::FREE);
+}
+
+/// Two devices, then `rest`, which begins at line 6.
+fn check(rest: &str, expected: &str) {
+    let text = format!("version = 1\n[[device]]\nname = 'a'\n[[device]]\nname = 'b'\n{rest}");
+    check_file(&text, expected);
+}
+
+fn check_file(text: &str, expected: &str) {
+    match Cluster::from_toml(text) {
+        Ok(_) => panic!("accepted:\n{text}"),
+        Err(error) => {
+            assert_eq!(error.to_string(), expected, "\n{text}");
+            assert!(error.message.contains(&error.key));
+        }
+    }
+}
+
+#[test]
+fn faults_of_the_file_as_a_whole() {
+    for (text, expected) in [
+        ("", "line 1, column 1: `version` is missing"),
+        ("version = 2", "line 1, column 11: `version` must be 1, not 2"),
+        ("version = '1'", "line 1, column 11: `version` must be a whole number, not a text"),
+        ("version = 1", "line 1, column 1: `device` is missing"),
+        (
+            "version = 1\ndevice = 3",
+            "line 2, column 10: `device` must be written [[device]], not a whole number",
+        ),
+        (
+            "version = 1\n[device]\nname = 'a'",
+            "line 2, column 1: `device` must be written [[device]], not a table",
+        ),
+        (
+            "version = 1\ndevices = 3",
+            "line 2, column 1: `devices` is no known key; a cluster file may have version, dispatcher, device, \
+             links, link",
+        ),
+        (
+            "version = 1\ndevice = [3]",
+            "line 2, column 11: `device` must be a table, written [[device]], not a whole number",
+        ),
+    ] {
+        check_file(text, expected);
+    }
+    let error = Cluster::from_toml("version = 1\n[[device]\n").unwrap_err();
+    assert_eq!(error.line, 2);
+    assert!(error.message.starts_with("this is no TOML: "), "{error}");
+}
+
+#[test]
+fn faults_of_a_device() {
+    for (rest, expected) in [
+        (
+            "sped = 2.0",
+            "line 6, column 1: `device.sped` is no known key; [[device]] may have name, address, cores, speed, memory",
+        ),
+        ("[[device]]\nspeed = 1", "line 6, column 1: `device.name` is missing"),
+        ("[[device]]\nname = 'a'", "line 7, column 8: `device.name` `a` is used twice"),
+        ("[[device]]\nname = ''", "line 7, column 8: `device.name` must not be empty"),
+        (
+            "[[device]]\nname = 'dispatcher'",
+            "line 7, column 8: `device.name` must not be `dispatcher`: that name stands for the dispatcher in a link",
+        ),
+        (
+            "[[device]]\nname = 7",
+            "line 7, column 8: `device.name` must be a text in quotes, not a whole number",
+        ),
+        ("cores = 0", "line 6, column 9: `device.cores` must be at least 1, not 0"),
+        (
+            "cores = 1.5",
+            "line 6, column 9: `device.cores` must be a whole number, not a number with a fraction",
+        ),
+        ("speed = 0", "line 6, column 9: `device.speed` must be a finite number above 0, not 0"),
+        ("speed = -1.5", "line 6, column 9: `device.speed` must be a finite number above 0, not -1.5"),
+        ("speed = nan", "line 6, column 9: `device.speed` must be a finite number above 0, not NaN"),
+        ("speed = inf", "line 6, column 9: `device.speed` must be a finite number above 0, not inf"),
+        ("speed = 'fast'", "line 6, column 9: `device.speed` must be a number, not a text"),
+        (
+            "memory = 512",
+            "line 6, column 10: `device.memory` must be a text with a unit, such as \"512MB\", not a whole number",
+        ),
+        (
+            "memory = '-2GB'",
+            "line 6, column 10: `device.memory` cannot be read: `-2GB` is no size: write a number above 0 and one \
+             of TiB, TB, GiB, GB, MiB, MB, KiB, kB, B, such as 512MB",
+        ),
+        (
+            "address = '10.0.0.7'",
+            "line 6, column 11: `device.address` must be an endpoint such as \"tcp/10.0.0.7:7447\", not \"10.0.0.7\"",
+        ),
+        (
+            "address = 'tcp/h:1'\n[[device]]\nname = 'c'\naddress = 'tcp/h:1'",
+            "line 9, column 11: `device.address` `tcp/h:1` is the address of `b` already",
+        ),
+    ] {
+        check(rest, expected);
+    }
+}
+
+#[test]
+fn faults_of_links() {
+    for (rest, expected) in [
+        ("[[link]]\nfrom = 'a'", "line 6, column 1: `link.to` is missing"),
+        (
+            "[[link]]\nfrom = 'a'\nto = 'x'",
+            "line 8, column 6: `link.to` names `x`, which is no device; there are dispatcher, a, b",
+        ),
+        ("[[link]]\nfrom = 'a'\nto = 'a'", "line 8, column 6: `link.to` must differ from `from`"),
+        (
+            "[[link]]\nfrom = 'a'\nto = 'b'\n[[link]]\nfrom = 'a'\nto = 'b'",
+            "line 11, column 6: `link.to` closes a link that is described twice",
+        ),
+        (
+            "[[link]]\nfrom = 'a'\nto = 'b'\nspeed = 3",
+            "line 9, column 1: `link.speed` is no known key; [[link]] may have from, to, bandwidth, delay",
+        ),
+        (
+            "[links]\nbandwidth = '0Mbit/s'",
+            "line 7, column 13: `links.bandwidth` cannot be read: `0Mbit/s` is no bandwidth: write a number above 0 \
+             and one of Gbit/s, Mbit/s, kbit/s, bit/s, such as 100Mbit/s",
+        ),
+        (
+            "[dispatcher]\ndelay = 3",
+            "line 7, column 9: `dispatcher.delay` must be a text with a unit, such as \"1ms\", not a whole number",
+        ),
+        (
+            "[dispatcher]\nname = 'd'",
+            "line 7, column 1: `dispatcher.name` is no known key; [dispatcher] may have bandwidth, delay",
+        ),
+        (
+            "links = 3",
+            "line 6, column 1: `device.links` is no known key; [[device]] may have name, address, cores, speed, memory",
+        ),
+    ] {
+        check(rest, expected);
+    }
+}

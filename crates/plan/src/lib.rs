@@ -1,0 +1,27 @@
+//! Cluster description, cost model, optimiser and predictor.
+//!
+//! Called by the command line (predict, plan) and the pipeline (deploy). Pure functions: no I/O, no clock,
+//! no thread, no random number; the same input gives the same plan, to the bit.
+//!
+//! [`Cluster`] is what a user writes down about devices and links. [`Problem`] is what one model costs on
+//! them. [`solve`] finds the best [`Plan`], and [`predict`] evaluates any assignment with the same cost
+//! model.
+
+pub mod cluster;
+mod costs;
+mod error;
+mod predict;
+mod problem;
+mod quantity;
+mod search;
+mod solve;
+
+pub use cluster::{Cluster, ClusterError};
+pub use error::{PlanError, Shortage};
+pub use predict::{Assignment, Hop, Plan, Resource, Stage, predict};
+pub use problem::{Boundary, Device, End, Link, Links, Problem, Unit};
+pub use quantity::{Bandwidth, ByteSize, Delay, QuantityError};
+pub use solve::{Options, solve};
+
+#[cfg(test)]
+mod tests;

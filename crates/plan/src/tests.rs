@@ -1,0 +1,383 @@
+//! The optimiser against brute force, and the cost model against figures worked out by hand.
+
+use std::collections::BTreeMap;
+
+use super::*;
+
+/// Units of the given times; weights of 10 bytes and activations of 5 each; boundaries of 100 bytes.
+fn chain(seconds: &[f64], devices: usize) -> Problem {
+    Problem {
+        units: seconds
+            .iter()
+            .map(|&seconds| Unit { seconds, weight_bytes: 10, activation_bytes: 5 })
+            .collect(),
+        boundaries: vec![Boundary { bytes: 100, tensors: 1 }; seconds.len() + 1],
+        devices: (0..devices).map(device).collect(),
+        links: Links::uniform(devices, Link::FREE),
+    }
+}
+
+fn device(index: usize) -> Device {
+    Device { name: format!("d{index}"), speed: 1.0, memory_bytes: None, seconds_per_byte: 0.0 }
+}
+
+fn shape(plan: &Plan) -> Vec<Assignment> {
+    plan.stages.iter().map(|s| Assignment { device: s.device, units: s.units.clone() }).collect()
+}
+
+fn stages(stages: &[(usize, std::ops::Range<usize>)]) -> Vec<Assignment> {
+    stages.iter().map(|(device, units)| Assignment { device: *device, units: units.clone() }).collect()
+}
+
+fn demand(stages: usize) -> Options {
+    Options { stages: Some(stages), cuts: None }
+}
+
+fn cut(cuts: &[usize]) -> Options {
+    Options { stages: None, cuts: Some(cuts.to_vec()) }
+}
+
+#[test]
+fn a_plan_adds_up() {
+    let mut problem = chain(&[2.0, 4.0, 6.0], 2);
+    problem.devices[1].speed = 2.0;
+    problem.devices[1].seconds_per_byte = 0.01;
+    problem.units[1].activation_bytes = 70;
+    problem.boundaries[1] = Boundary { bytes: 300, tensors: 2 };
+    problem.links.set(End::Device(0), End::Device(1), Link { bandwidth: 50.0, delay: 0.5 });
+    problem.links.set(End::Device(1), End::Dispatcher, Link { bandwidth: 200.0, delay: 0.25 });
+
+    let plan = predict(&problem, &stages(&[(0, 0..1), (1, 1..3)])).unwrap();
+    let second = &plan.stages[1];
+    assert_eq!((second.compute_seconds, second.busy_seconds), (5.0, 5.0 + 400.0 * 0.01));
+    assert_eq!(second.memory_bytes, 20 + 70);
+    let hops: Vec<(u64, usize, f64, f64)> =
+        plan.hops.iter().map(|h| (h.bytes, h.tensors, h.seconds, h.delay_seconds)).collect();
+    assert_eq!(hops, [(100, 1, 0.0, 0.0), (300, 2, 6.0, 0.5), (100, 1, 0.5, 0.25)]);
+    assert_eq!((plan.period, plan.bottleneck), (9.0, Resource::Device(1)));
+    assert_eq!(plan.latency, 2.0 + (6.0 + 0.5) + 9.0 + (0.5 + 0.25));
+
+    problem.devices[1].seconds_per_byte = 0.0;
+    let plan = predict(&problem, &stages(&[(0, 0..1), (1, 1..3)])).unwrap();
+    let link = Resource::Link { from: End::Device(0), to: End::Device(1) };
+    assert_eq!((plan.period, plan.bottleneck), (6.0, link));
+}
+
+#[test]
+fn work_is_balanced_by_speed() {
+    let mut problem = chain(&[1.0; 8], 3);
+    problem.devices[1].speed = 2.0;
+    let plan = solve(&problem, &Options::default()).unwrap();
+    assert_eq!(shape(&plan), stages(&[(0, 0..2), (1, 2..6), (2, 6..8)]));
+    assert_eq!(plan.period, 2.0);
+}
+
+#[test]
+fn a_device_that_makes_it_slower_is_left_out_unless_demanded() {
+    let mut problem = chain(&[1.0; 4], 3);
+    problem.devices[1].speed = 0.1;
+    let plan = solve(&problem, &Options::default()).unwrap();
+    assert_eq!(shape(&plan), stages(&[(0, 0..2), (2, 2..4)]));
+    assert_eq!(plan.hops[1].to, End::Device(2));
+    let plan = solve(&problem, &demand(3)).unwrap();
+    assert_eq!(plan.stages.len(), 3);
+    assert_eq!(plan.period, 10.0);
+}
+
+#[test]
+fn a_slow_link_moves_the_cut() {
+    let mut problem = chain(&[1.0, 1.0, 1.0, 1.0], 2);
+    problem.links = Links::uniform(2, Link { bandwidth: 100.0, delay: 0.0 });
+    problem.boundaries[2].bytes = 900;
+    let plan = solve(&problem, &Options::default()).unwrap();
+    assert_eq!((shape(&plan), plan.period), (stages(&[(0, 0..1), (1, 1..4)]), 3.0));
+}
+
+#[test]
+fn memory_decides_over_speed() {
+    let mut problem = chain(&[1.0; 4], 2);
+    problem.devices[0].memory_bytes = Some(15);
+    let plan = solve(&problem, &Options::default()).unwrap();
+    assert_eq!(shape(&plan), stages(&[(0, 0..1), (1, 1..4)]));
+    problem.devices[0].memory_bytes = Some(14);
+    let plan = solve(&problem, &Options::default()).unwrap();
+    assert_eq!(shape(&plan), stages(&[(1, 0..4)]));
+}
+
+#[test]
+fn manual_cuts_are_taken_as_they_are() {
+    let problem = chain(&[1.0; 6], 3);
+    let plan = solve(&problem, &cut(&[1, 2])).unwrap();
+    assert_eq!(shape(&plan), stages(&[(0, 0..1), (1, 1..2), (2, 2..6)]));
+    assert_eq!(plan.period, 4.0);
+    // No cut: the whole model on one device, the fastest.
+    let mut problem = problem;
+    problem.devices[2].speed = 3.0;
+    assert_eq!(shape(&solve(&problem, &cut(&[])).unwrap()), stages(&[(2, 0..6)]));
+}
+
+#[test]
+fn ties_go_to_less_latency_then_to_fewer_devices() {
+    // The first unit is the bottleneck whatever follows; one more hop only costs latency.
+    let mut problem = chain(&[4.0, 1.0, 1.0], 3);
+    problem.links = Links::uniform(3, Link { bandwidth: f64::INFINITY, delay: 0.1 });
+    let plan = solve(&problem, &Options::default()).unwrap();
+    assert_eq!(shape(&plan), stages(&[(0, 0..1), (1, 1..3)]));
+    problem.links = Links::uniform(3, Link::FREE);
+    let plan = solve(&problem, &Options::default()).unwrap();
+    assert_eq!(plan.stages.len(), 2);
+
+    // The input's way takes longest, and one device can do what two others can in the same time.
+    let mut problem = chain(&[1.0, 1.0], 3);
+    problem.links = Links::uniform(3, Link { bandwidth: 20.0, delay: 0.0 });
+    problem.links.set(End::Device(0), End::Device(1), Link::FREE);
+    problem.devices[0].memory_bytes = Some(15);
+    problem.devices[1].memory_bytes = Some(15);
+    let plan = solve(&problem, &Options::default()).unwrap();
+    assert_eq!((shape(&plan), plan.period), (stages(&[(2, 0..2)]), 5.0));
+}
+
+#[test]
+fn faults_are_named() {
+    let problem = chain(&[1.0; 4], 3);
+    for (options, expected) in [
+        (demand(0), "a plan needs at least 1 stage"),
+        (demand(5), "5 stages need 4 cuts, but there are only 3: at most 4 stages"),
+        (demand(4), "4 stages need as many devices, but there are only 3"),
+        (cut(&[1, 2, 3]), "4 stages need as many devices, but there are only 3"),
+        (cut(&[0]), "cut 0 is out of place: cuts must rise and lie between 1 and 3"),
+        (cut(&[4]), "cut 4 is out of place: cuts must rise and lie between 1 and 3"),
+        (cut(&[2, 2]), "cut 2 is out of place: cuts must rise and lie between 1 and 3"),
+        (Options { stages: Some(3), cuts: Some(vec![2]) }, "1 cuts make 2 stages, but 3 were asked for"),
+    ] {
+        assert_eq!(solve(&problem, &options).unwrap_err().to_string(), expected);
+    }
+}
+
+#[test]
+fn unusable_problems_are_refused() {
+    let check = |change: fn(&mut Problem), expected: &str| {
+        let mut problem = chain(&[1.0; 4], 3);
+        change(&mut problem);
+        assert_eq!(solve(&problem, &Options::default()).unwrap_err().to_string(), expected);
+    };
+    check(|p| p.units.clear(), "the model has no unit to place");
+    check(|p| p.devices.clear(), "there is no device to plan for");
+    check(|p| p.boundaries.truncate(4), "a model of 4 units has 5 boundaries, not 4");
+    check(|p| p.devices.truncate(2), "the links are those of 3 devices, but there are 2");
+    check(|p| p.units[1].seconds = f64::NAN, "the time of unit 1 must be finite and not below 0, not NaN");
+    check(|p| p.devices[2].speed = 0.0, "the speed of device `d2` must be finite and above 0, not 0");
+    check(
+        |p| p.devices[2].seconds_per_byte = -1.0,
+        "the time per byte of device `d2` must be finite and not below 0, not -1",
+    );
+    check(
+        |p| p.links.set(End::Device(0), End::Dispatcher, Link { bandwidth: 0.0, delay: 0.0 }),
+        "the bandwidth of a link must be above 0, not 0",
+    );
+}
+
+#[test]
+fn missing_memory_is_named_with_the_device() {
+    let mut problem = chain(&[1.0; 4], 2);
+    problem.devices[0].memory_bytes = Some(25);
+    problem.devices[1].memory_bytes = Some(20);
+    // 45 bytes of weights fit nowhere: with 3 units the first device lacks 10 bytes, with 2 the second lacks 5.
+    assert_eq!(
+        solve(&problem, &Options::default()).unwrap_err().to_string(),
+        "no plan fits into memory: even in the one that comes closest, device `d1` would need 25 bytes for units 2 \
+         to 3 but has 20 bytes, 5 bytes too little"
+    );
+    problem.units[0].weight_bytes = 3_000_000;
+    assert_eq!(
+        solve(&problem, &cut(&[1])).unwrap_err().to_string(),
+        "no plan fits into memory: even in the one that comes closest, device `d0` would need 3.0 MB for unit 0 but \
+         has 25 bytes, 3.0 MB too little"
+    );
+    assert!(
+        matches!(predict(&problem, &stages(&[(1, 0..4)])), Err(PlanError::DoesNotFit(s)) if s.device == "d1")
+    );
+}
+
+#[test]
+fn assignments_that_are_no_plan_are_refused() {
+    let problem = chain(&[1.0; 4], 3);
+    let check = |assignment: &[(usize, std::ops::Range<usize>)], expected: &str| {
+        assert_eq!(predict(&problem, &stages(assignment)).unwrap_err().to_string(), expected);
+    };
+    check(&[], "a plan needs at least 1 stage");
+    check(&[(3, 0..4)], "stage 0 is out of place: device 3 does not exist");
+    check(&[(0, 0..2), (0, 2..4)], "stage 1 is out of place: device `d0` has a stage already");
+    check(
+        &[(0, 0..2), (1, 3..4)],
+        "stage 1 is out of place: it must begin at unit 2 and hold at least one of 4",
+    );
+    check(
+        &[(0, 0..0), (1, 0..4)],
+        "stage 0 is out of place: it must begin at unit 0 and hold at least one of 4",
+    );
+    check(&[(0, 0..5)], "stage 0 is out of place: it must begin at unit 0 and hold at least one of 4");
+    check(&[(0, 0..3)], "stage 0 is out of place: it is the last and must end with unit 3");
+}
+
+/// SplitMix64.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % n
+    }
+
+    fn one_of<T: Copy>(&mut self, values: &[T]) -> T {
+        values[self.below(values.len() as u64) as usize]
+    }
+}
+
+/// A small problem of every kind: uneven devices and links, cut sizes that rise and fall, memory limits.
+/// Small whole numbers, so that there are many ties and arithmetic is exact.
+fn random_problem(random: &mut Random) -> Problem {
+    let (units, devices) = (1 + random.below(7) as usize, 1 + random.below(4) as usize);
+    let limited = random.below(2) == 0;
+    let mut problem = Problem {
+        units: (0..units)
+            .map(|_| Unit {
+                seconds: random.below(9) as f64,
+                weight_bytes: random.below(20),
+                activation_bytes: random.below(10),
+            })
+            .collect(),
+        boundaries: (0..=units).map(|_| Boundary { bytes: random.below(6) * 16, tensors: 1 }).collect(),
+        devices: (0..devices)
+            .map(|index| Device {
+                name: format!("d{index}"),
+                speed: random.one_of(&[0.5, 1.0, 1.0, 4.0]),
+                memory_bytes: limited.then(|| 10 + random.below(60)),
+                seconds_per_byte: random.one_of(&[0.0, 0.0, 1.0 / 64.0]),
+            })
+            .collect(),
+        links: Links::uniform(devices, Link::FREE),
+    };
+    let ends: Vec<End> = std::iter::once(End::Dispatcher).chain((0..devices).map(End::Device)).collect();
+    for &from in &ends {
+        for &to in &ends {
+            let bandwidth = random.one_of(&[4.0, 16.0, 64.0, f64::INFINITY]);
+            problem.links.set(from, to, Link { bandwidth, delay: random.below(3) as f64 });
+        }
+    }
+    problem
+}
+
+/// Every chain over the devices in order, best first by period, latency and number of devices, for every
+/// number of stages.
+fn brute_force(problem: &Problem, cuts: Option<&[usize]>) -> BTreeMap<usize, (f64, f64)> {
+    let (units, devices) = (problem.units.len(), problem.devices.len());
+    let mut best = BTreeMap::new();
+    for used in 1..1_u32 << devices {
+        let chosen: Vec<usize> = (0..devices).filter(|d| used >> d & 1 == 1).collect();
+        for mask in 0..1_u32 << (units - 1) {
+            let mut ends: Vec<usize> = (1..units).filter(|b| mask >> (b - 1) & 1 == 1).collect();
+            if ends.len() + 1 != chosen.len() || cuts.is_some_and(|cuts| cuts != ends) {
+                continue;
+            }
+            ends.push(units);
+            let starts = std::iter::once(0).chain(ends.iter().copied());
+            let assignment: Vec<Assignment> = chosen
+                .iter()
+                .zip(starts.zip(&ends))
+                .map(|(&device, (start, &end))| Assignment { device, units: start..end })
+                .collect();
+            if let Ok(plan) = predict(problem, &assignment) {
+                let score = best.entry(chosen.len()).or_insert((f64::INFINITY, f64::INFINITY));
+                if (plan.period, plan.latency) < *score {
+                    *score = (plan.period, plan.latency);
+                }
+            }
+        }
+    }
+    best
+}
+
+fn least(all: &BTreeMap<usize, (f64, f64)>) -> Option<(f64, f64, usize)> {
+    let scores = all.iter().map(|(&devices, &(period, latency))| (period, latency, devices));
+    scores.min_by(|a, b| a.partial_cmp(b).expect("no score is NaN"))
+}
+
+fn compare(problem: &Problem, options: &Options, expected: Option<(f64, f64, usize)>, seed: u64) {
+    match (solve(problem, options), expected) {
+        (Ok(plan), Some(expected)) => {
+            assert_eq!(
+                (plan.period, plan.latency, plan.stages.len()),
+                expected,
+                "seed {seed} {options:?} {problem:?}"
+            );
+            assert_eq!(predict(problem, &shape(&plan)), Ok(plan), "seed {seed}");
+        }
+        (Err(PlanError::NothingFits(shortage)), None) => {
+            assert!(shortage.needed_bytes > shortage.limit_bytes, "seed {seed}");
+        }
+        (found, expected) => {
+            panic!("seed {seed} {options:?}: {found:?}, brute force {expected:?}\n{problem:?}")
+        }
+    }
+}
+
+#[test]
+fn equal_to_brute_force() {
+    let mut with_plan = 0;
+    for seed in 0..2000 {
+        let random = &mut Random(seed);
+        let problem = random_problem(random);
+        let all = brute_force(&problem, None);
+        with_plan += usize::from(!all.is_empty());
+        compare(&problem, &Options::default(), least(&all), seed);
+        for stages in 1..=problem.devices.len().min(problem.units.len()) {
+            let expected = all.get(&stages).map(|&(period, latency)| (period, latency, stages));
+            compare(&problem, &demand(stages), expected, seed);
+        }
+        let cuts: Vec<usize> = (1..problem.units.len()).filter(|_| random.below(3) == 0).collect();
+        if cuts.len() < problem.devices.len() {
+            compare(&problem, &cut(&cuts), least(&brute_force(&problem, Some(&cuts))), seed);
+        }
+    }
+    assert!(
+        (1000..2000).contains(&with_plan),
+        "{with_plan} of 2000 problems have a plan: both kinds are wanted"
+    );
+}
+
+/// The same problem with one device taken away.
+fn without(problem: &Problem, left_out: usize) -> Problem {
+    let kept: Vec<usize> = (0..problem.devices.len()).filter(|&device| device != left_out).collect();
+    let mut fewer = problem.clone();
+    fewer.devices.remove(left_out);
+    fewer.links = Links::uniform(kept.len(), Link::FREE);
+    // Each end with its name in the smaller problem.
+    let ends = || {
+        let devices = kept.iter().enumerate().map(|(new, &old)| (End::Device(new), End::Device(old)));
+        devices.chain([(End::Dispatcher, End::Dispatcher)])
+    };
+    for (from, old_from) in ends() {
+        for (to, old_to) in ends() {
+            fewer.links.set(from, to, problem.links.get(old_from, old_to));
+        }
+    }
+    fewer
+}
+
+#[test]
+fn never_slower_than_with_a_device_less() {
+    let mut compared = 0;
+    for seed in 0..500 {
+        let problem = random_problem(&mut Random(seed));
+        for left_out in 0..problem.devices.len() {
+            let Ok(fewer) = solve(&without(&problem, left_out), &Options::default()) else { continue };
+            let all = solve(&problem, &Options::default()).unwrap();
+            assert!(all.period <= fewer.period, "seed {seed}, without device {left_out}");
+            compared += 1;
+        }
+    }
+    assert!(compared > 300, "only {compared} problems with a plan");
+}
