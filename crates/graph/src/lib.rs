@@ -1,0 +1,34 @@
+//! ONNX in and out, cuts, stage extraction, the model zoo.
+//!
+//! The only crate that knows ONNX. [`Model::load`] reads a model, [`Model::simplify`] does what a runtime
+//! could not do across a cut, [`Model::cuts`] lists where it may be split and [`Model::stage`] makes the
+//! part between two cuts a model of its own. It never runs a model, opens a socket or prints.
+
+mod cuts;
+mod error;
+mod external;
+mod fields;
+mod flow;
+mod hash;
+mod model;
+mod names;
+pub(crate) mod proto;
+mod save;
+mod simplify;
+mod stage;
+mod types;
+mod visit;
+mod weights;
+pub mod zoo;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use cuts::Cut;
+pub use error::{ModelError, StageError};
+pub use hash::{Hash, ParseHashError};
+pub use model::{Model, Operator};
+pub use simplify::Simplified;
+pub use stage::{Route, Stage, Weight};

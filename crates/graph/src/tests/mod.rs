@@ -1,0 +1,8 @@
+//! Tests that reach over several modules.
+
+mod cut;
+mod hostile;
+mod read_write;
+mod simplify;
+mod stages;
+mod types;
