@@ -1,0 +1,171 @@
+//! What one hop costs: frame, send, receive, hand-over between the stage's threads.
+//!
+//! A producer sends items over TCP to a real stage whose engine does nothing, and the stage sends them on to
+//! a consumer. Beside it, in turns, a bare copy loop over the same two connections: read a buffer, write it.
+//! Prints microseconds per item and CPU seconds per GB and hop (both connections and all threads, halved),
+//! medians of the rounds.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::time::Instant;
+
+use engine::{Outputs, RunError, Session};
+use pipeline::node::stage::{Stage, StageSetup};
+use pipeline::transport::{FrameReader, FrameWriter, Received, tune};
+use tensor::{DType, Shape, Tensor, TensorSpec, TensorView};
+use wire::control::Route;
+use wire::{CodecId, Header, Kind};
+
+const ROUNDS: usize = 7;
+const SIZES: [usize; 4] = [4 << 10, 200 << 10, 800 << 10, 3 << 20];
+/// Bytes that each round moves, and the items it moves at least.
+const BYTES_PER_ROUND: usize = 600 << 20;
+const MAX_ITEMS: usize = 20_000;
+
+/// An engine that is fed nothing and gives nothing: the item passes through.
+struct Nothing;
+
+impl Session for Nothing {
+    fn inputs(&self) -> &[TensorSpec] {
+        &[]
+    }
+
+    fn outputs(&self) -> &[TensorSpec] {
+        &[]
+    }
+
+    fn run(&mut self, _: &[TensorView<'_>]) -> Result<Box<dyn Outputs>, RunError> {
+        Ok(Box::new(Nothing))
+    }
+}
+
+impl Outputs for Nothing {
+    fn view(&self, index: usize) -> TensorView<'_> {
+        panic!("there is no output {index}")
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Cost {
+    micros_per_item: f64,
+    cpu_seconds_per_gb: f64,
+}
+
+#[expect(clippy::print_stdout, reason = "a bench prints its table")]
+fn main() {
+    println!("one hop on {} cores, median of {ROUNDS} rounds", std::thread::available_parallelism().unwrap());
+    println!(
+        "{:>10} {:>13} {:>13} {:>8} {:>13} {:>13} {:>8}",
+        "", "stage", "bare TCP", "", "stage", "bare TCP", ""
+    );
+    println!(
+        "{:>10} {:>13} {:>13} {:>8} {:>13} {:>13} {:>8}",
+        "bytes", "us/item", "us/item", "ratio", "CPU s/GB", "CPU s/GB", "ratio"
+    );
+    for size in SIZES {
+        let items = (BYTES_PER_ROUND / size).min(MAX_ITEMS);
+        let rounds: Vec<(Cost, Cost)> =
+            (0..ROUNDS).map(|_| (stage(size, items), bare(size, items))).collect();
+        let median = |value: &dyn Fn(&(Cost, Cost)) -> f64| {
+            let mut values: Vec<f64> = rounds.iter().map(value).collect();
+            values.sort_by(f64::total_cmp);
+            values[ROUNDS / 2]
+        };
+        println!(
+            "{size:>10} {:>13.1} {:>13.1} {:>8.2} {:>13.3} {:>13.3} {:>8.2}",
+            median(&|r| r.0.micros_per_item),
+            median(&|r| r.1.micros_per_item),
+            median(&|r| r.0.micros_per_item / r.1.micros_per_item),
+            median(&|r| r.0.cpu_seconds_per_gb),
+            median(&|r| r.1.cpu_seconds_per_gb),
+            median(&|r| r.0.cpu_seconds_per_gb / r.1.cpu_seconds_per_gb),
+        );
+    }
+}
+
+fn connection() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let far = listener.accept().unwrap().0;
+    tune(&near).unwrap();
+    tune(&far).unwrap();
+    (near, far)
+}
+
+fn measure(size: usize, items: usize, run: impl FnOnce()) -> Cost {
+    let (start, cpu) = (Instant::now(), cpu_seconds());
+    run();
+    let bytes = 2.0 * (size * items) as f64;
+    Cost {
+        micros_per_item: start.elapsed().as_secs_f64() * 1e6 / items as f64,
+        cpu_seconds_per_gb: (cpu_seconds() - cpu) / bytes * 1e9,
+    }
+}
+
+fn stage(size: usize, items: usize) -> Cost {
+    let spec = TensorSpec::fixed("x", DType::U8, Shape::from([size]));
+    let (producer, input) = connection();
+    let (output, consumer) = connection();
+    let setup = StageSetup {
+        session: Box::new(Nothing),
+        input,
+        output,
+        epoch: 1,
+        inputs: vec![spec.clone()],
+        outputs: vec![spec.clone()],
+        feeds: vec![],
+        routes: vec![Route::Passed(0)],
+        codec_in: CodecId::Raw,
+        codec_out: CodecId::Raw,
+        max_tensor_len: size,
+        trace: None,
+    };
+    let stage = Stage::start(setup, |reason| assert_eq!(reason, None)).unwrap();
+    let cost = measure(size, items, || {
+        let send = move || {
+            let item = Tensor::zeros(DType::U8, Shape::from([size])).unwrap();
+            let mut writer = FrameWriter::new(producer, CodecId::Raw);
+            for sequence in 0..items as u64 {
+                let header = Header { kind: Kind::Item, epoch: 1, sequence };
+                writer.send(&header, &[item.view()]).unwrap();
+            }
+        };
+        let sender = std::thread::spawn(send);
+        let mut reader = FrameReader::new(consumer, vec![spec], CodecId::Raw, size);
+        let mut buffers = reader.buffers();
+        for _ in 0..items {
+            assert!(matches!(reader.receive(&mut buffers).unwrap().0, Received::Item(_)));
+        }
+        sender.join().unwrap();
+    });
+    stage.stop();
+    cost
+}
+
+fn bare(size: usize, items: usize) -> Cost {
+    let (mut producer, mut input) = connection();
+    let (mut output, mut consumer) = connection();
+    measure(size, items, || {
+        let send = move || {
+            let item = vec![0; size];
+            (0..items).for_each(|_| producer.write_all(&item).unwrap());
+        };
+        let relay = move || {
+            let mut item = vec![0; size];
+            for _ in 0..items {
+                input.read_exact(&mut item).unwrap();
+                output.write_all(&item).unwrap();
+            }
+        };
+        let threads = [std::thread::spawn(send), std::thread::spawn(relay)];
+        let mut item = vec![0; size];
+        (0..items).for_each(|_| consumer.read_exact(&mut item).unwrap());
+        threads.into_iter().for_each(|t| t.join().unwrap());
+    })
+}
+
+/// CPU time of this process, all threads.
+fn cpu_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}

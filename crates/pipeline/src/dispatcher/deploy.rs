@@ -1,0 +1,232 @@
+//! Carries out what [`super::state`] decides while a deployment is built: requests to nodes, weights,
+//! connections. Each step runs on a thread of its own and reports back as an event.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, bounded};
+use wire::control::{Hello, Purpose, Request, Response, StageOrder, WeightHash};
+
+use super::Progress;
+use super::orders::Order;
+use super::state::{Action, Event, State};
+use crate::control::{AskError, Control};
+use crate::transport::{Timeouts, connect, weights};
+
+/// How long a node may look through its cache: it hashes every weight it has.
+const PREPARE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// How long a node may take to build its session.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// For requests that are answered at once.
+pub(super) const SHORT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The chain is ready.
+pub(super) struct Opened {
+    pub(super) state: State,
+    pub(super) input: TcpStream,
+    pub(super) results: TcpStream,
+    /// Engine of each stage.
+    pub(super) engines: Vec<String>,
+    /// Bytes of weights shipped.
+    pub(super) shipped: u64,
+}
+
+/// Builds the deployment; on failure everything is released and the reason comes back.
+pub(super) fn deploy(
+    control: &Arc<Control>,
+    orders: &Arc<Vec<Order>>,
+    progress: &dyn Fn(Progress),
+) -> Result<Opened, String> {
+    let mut state = State::new(orders.len());
+    // Every step sends one event; two more per stage leave room for progress.
+    let (sender, receiver) = bounded(64);
+    let mut actions = state.on_event(Event::Begun);
+    let mut done = Done { engines: vec![String::new(); orders.len()], ..Done::default() };
+    loop {
+        for action in std::mem::take(&mut actions) {
+            match action {
+                Action::Run => {
+                    let (input, results) = done.streams.take().expect("opened before running");
+                    let Done { engines, shipped, .. } = done;
+                    return Ok(Opened { state, input, results, engines, shipped });
+                }
+                Action::Release => release(control, orders),
+                Action::Fail(reason) => return Err(reason),
+                step => start(step, control, orders, &sender),
+            }
+        }
+        let report = receiver.recv().expect("this function holds a sender");
+        if let Some(event) = done.take_in(report, progress) {
+            actions = state.on_event(event);
+        }
+    }
+}
+
+/// What a step reports.
+enum Report {
+    Event(Event),
+    Loaded(usize, String),
+    Opened(TcpStream, TcpStream),
+    ToShip(u64),
+    Shipped(u64),
+}
+
+#[derive(Default)]
+struct Done {
+    streams: Option<(TcpStream, TcpStream)>,
+    engines: Vec<String>,
+    to_ship: u64,
+    shipped: u64,
+    loaded: usize,
+}
+
+impl Done {
+    fn take_in(&mut self, report: Report, progress: &dyn Fn(Progress)) -> Option<Event> {
+        match report {
+            Report::Event(event) => Some(event),
+            Report::ToShip(bytes) => {
+                self.to_ship += bytes;
+                None
+            }
+            Report::Shipped(bytes) => {
+                self.shipped += bytes;
+                progress(Progress::Shipping { sent: self.shipped, total: self.to_ship });
+                None
+            }
+            Report::Loaded(stage, engine) => {
+                self.engines[stage] = engine;
+                self.loaded += 1;
+                progress(Progress::Loading { loaded: self.loaded, total: self.engines.len() });
+                Some(Event::Loaded(stage))
+            }
+            Report::Opened(input, results) => {
+                self.streams = Some((input, results));
+                Some(Event::Opened)
+            }
+        }
+    }
+}
+
+/// Runs one step on a thread of its own.
+fn start(action: Action, control: &Arc<Control>, orders: &Arc<Vec<Order>>, reports: &Sender<Report>) {
+    let (control, orders, sender) = (control.clone(), orders.clone(), reports.clone());
+    let step = move || {
+        let report = step(action, &control, &orders, &sender);
+        let failed = |reason| Report::Event(Event::Failed(reason));
+        // The receiver is gone when another step has failed.
+        let _ = sender.send(report.unwrap_or_else(failed));
+    };
+    if let Err(e) = std::thread::Builder::new().name("deploy".to_owned()).spawn(step) {
+        let failed = Event::Failed(format!("cannot start a thread: {e}"));
+        let _ = reports.try_send(Report::Event(failed));
+    }
+}
+
+fn step(
+    action: Action,
+    control: &Control,
+    orders: &[Order],
+    reports: &Sender<Report>,
+) -> Result<Report, String> {
+    let id = orders[0].message.deployment;
+    match action {
+        Action::Prepare(i) => {
+            let request = Request::Prepare(Box::new(orders[i].message.clone()));
+            match ask(control, orders, i, &request, PREPARE_TIMEOUT)? {
+                Response::Prepared { missing } => Ok(Report::Event(Event::Prepared(i, missing))),
+                other => Err(unexpected(orders, i, &other)),
+            }
+        }
+        Action::Ship(i, missing) => {
+            ship(&orders[i], &missing, reports)
+                .map_err(|e| format!("{}: shipping its weights failed: {e}", place(orders, i)))?;
+            Ok(Report::Event(Event::Shipped(i)))
+        }
+        Action::Load(i) => match ask(control, orders, i, &Request::Load(id), LOAD_TIMEOUT)? {
+            Response::Loaded { engine } => Ok(Report::Loaded(i, engine)),
+            other => Err(unexpected(orders, i, &other)),
+        },
+        Action::Connect(i) => match ask(control, orders, i, &Request::Connect(id), SHORT_TIMEOUT)? {
+            Response::Connected => Ok(Report::Event(Event::Connected(i))),
+            other => Err(unexpected(orders, i, &other)),
+        },
+        Action::Open => {
+            let last = orders.len() - 1;
+            let open = |i: usize, purpose| {
+                open(&orders[i], purpose).map_err(|e| format!("{}: cannot connect: {e}", place(orders, i)))
+            };
+            Ok(Report::Opened(open(0, Purpose::Inputs)?, open(last, Purpose::Results)?))
+        }
+        Action::Run | Action::Release | Action::Fail(_) => unreachable!("carried out by the loop"),
+    }
+}
+
+fn open(order: &Order, purpose: Purpose) -> io::Result<TcpStream> {
+    let StageOrder { deployment, epoch, .. } = order.message;
+    connect(
+        &order.node.description.data_addresses,
+        &Hello { deployment, epoch, purpose },
+        &Timeouts::default(),
+    )
+}
+
+fn ship(order: &Order, missing: &[WeightHash], reports: &Sender<Report>) -> io::Result<()> {
+    let by_hash: HashMap<WeightHash, &[u8]> =
+        order.weights.iter().map(|w| (w.hash.0, &w.bytes[..])).collect();
+    let unknown = || io::Error::new(io::ErrorKind::InvalidData, "it asks for a weight it was not ordered");
+    let weights: Vec<(WeightHash, &[u8])> = missing
+        .iter()
+        .map(|hash| Ok((*hash, *by_hash.get(hash).ok_or_else(unknown)?)))
+        .collect::<io::Result<_>>()?;
+    let total = weights.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+    let _ = reports.send(Report::ToShip(total));
+    let mut stream = open(order, Purpose::Weights)?;
+    let sent = |bytes| drop(reports.send(Report::Shipped(bytes)));
+    weights::send(&mut stream, weights.into_iter(), &sent)
+}
+
+/// Asks the node of stage `i`; a refusal is an error that names it.
+pub(super) fn ask(
+    control: &Control,
+    orders: &[Order],
+    i: usize,
+    request: &Request,
+    timeout: Duration,
+) -> Result<Response, String> {
+    match control.ask(&orders[i].node.id, request, timeout) {
+        Ok(Response::Refused(reason)) => Err(format!("{}: {reason}", place(orders, i))),
+        Ok(response) => Ok(response),
+        Err(e @ AskError::Silence(_)) => {
+            Err(format!("{}: {e}; is the node still running and reachable?", place(orders, i)))
+        }
+        Err(e) => Err(format!("{}: {e}", place(orders, i))),
+    }
+}
+
+fn unexpected(orders: &[Order], i: usize, response: &Response) -> String {
+    format!("{}: an answer to another question: {response:?}", place(orders, i))
+}
+
+/// A stage's place, for messages.
+pub(super) fn place(orders: &[Order], i: usize) -> String {
+    format!("node `{}` (stage {} of {})", orders[i].node.description.name, i + 1, orders.len())
+}
+
+/// Tells every node, all at once, to forget the deployment. Nodes that are gone have nothing to forget.
+pub(super) fn release(control: &Arc<Control>, orders: &Arc<Vec<Order>>) {
+    std::thread::scope(|scope| {
+        for order in orders.iter() {
+            scope.spawn(|| {
+                let request = Request::Release(order.message.deployment);
+                if let Err(e) = control.ask(&order.node.id, &request, SHORT_TIMEOUT) {
+                    tracing::debug!("node `{}` was not released: {e}", order.node.description.name);
+                }
+            });
+        }
+    });
+}

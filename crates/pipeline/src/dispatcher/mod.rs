@@ -1,0 +1,370 @@
+//! The dispatcher: deploys a model over nodes, streams items through them, hands results out in order.
+//!
+//! [`state`] decides how a deployment is built, [`delivery`] which results count. The rest is driving:
+//! callers' threads admit items, one thread sends them, one receives results.
+
+pub mod delivery;
+mod deploy;
+mod flight;
+mod orders;
+pub mod state;
+
+use std::net::Shutdown;
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::Engine;
+use graph::{Model, StageError};
+use plan::{Links, Plan};
+use tensor::{Tensor, TensorSpec};
+use wire::CodecId;
+use wire::control::{DeploymentId, Request, Response, StageFigures};
+
+use crate::cluster::{Cluster, NodeInfo};
+use crate::control::{Control, NetworkError, Presence, Role};
+use crate::prepare::{PrepareError, PrepareOptions, Prepared, SplitOptions, check_item};
+use flight::Flight;
+pub use flight::{ItemError, Pending};
+use orders::{Common, Order};
+
+/// The first epoch of a deployment.
+const FIRST_EPOCH: u32 = 1;
+
+/// How a model is deployed.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// How the model is made ready.
+    pub prepare: PrepareOptions,
+    /// How it is split; over all nodes, unless one would make it slower.
+    pub split: SplitOptions,
+    /// Devices and links as the user describes them, in the order of the cluster's nodes. Without it, nodes
+    /// count as equally fast and links as no limit.
+    pub description: Option<plan::Cluster>,
+    /// Codec of every link.
+    pub codec: CodecId,
+    /// Items in flight at most; twice the stages plus two without it, which keeps every thread busy.
+    pub window: Option<usize>,
+}
+
+/// How far a deployment is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Units measured.
+    Measuring {
+        /// So far.
+        done: usize,
+        /// In all.
+        total: usize,
+    },
+    /// Weights shipped, all nodes together, bytes.
+    Shipping {
+        /// So far.
+        sent: u64,
+        /// In all, as far as nodes have said what they lack.
+        total: u64,
+    },
+    /// Stages whose session is built.
+    Loading {
+        /// So far.
+        loaded: usize,
+        /// In all.
+        total: usize,
+    },
+}
+
+/// A deployment that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum DeployError {
+    /// The model cannot be made ready or split.
+    #[error(transparent)]
+    Prepare(#[from] PrepareError),
+    /// A stage cannot be cut out.
+    #[error(transparent)]
+    Stage(#[from] StageError),
+    /// The control plane.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+    /// A node refused, failed or left.
+    #[error("{0}")]
+    Node(String),
+    /// A thread or a connection of the dispatcher's own.
+    #[error("the dispatcher failed: {0}")]
+    Local(#[from] std::io::Error),
+}
+
+/// A stage as it runs.
+#[derive(Clone, Debug)]
+pub struct DeployedStage {
+    /// Its node.
+    pub node: NodeInfo,
+    /// Engine and version that run it.
+    pub engine: String,
+    /// Operators in it.
+    pub operators: usize,
+    /// Bytes of its weights.
+    pub weight_bytes: u64,
+    /// Name of the first tensor that it receives.
+    pub input: String,
+}
+
+/// A model deployed over a chain of nodes.
+///
+/// Dropping it gives everything up at once; [`Pipeline::close`] lets items in flight arrive first.
+pub struct Pipeline {
+    inner: Arc<Inner>,
+    state: state::State,
+    plan: Plan,
+    stages: Vec<DeployedStage>,
+    shipped_bytes: u64,
+    codec: CodecId,
+}
+
+struct Inner {
+    control: Arc<Control>,
+    orders: Arc<Vec<Order>>,
+    model: Model,
+    flight: Flight,
+}
+
+impl Pipeline {
+    /// Makes a model ready with `engine` and deploys it over the nodes that `cluster` found.
+    ///
+    /// # Errors
+    /// When the model cannot be read or split, when a node refuses its stage, fails or leaves.
+    pub fn deploy(
+        model: Model,
+        name: &str,
+        engine: &dyn Engine,
+        cluster: &Cluster,
+        options: &Options,
+        progress: &dyn Fn(Progress),
+    ) -> Result<Pipeline, DeployError> {
+        let measuring = |done, total| progress(Progress::Measuring { done, total });
+        let prepared = Prepared::new(model, name, engine, &options.prepare, &measuring)?;
+        Pipeline::deploy_prepared(&prepared, cluster, options, progress)
+    }
+
+    /// Deploys a model that was made ready before.
+    ///
+    /// # Errors
+    /// As [`Pipeline::deploy`].
+    pub fn deploy_prepared(
+        prepared: &Prepared,
+        cluster: &Cluster,
+        options: &Options,
+        progress: &dyn Fn(Progress),
+    ) -> Result<Pipeline, DeployError> {
+        let (devices, links) = resources(cluster.nodes(), options.description.as_ref());
+        let plan = prepared.plan(devices, links, &options.split)?;
+        let control = cluster.control().clone();
+        let dispatcher = control.id();
+        let common = Common {
+            deployment: draw_id(&dispatcher),
+            dispatcher: &dispatcher,
+            epoch: FIRST_EPOCH,
+            codec: options.codec,
+        };
+        let orders = Arc::new(orders::orders(prepared, &plan, cluster.nodes(), &common)?);
+        let opened = deploy::deploy(&control, &orders, progress).map_err(DeployError::Node)?;
+
+        let specs = prepared.model.outputs().to_vec();
+        let window = options.window.unwrap_or(2 * orders.len() + 2).max(1);
+        let flight = Flight::start(&opened.input, &opened.results, specs, FIRST_EPOCH, options.codec, window);
+        let flight = flight.inspect_err(|_| deploy::release(&control, &orders))?;
+        let stages = std::iter::zip(orders.iter(), opened.engines).map(|(order, engine)| DeployedStage {
+            node: order.node.clone(),
+            engine,
+            operators: order.operators,
+            weight_bytes: order.message.weights.iter().map(|w| w.len).sum(),
+            input: prepared.profile.frames[plan.stages[order.message.stage as usize].units.start]
+                .first()
+                .map(|spec| spec.name.clone())
+                .unwrap_or_default(),
+        });
+        let stages = stages.collect();
+        let inner = Arc::new(Inner { control, orders, model: prepared.model.clone(), flight });
+        inner.watch()?;
+        Ok(Pipeline {
+            inner,
+            state: opened.state,
+            plan,
+            stages,
+            shipped_bytes: opened.shipped,
+            codec: options.codec,
+        })
+    }
+
+    /// The model's inputs, in the order in which items hold them.
+    pub fn inputs(&self) -> &[TensorSpec] {
+        self.inner.model.inputs()
+    }
+
+    /// The model's outputs, in the order in which results hold them.
+    pub fn outputs(&self) -> &[TensorSpec] {
+        self.inner.model.outputs()
+    }
+
+    /// The plan that runs.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The stages, in the order of the chain.
+    pub fn stages(&self) -> &[DeployedStage] {
+        &self.stages
+    }
+
+    /// Bytes of weights that had to be shipped.
+    pub fn shipped_bytes(&self) -> u64 {
+        self.shipped_bytes
+    }
+
+    /// Codec of the links.
+    pub fn codec(&self) -> CodecId {
+        self.codec
+    }
+
+    /// Runs one item through the chain and waits for its result.
+    ///
+    /// # Errors
+    /// When the item does not fit the model, the engine fails on it, or the chain is broken.
+    pub fn infer(&self, item: Vec<Tensor>) -> Result<Vec<Tensor>, ItemError> {
+        self.submit(item)?.wait()
+    }
+
+    /// As [`Pipeline::infer`], without blocking the thread.
+    ///
+    /// # Errors
+    /// As [`Pipeline::infer`].
+    pub async fn infer_async(&self, item: Vec<Tensor>) -> Result<Vec<Tensor>, ItemError> {
+        self.submit_async(item).await?.await
+    }
+
+    /// Sends an item into the chain, waiting only for a place in the window. Results come in the order in
+    /// which items were submitted.
+    ///
+    /// # Errors
+    /// When the item does not fit the model or the chain is broken.
+    pub fn submit(&self, item: Vec<Tensor>) -> Result<Pending, ItemError> {
+        self.check(&item)?;
+        self.inner.flight.submit(item)
+    }
+
+    /// As [`Pipeline::submit`], without blocking the thread.
+    ///
+    /// # Errors
+    /// As [`Pipeline::submit`].
+    pub async fn submit_async(&self, item: Vec<Tensor>) -> Result<Pending, ItemError> {
+        self.check(&item)?;
+        self.inner.flight.submit_async(item).await
+    }
+
+    /// What every stage did so far, in the order of the chain.
+    ///
+    /// # Errors
+    /// Names the node that does not answer.
+    pub fn measure(&self) -> Result<Vec<StageFigures>, DeployError> {
+        self.inner.measure().map_err(DeployError::Node)
+    }
+
+    /// Waits until every result was handed out, then releases the nodes.
+    pub fn close(self) {
+        self.inner.flight.finish();
+    }
+
+    fn check(&self, item: &[Tensor]) -> Result<(), ItemError> {
+        check_item(&self.inner.model, item).map_err(|e| ItemError::Unfit(e.to_string()))
+    }
+}
+
+impl Drop for Pipeline {
+    fn drop(&mut self) {
+        self.inner.flight.abandon("the pipeline was closed");
+        for action in self.state.on_event(state::Event::Finished) {
+            assert_eq!(action, state::Action::Release, "nothing else is left to do");
+            deploy::release(&self.inner.control, &self.inner.orders);
+        }
+    }
+}
+
+impl Inner {
+    /// Breaks the flight off when a node of the chain leaves, and tells why when a link breaks.
+    fn watch(self: &Arc<Inner>) -> Result<(), NetworkError> {
+        // One event per node that comes or goes; capacity for every node a group may have.
+        let (sender, presence) = crossbeam_channel::bounded::<Presence>(1024);
+        self.control.watch(Role::Node, sender, |presence| presence)?;
+        let inner = Arc::downgrade(self);
+        let broken = self.flight.broken();
+        let watch = move || loop {
+            crossbeam_channel::select! {
+                recv(presence) -> change => {
+                    let (Ok(change), Some(inner)) = (change, inner.upgrade()) else { return };
+                    let stage = inner.orders.iter().position(|o| o.node.id == change.id);
+                    if let Some(stage) = stage.filter(|_| !change.alive) {
+                        inner.flight.abandon(&format!("{} is gone", deploy::place(&inner.orders, stage)));
+                    }
+                }
+                recv(broken) -> reason => {
+                    let (Ok(reason), Some(inner)) = (reason, inner.upgrade()) else { return };
+                    // A stage that gave up knows why; a node that left is found out by asking, too.
+                    let cause = inner.measure().err().unwrap_or(reason);
+                    inner.flight.abandon(&cause);
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name("watch".to_owned())
+            .spawn(watch)
+            .map(drop)
+            .map_err(|e| NetworkError::Declare(format!("cannot start a thread: {e}")))
+    }
+
+    fn measure(&self) -> Result<Vec<StageFigures>, String> {
+        const TIMEOUT: Duration = Duration::from_secs(3);
+        let request = Request::Measure(self.orders[0].message.deployment);
+        let ask = |i| match deploy::ask(&self.control, &self.orders, i, &request, TIMEOUT)? {
+            Response::Measured(figures) => Ok(figures),
+            other => {
+                Err(format!("{}: an answer to another question: {other:?}", deploy::place(&self.orders, i)))
+            }
+        };
+        (0..self.orders.len()).map(ask).collect()
+    }
+}
+
+/// The plan's view of nodes: as described by the user, else equal.
+fn resources(nodes: &[NodeInfo], description: Option<&plan::Cluster>) -> (Vec<plan::Device>, Links) {
+    let (mut devices, links) = match description {
+        Some(cluster) => cluster.resources(),
+        None => {
+            let device = |n: &NodeInfo| plan::Device {
+                name: n.description.name.clone(),
+                speed: 1.0,
+                memory_bytes: None,
+                seconds_per_byte: 0.0,
+            };
+            (nodes.iter().map(device).collect(), Links::uniform(nodes.len(), plan::Link::FREE))
+        }
+    };
+    assert_eq!(devices.len(), nodes.len(), "a description covers the cluster's nodes");
+    for (device, node) in devices.iter_mut().zip(nodes) {
+        let free = node.description.memory_limit.saturating_sub(node.description.memory_used);
+        device.memory_bytes = Some(device.memory_bytes.map_or(free, |bytes| bytes.min(free)));
+    }
+    (devices, links)
+}
+
+/// An identity that no other deployment has: from who, when, and how many before.
+fn draw_id(dispatcher: &str) -> DeploymentId {
+    use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let text = format!("{dispatcher} {} {}", now.as_nanos(), COUNT.fetch_add(1, Relaxed));
+    let hash = blake3::hash(text.as_bytes());
+    u128::from_le_bytes(*hash.as_bytes().first_chunk().expect("a hash has 32 bytes"))
+}
+
+/// Ends both directions; the peer may have done so already.
+fn shut(stream: &std::net::TcpStream) {
+    let _ = stream.shutdown(Shutdown::Both);
+}

@@ -1,0 +1,200 @@
+//! What a dispatcher decides while it deploys: which step of which stage comes next.
+//!
+//! Pure: events in, actions out. Stages are prepared, shipped and loaded in parallel, each at its own pace;
+//! they connect only when all are loaded, so that a connection always finds its stage. The path of items
+//! has a state machine of its own, [`super::delivery`].
+
+use wire::control::WeightHash;
+
+/// Something happened. Stages are numbered along the chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Deploying begins.
+    Begun,
+    /// A node has taken its stage on; it lacks these weights.
+    Prepared(usize, Vec<WeightHash>),
+    /// The weights are there.
+    Shipped(usize),
+    /// The session is built.
+    Loaded(usize),
+    /// The stage is connected to the next.
+    Connected(usize),
+    /// The dispatcher is connected to both ends of the chain.
+    Opened,
+    /// A step failed, a node left, a link broke.
+    Failed(String),
+    /// The user is done, and every result was handed out.
+    Finished,
+}
+
+/// Something to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Give the node its order.
+    Prepare(usize),
+    /// Send the weights it lacks.
+    Ship(usize, Vec<WeightHash>),
+    /// Have it build its session.
+    Load(usize),
+    /// Have it connect to the next stage.
+    Connect(usize),
+    /// Connect to the first stage and to the last.
+    Open,
+    /// Items may flow.
+    Run,
+    /// Have every node give its stage up.
+    Release,
+    /// Tell the user: nothing more can be done with this deployment.
+    Fail(String),
+}
+
+/// The state of one deployment.
+#[derive(Debug)]
+pub struct State {
+    stages: Vec<Progress>,
+    phase: Phase,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Progress {
+    Ordered,
+    Shipping,
+    Loading,
+    Loaded,
+    Connected,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    New,
+    Loading,
+    Connecting,
+    Opening,
+    Running,
+    Over,
+}
+
+impl State {
+    /// A chain of `stages` stages, nothing done yet.
+    ///
+    /// # Panics
+    /// Without stages.
+    pub fn new(stages: usize) -> State {
+        assert!(stages > 0, "a chain has at least one stage");
+        State { stages: vec![Progress::Ordered; stages], phase: Phase::New }
+    }
+
+    /// Takes an event in; says what to do. Events of steps that were overtaken by a failure say nothing.
+    pub fn on_event(&mut self, event: Event) -> Vec<Action> {
+        use Progress::{Connected, Loaded, Loading, Ordered, Shipping};
+        if self.phase == Phase::Over {
+            return vec![];
+        }
+        match event {
+            Event::Begun => {
+                self.enter(Phase::New, Phase::Loading);
+                (0..self.stages.len()).map(Action::Prepare).collect()
+            }
+            Event::Prepared(stage, missing) if missing.is_empty() => {
+                self.advance(stage, Ordered, Loading);
+                vec![Action::Load(stage)]
+            }
+            Event::Prepared(stage, missing) => {
+                self.advance(stage, Ordered, Shipping);
+                vec![Action::Ship(stage, missing)]
+            }
+            Event::Shipped(stage) => {
+                self.advance(stage, Shipping, Loading);
+                vec![Action::Load(stage)]
+            }
+            Event::Loaded(stage) => {
+                self.advance(stage, Loading, Loaded);
+                if !self.all(Loaded) {
+                    return vec![];
+                }
+                self.enter(Phase::Loading, Phase::Connecting);
+                (0..self.stages.len()).map(Action::Connect).collect()
+            }
+            Event::Connected(stage) => {
+                self.advance(stage, Loaded, Connected);
+                if !self.all(Connected) {
+                    return vec![];
+                }
+                self.enter(Phase::Connecting, Phase::Opening);
+                vec![Action::Open]
+            }
+            Event::Opened => {
+                self.enter(Phase::Opening, Phase::Running);
+                vec![Action::Run]
+            }
+            Event::Failed(reason) => {
+                self.phase = Phase::Over;
+                vec![Action::Release, Action::Fail(reason)]
+            }
+            Event::Finished => {
+                self.phase = Phase::Over;
+                vec![Action::Release]
+            }
+        }
+    }
+
+    fn all(&self, progress: Progress) -> bool {
+        self.stages.iter().all(|&p| p == progress)
+    }
+
+    /// The driver answers each action once, so another progress is our own mistake.
+    fn advance(&mut self, stage: usize, from: Progress, to: Progress) {
+        assert_eq!(self.stages[stage], from, "stage {stage} cannot become {to:?}");
+        self.stages[stage] = to;
+    }
+
+    fn enter(&mut self, from: Phase, to: Phase) {
+        assert_eq!(self.phase, from, "the deployment cannot become {to:?}");
+        self.phase = to;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hash(n: u8) -> WeightHash {
+        [n; 32]
+    }
+
+    #[test]
+    fn stages_go_at_their_own_pace_and_connect_together() {
+        let mut s = State::new(2);
+        let mut expect = |event, actions: &[Action]| assert_eq!(s.on_event(event), actions);
+        expect(Event::Begun, &[Action::Prepare(0), Action::Prepare(1)]);
+        expect(Event::Prepared(1, vec![]), &[Action::Load(1)]);
+        expect(Event::Loaded(1), &[]);
+        expect(Event::Prepared(0, vec![hash(1)]), &[Action::Ship(0, vec![hash(1)])]);
+        expect(Event::Shipped(0), &[Action::Load(0)]);
+        expect(Event::Loaded(0), &[Action::Connect(0), Action::Connect(1)]);
+        expect(Event::Connected(0), &[]);
+        expect(Event::Connected(1), &[Action::Open]);
+        expect(Event::Opened, &[Action::Run]);
+        expect(Event::Finished, &[Action::Release]);
+        expect(Event::Failed("late".into()), &[]);
+    }
+
+    #[test]
+    fn a_failure_releases_everything_once_and_late_answers_change_nothing() {
+        let mut s = State::new(2);
+        s.on_event(Event::Begun);
+        let failed = s.on_event(Event::Failed("gone".into()));
+        assert_eq!(failed, [Action::Release, Action::Fail("gone".into())]);
+        for late in [Event::Prepared(0, vec![]), Event::Loaded(1), Event::Failed("again".into())] {
+            assert_eq!(s.on_event(late), []);
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "stage 0 cannot become Loaded")]
+    fn answers_to_what_was_not_asked_are_our_own_mistake() {
+        let mut s = State::new(1);
+        s.on_event(Event::Begun);
+        s.on_event(Event::Loaded(0));
+    }
+}

@@ -1,0 +1,21 @@
+//! The system: dispatcher, compute node, transport, deployment.
+//!
+//! [`Cluster`] finds nodes, [`Pipeline`] deploys a model over them and runs items through it, [`Node`] is
+//! the other side. Decisions are made by pure state machines ([`dispatcher::state`],
+//! [`dispatcher::delivery`], [`node::state`]); everything else carries them out. It never prints and never
+//! reads the environment.
+
+mod cluster;
+mod control;
+pub mod dispatcher;
+pub mod node;
+mod prepare;
+mod profile;
+pub mod transport;
+
+pub use cluster::{Cluster, DiscoverError, NodeInfo, Wanted};
+pub use control::{NetworkConfig, NetworkError};
+pub use dispatcher::{DeployError, DeployedStage, ItemError, Options, Pending, Pipeline, Progress};
+pub use node::{Node, NodeConfig, NodeError};
+pub use prepare::{PrepareError, PrepareOptions, Prepared, SplitOptions};
+pub use profile::{Profile, ProfileError, UnitCost, arbitrary_item, profile};

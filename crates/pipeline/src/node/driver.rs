@@ -1,0 +1,436 @@
+//! Turns what happens to a node into events of [`super::state`] and carries its actions out.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use engine::{Engine, ModelSource, Session, SessionOptions};
+use tensor::TensorSpec;
+use wire::control::{
+    DeploymentId, Hello, NodeDescription, Purpose, Request, Response, Route, StageOrder, WeightEntry,
+    WeightHash, Welcome,
+};
+
+use super::stage::{Stage, StageSetup};
+use super::state::{Action, Event, Limits, State, Ticket};
+use super::{Cache, NodeConfig};
+use crate::control::{Inquiry, Presence};
+use crate::transport::{Timeouts, connect, weights, write_message};
+
+/// Events that may wait. Each is a request, a connection or the end of some work; a node that is this far
+/// behind answers that it is busy.
+const MAX_EVENTS: usize = 1024;
+
+/// The stage's ONNX file, beside its weights.
+const SKELETON_FILE: &str = "stage.onnx";
+
+/// What reaches the event loop.
+pub(super) enum Incoming {
+    Asked(Inquiry),
+    Greeted(TcpStream, Hello),
+    Dispatcher(Presence),
+    LookedUp(DeploymentId, io::Result<(PathBuf, Vec<WeightHash>)>),
+    Stored(DeploymentId, io::Result<()>),
+    Built(DeploymentId, Result<Box<dyn Session>, String>),
+    NextOpened(DeploymentId, io::Result<TcpStream>),
+    Ended(DeploymentId, Option<String>),
+    Stop,
+}
+
+/// Passes a request on to the event loop without blocking the control plane.
+pub(super) fn offer(events: &Sender<Incoming>, inquiry: Inquiry) {
+    if let Err(TrySendError::Full(Incoming::Asked(inquiry))) = events.try_send(Incoming::Asked(inquiry)) {
+        inquiry.answer(&Response::Refused("the node is busy; ask again".to_owned()));
+    }
+}
+
+/// The node's event loop and all it owns.
+pub(super) struct Driver {
+    state: State,
+    sender: Sender<Incoming>,
+    receiver: Receiver<Incoming>,
+    cache: Arc<Cache>,
+    engine: Arc<dyn Engine>,
+    threads: usize,
+    description: NodeDescription,
+    next_ticket: Ticket,
+    inquiries: HashMap<Ticket, Inquiry>,
+    connections: HashMap<Ticket, TcpStream>,
+    parts: BTreeMap<DeploymentId, Parts>,
+}
+
+/// What a deployment has gathered so far.
+struct Parts {
+    order: Box<StageOrder>,
+    folder: Option<PathBuf>,
+    session: Option<Box<dyn Session>>,
+    input: Option<TcpStream>,
+    output: Option<TcpStream>,
+    stage: Option<Stage>,
+}
+
+impl Driver {
+    pub(super) fn new(config: &NodeConfig, cache: Cache, data_addresses: Vec<SocketAddr>) -> Driver {
+        let (sender, receiver) = bounded(MAX_EVENTS);
+        let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+        Driver {
+            state: State::new(Limits { memory: config.memory }),
+            sender,
+            receiver,
+            cache: Arc::new(cache),
+            engine: config.engine.clone(),
+            threads: config.threads,
+            description: NodeDescription {
+                name: config.name.clone(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                cores,
+                threads: config.threads as u32,
+                memory_limit: config.memory,
+                memory_used: 0,
+                engine: format!("{} {}", config.engine.name(), config.engine.version()),
+                data_addresses,
+                stages: Vec::new(),
+            },
+            next_ticket: 0,
+            inquiries: HashMap::new(),
+            connections: HashMap::new(),
+            parts: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn events(&self) -> Sender<Incoming> {
+        self.sender.clone()
+    }
+
+    pub(super) fn run(mut self) {
+        while let Ok(incoming) = self.receiver.recv() {
+            if matches!(incoming, Incoming::Stop) {
+                break;
+            }
+            let event = self.take_in(incoming);
+            for action in event.map(|e| self.state.on_event(e)).unwrap_or_default() {
+                self.carry_out(action);
+            }
+        }
+        for (_, parts) in std::mem::take(&mut self.parts) {
+            parts.stage.into_iter().for_each(Stage::stop);
+        }
+    }
+
+    /// Keeps what cannot go into a pure event, and makes the event.
+    fn take_in(&mut self, incoming: Incoming) -> Option<Event> {
+        let text = |e: io::Error| e.to_string();
+        Some(match incoming {
+            Incoming::Asked(mut inquiry) => {
+                match std::mem::replace(&mut inquiry.request, Ok(Request::Describe)) {
+                    Err(e) => {
+                        inquiry.answer(&Response::Refused(e.to_string()));
+                        return None;
+                    }
+                    Ok(request) => {
+                        let ticket = self.ticket();
+                        self.inquiries.insert(ticket, inquiry);
+                        Event::Asked(ticket, request)
+                    }
+                }
+            }
+            Incoming::Greeted(stream, hello) => {
+                let ticket = self.ticket();
+                self.connections.insert(ticket, stream);
+                Event::Greeted(ticket, hello)
+            }
+            Incoming::Dispatcher(Presence { alive: true, .. }) | Incoming::Stop => return None,
+            Incoming::Dispatcher(Presence { id, .. }) => Event::DispatcherLeft(id),
+            Incoming::LookedUp(id, result) => {
+                let result = result.map_err(text).map(|(folder, missing)| {
+                    match self.parts.get_mut(&id) {
+                        Some(parts) => parts.folder = Some(folder),
+                        None => self.cache.discard(&folder),
+                    }
+                    missing
+                });
+                Event::LookedUp(id, result)
+            }
+            Incoming::Stored(id, result) => Event::Stored(id, result.map_err(text)),
+            Incoming::Built(id, result) => {
+                let result = result.map(|session| {
+                    if let Some(parts) = self.parts.get_mut(&id) {
+                        parts.session = Some(session);
+                    }
+                    self.description.engine.clone()
+                });
+                Event::Built(id, result)
+            }
+            Incoming::NextOpened(id, result) => {
+                let result = result.map_err(text).map(|stream| {
+                    if let Some(parts) = self.parts.get_mut(&id) {
+                        parts.output = Some(stream);
+                    }
+                });
+                Event::NextOpened(id, result)
+            }
+            Incoming::Ended(id, reason) => {
+                if let Some(reason) = &reason {
+                    tracing::warn!("a stage was given up: {reason}");
+                }
+                Event::Ended(id, reason)
+            }
+        })
+    }
+
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Answer(ticket, response) => self.answer(ticket, &response),
+            Action::Describe(ticket) => {
+                let description = self.describe();
+                self.answer(ticket, &Response::Description(description));
+            }
+            Action::Measure(ticket, id) => self.measure(ticket, id),
+            Action::TurnAway(ticket, reason) => {
+                if let Some(mut stream) = self.connections.remove(&ticket) {
+                    tracing::warn!("a data connection was turned away: {reason}");
+                    // The peer may be gone; it is being refused anyway.
+                    let _ = write_message(&mut stream, &Welcome::Refused(reason));
+                }
+            }
+            Action::LookUp(order) => self.look_up(order),
+            Action::Receive(ticket, id, missing) => self.receive_weights(ticket, id, missing),
+            Action::Build(id) => self.build(id),
+            Action::OpenNext(id) => self.open_next(id),
+            Action::Attach(ticket, id, purpose) => self.attach(ticket, id, purpose),
+            Action::Start(id) => self.start(id),
+            Action::Discard(id) => self.discard(id),
+        }
+    }
+
+    fn ticket(&mut self) -> Ticket {
+        self.next_ticket += 1;
+        self.next_ticket
+    }
+
+    fn answer(&mut self, ticket: Ticket, response: &Response) {
+        if let Some(inquiry) = self.inquiries.remove(&ticket) {
+            inquiry.answer(response);
+        }
+    }
+
+    fn describe(&self) -> NodeDescription {
+        let items = |id| {
+            let stage = self.parts.get(&id).and_then(|p| p.stage.as_ref());
+            stage.map_or(0, |s| s.figures().items)
+        };
+        let mut description = self.description.clone();
+        description.memory_used = self.state.memory_used();
+        description.stages = self
+            .state
+            .stages()
+            .map(|(id, mut stage)| {
+                stage.items = items(id);
+                stage
+            })
+            .collect();
+        description
+    }
+
+    fn measure(&mut self, ticket: Ticket, id: DeploymentId) {
+        let stage = self.parts.get(&id).and_then(|p| p.stage.as_ref());
+        let mut figures = stage.map(Stage::figures).unwrap_or_default();
+        figures.process_cpu_seconds = process_cpu_seconds();
+        self.answer(ticket, &Response::Measured(figures));
+    }
+
+    /// Runs slow work on a thread of its own; what it sends becomes an event.
+    fn spawn(&self, name: &str, work: impl FnOnce(Sender<Incoming>) + Send + 'static) {
+        let sender = self.sender.clone();
+        let run = move || work(sender);
+        if let Err(e) = std::thread::Builder::new().name(name.to_owned()).spawn(run) {
+            // The work was dropped with the thread: whoever waits for it runs into its time-out.
+            tracing::error!("cannot start a thread: {e}");
+        }
+    }
+
+    fn look_up(&mut self, order: Box<StageOrder>) {
+        let id = order.deployment;
+        let name = format!("{id:032x}");
+        let (cache, skeleton, weights) = (self.cache.clone(), order.skeleton.clone(), order.weights.clone());
+        let parts = Parts { order, folder: None, session: None, input: None, output: None, stage: None };
+        self.parts.insert(id, parts);
+        self.spawn("look-up", move |events| {
+            let found = prepare_folder(&cache, &name, &skeleton, &weights);
+            // Here and below: the receiver is gone when the node stops.
+            let _ = events.send(Incoming::LookedUp(id, found));
+        });
+    }
+
+    fn receive_weights(&mut self, ticket: Ticket, id: DeploymentId, missing: Vec<WeightEntry>) {
+        let Some(mut stream) = self.connections.remove(&ticket) else { return };
+        let Some(folder) = self.parts.get(&id).and_then(|p| p.folder.clone()) else { return };
+        let cache = self.cache.clone();
+        self.spawn("weights", move |events| {
+            let result = write_message(&mut stream, &Welcome::Accepted).and_then(|()| {
+                weights::receive(&mut stream, &missing, |w, bytes| cache.store(w, bytes, &folder))
+            });
+            if let Err(e) = cache.evict() {
+                tracing::warn!("the cache could not be trimmed: {e}");
+            }
+            // The state must know before the dispatcher does, or its next request would come too early.
+            let told = result.as_ref().map(|_| ()).map_err(|e| io::Error::new(e.kind(), e.to_string()));
+            let _ = events.send(Incoming::Stored(id, told));
+            if let Err(e) = weights::conclude(&mut stream, &result) {
+                tracing::warn!("the dispatcher left while weights were shipped: {e}");
+            }
+        });
+    }
+
+    fn build(&mut self, id: DeploymentId) {
+        let Some(parts) = self.parts.get(&id) else { return };
+        let Some(folder) = parts.folder.clone() else { return };
+        let (engine, order, threads) = (self.engine.clone(), parts.order.clone(), self.threads);
+        self.spawn("build", move |events| {
+            let built = build_session(&*engine, &order, &folder, threads);
+            let _ = events.send(Incoming::Built(id, built));
+        });
+    }
+
+    fn open_next(&mut self, id: DeploymentId) {
+        let Some(parts) = self.parts.get(&id) else { return };
+        let addresses = parts.order.next.clone();
+        let hello = Hello { deployment: id, epoch: parts.order.epoch, purpose: Purpose::Inputs };
+        self.spawn("connect", move |events| {
+            let opened = connect(&addresses, &hello, &Timeouts::default());
+            let _ = events.send(Incoming::NextOpened(id, opened));
+        });
+    }
+
+    fn attach(&mut self, ticket: Ticket, id: DeploymentId, purpose: Purpose) {
+        let Some(mut stream) = self.connections.remove(&ticket) else { return };
+        let Some(parts) = self.parts.get_mut(&id) else { return };
+        if let Err(e) = write_message(&mut stream, &Welcome::Accepted) {
+            tracing::warn!("a data connection broke while it was greeted: {e}");
+        }
+        let end = if purpose == Purpose::Results { &mut parts.output } else { &mut parts.input };
+        *end = Some(stream);
+    }
+
+    fn start(&mut self, id: DeploymentId) {
+        let Some(parts) = self.parts.get_mut(&id) else { return };
+        let (Some(session), Some(input), Some(output)) =
+            (parts.session.take(), parts.input.take(), parts.output.take())
+        else {
+            return;
+        };
+        let sender = self.sender.clone();
+        let ended = move |reason| drop(sender.send(Incoming::Ended(id, reason)));
+        match setup(&parts.order, session, input, output).and_then(|s| Stage::start(s, ended)) {
+            Ok(stage) => parts.stage = Some(stage),
+            Err(e) => drop(self.sender.try_send(Incoming::Ended(id, Some(e.to_string())))),
+        }
+    }
+
+    fn discard(&mut self, id: DeploymentId) {
+        let Some(parts) = self.parts.remove(&id) else { return };
+        let cache = self.cache.clone();
+        let run = move || {
+            parts.stage.into_iter().for_each(Stage::stop);
+            drop(parts.session);
+            parts.folder.iter().for_each(|folder| cache.discard(folder));
+        };
+        // An item in the engine is finished first, which may take a while.
+        if let Err(e) = std::thread::Builder::new().name("discard".to_owned()).spawn(run) {
+            tracing::error!("cannot start a thread: {e}");
+        }
+    }
+}
+
+fn prepare_folder(
+    cache: &Cache,
+    name: &str,
+    skeleton: &[u8],
+    weights: &[WeightEntry],
+) -> io::Result<(PathBuf, Vec<WeightHash>)> {
+    let folder = cache.stage_folder(name)?;
+    let fill = || {
+        std::fs::File::create(folder.join(SKELETON_FILE))?.write_all(skeleton)?;
+        let mut missing = Vec::new();
+        for weight in weights {
+            if !cache.take(weight, &folder)? {
+                missing.push(weight.hash);
+            }
+        }
+        Ok(missing)
+    };
+    match fill() {
+        Ok(missing) => Ok((folder, missing)),
+        Err(e) => {
+            cache.discard(&folder);
+            Err(e)
+        }
+    }
+}
+
+fn specs(specs: &[wire::control::Spec]) -> Result<Vec<TensorSpec>, String> {
+    specs.iter().map(|s| TensorSpec::try_from(s).map_err(|e| e.to_string())).collect()
+}
+
+fn build_session(
+    engine: &dyn Engine,
+    order: &StageOrder,
+    folder: &Path,
+    threads: usize,
+) -> Result<Box<dyn Session>, String> {
+    let inputs = specs(&order.inputs)?;
+    let outputs = specs(&order.outputs)?;
+    let fed: Vec<TensorSpec> = order.feeds.iter().map(|&i| inputs[i as usize].clone()).collect();
+    let mut computed: Vec<(u32, TensorSpec)> = order
+        .routes
+        .iter()
+        .zip(outputs)
+        .filter_map(|(r, spec)| match r {
+            Route::Computed(i) => Some((*i, spec)),
+            Route::Passed(_) => None,
+        })
+        .collect();
+    computed.sort_by_key(|(i, _)| *i);
+    computed.dedup_by_key(|(i, _)| *i);
+    let computed: Vec<TensorSpec> = computed.into_iter().map(|(_, spec)| spec).collect();
+    let path = folder.join(SKELETON_FILE);
+    let session = engine
+        .load(ModelSource::File(&path), &fed, &computed, &SessionOptions::threads(threads))
+        .map_err(|e| e.to_string())?;
+    if session.inputs().len() != fed.len() || session.outputs().len() != computed.len() {
+        return Err("the stage's ONNX file has other inputs or outputs than the plan".to_owned());
+    }
+    Ok(session)
+}
+
+fn setup(
+    order: &StageOrder,
+    session: Box<dyn Session>,
+    input: TcpStream,
+    output: TcpStream,
+) -> io::Result<StageSetup> {
+    let (codec_in, codec_out) = order.codecs().expect("checked when the order was accepted");
+    Ok(StageSetup {
+        session,
+        input,
+        output,
+        epoch: order.epoch,
+        inputs: specs(&order.inputs).map_err(io::Error::other)?,
+        outputs: specs(&order.outputs).map_err(io::Error::other)?,
+        feeds: order.feeds.iter().map(|&i| i as usize).collect(),
+        routes: order.routes.clone(),
+        codec_in,
+        codec_out,
+        max_tensor_len: usize::try_from(order.max_tensor_len).unwrap_or(usize::MAX),
+        trace: None,
+    })
+}
+
+/// CPU time of this process so far, all threads, seconds.
+pub(crate) fn process_cpu_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}

@@ -1,0 +1,362 @@
+//! One running stage: three threads, so that receiving, computing and sending of different items overlap.
+//!
+//! ```text
+//! socket -> ingress --(1 waiting)--> compute --(1 waiting)--> egress -> socket
+//!              ^------- buffers, when nobody reads them any more ------|
+//! ```
+//!
+//! Input buffers circulate; outputs stay in the engine's memory until they are sent. When the input ends,
+//! the stage finishes what it has and ends its own output: so a whole chain drains in order.
+
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use engine::{Outputs, Session};
+use tensor::{Tensor, TensorSpec, TensorView};
+use wire::control::{Route, StageFigures};
+use wire::{CodecId, Header, Kind};
+
+use crate::transport::{FrameReader, FrameWriter, Received};
+
+/// Items that wait between two threads. One keeps both busy; more would only add latency and memory.
+const QUEUE_LEN: usize = 1;
+
+/// Sets of input buffers: one being received, one waiting, one in the engine, and one passed through that
+/// egress still sends.
+const BUFFER_SETS: usize = 4;
+
+/// What a stage's threads need.
+pub struct StageSetup {
+    /// The loaded model.
+    pub session: Box<dyn Session>,
+    /// Where frames arrive.
+    pub input: TcpStream,
+    /// Where frames leave.
+    pub output: TcpStream,
+    /// Generation of the plan.
+    pub epoch: u32,
+    /// Tensors of an arriving frame.
+    pub inputs: Vec<TensorSpec>,
+    /// Tensors of a leaving frame.
+    pub outputs: Vec<TensorSpec>,
+    /// Engine input *i* is `inputs[feeds[i]]`.
+    pub feeds: Vec<usize>,
+    /// Where each output comes from.
+    pub routes: Vec<Route>,
+    /// Codec of the arriving link.
+    pub codec_in: CodecId,
+    /// Codec of the leaving link.
+    pub codec_out: CodecId,
+    /// Bound on sizes that the model leaves open, bytes per tensor.
+    pub max_tensor_len: usize,
+    /// Where to tell when each step began and ended.
+    pub trace: Option<Sender<Span>>,
+}
+
+/// One step of one item, for timelines.
+#[derive(Clone, Copy, Debug)]
+pub struct Span {
+    /// The item.
+    pub sequence: u64,
+    /// What was done.
+    pub step: Step,
+    /// When it began.
+    pub start: Instant,
+    /// When it was done.
+    pub end: Instant,
+}
+
+/// The steps of an item inside a stage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Receive and decode.
+    Receive,
+    /// Run the engine.
+    Compute,
+    /// Encode and send.
+    Send,
+}
+
+/// A stage whose threads run.
+pub struct Stage {
+    figures: Arc<Figures>,
+    started: Instant,
+    input: TcpStream,
+    output: TcpStream,
+    threads: Vec<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Figures {
+    items: AtomicU64,
+    nanos: [AtomicU64; 3],
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+}
+
+/// An item between ingress and compute.
+struct Arrived {
+    sequence: u64,
+    content: Result<Vec<Tensor>, String>,
+}
+
+/// An item between compute and egress.
+struct Computed {
+    sequence: u64,
+    result: Result<Ready, String>,
+}
+
+struct Ready {
+    outputs: Box<dyn Outputs>,
+    /// The input buffers, when tensors pass through.
+    inputs: Option<Vec<Tensor>>,
+}
+
+impl Stage {
+    /// Starts the threads. `ended` is called once, from one of them, with the reason when it was no orderly
+    /// end of the input.
+    pub fn start(
+        setup: StageSetup,
+        ended: impl FnOnce(Option<String>) + Send + 'static,
+    ) -> std::io::Result<Stage> {
+        let figures = Arc::new(Figures::default());
+        let (input, output) = (setup.input.try_clone()?, setup.output.try_clone()?);
+        let wake = setup.input.try_clone()?;
+        let (arrived_in, arrived_out) = bounded(QUEUE_LEN);
+        let (computed_in, computed_out) = bounded(QUEUE_LEN);
+        let (free_in, free_out) = bounded(BUFFER_SETS);
+        let log = |figures: &Arc<Figures>| Log { figures: figures.clone(), trace: setup.trace.clone() };
+
+        let reader = FrameReader::new(setup.input, setup.inputs, setup.codec_in, setup.max_tensor_len);
+        for _ in 0..BUFFER_SETS {
+            free_in.send(reader.buffers()).expect("the channel holds every set");
+        }
+        let ingress =
+            Ingress { reader, epoch: setup.epoch, free: free_out, arrived: arrived_in, log: log(&figures) };
+        let passes = setup.routes.iter().any(|r| matches!(r, Route::Passed(_)));
+        let compute = Compute {
+            session: setup.session,
+            feeds: setup.feeds,
+            passes,
+            arrived: arrived_out,
+            computed: computed_in,
+            free: free_in.clone(),
+            log: log(&figures),
+        };
+        let egress = Egress {
+            writer: FrameWriter::new(setup.output, setup.codec_out),
+            epoch: setup.epoch,
+            specs: setup.outputs,
+            routes: setup.routes,
+            computed: computed_out,
+            free: free_in,
+            log: log(&figures),
+        };
+
+        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new().name(name.to_owned()).spawn(run)
+        };
+        // Whatever goes wrong, each thread lets go of its channels and its neighbours end by themselves.
+        let threads = vec![
+            spawn("compute", Box::new(move || compute.run()))?,
+            spawn("ingress", Box::new(move || run_ends(ingress, egress, wake, ended)))?,
+        ];
+        Ok(Stage { figures, started: Instant::now(), input, output, threads })
+    }
+
+    /// What the stage did so far; CPU time is left to the caller.
+    pub fn figures(&self) -> StageFigures {
+        let seconds = |step: Step| self.figures.nanos[step as usize].load(Relaxed) as f64 / 1e9;
+        StageFigures {
+            items: self.figures.items.load(Relaxed),
+            receive_seconds: seconds(Step::Receive),
+            compute_seconds: seconds(Step::Compute),
+            send_seconds: seconds(Step::Send),
+            bytes_in: self.figures.bytes_in.load(Relaxed),
+            bytes_out: self.figures.bytes_out.load(Relaxed),
+            elapsed_seconds: self.started.elapsed().as_secs_f64(),
+            process_cpu_seconds: 0.0,
+        }
+    }
+
+    /// Ends the stage without waiting for its input to end.
+    pub fn stop(self) {
+        // Errors mean that the connection is gone already.
+        let _ = self.input.shutdown(Shutdown::Both);
+        let _ = self.output.shutdown(Shutdown::Both);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the stage panicked");
+            }
+        }
+    }
+}
+
+/// Runs egress beside ingress and reports once both are done. When sending fails, `wake` (the input) is
+/// shut down, so that ingress does not wait for frames that nobody can use.
+fn run_ends(ingress: Ingress, egress: Egress, wake: TcpStream, ended: impl FnOnce(Option<String>)) {
+    let egress = std::thread::Builder::new().name("egress".to_owned()).spawn(move || {
+        let sent = egress.run();
+        if sent.is_err() {
+            let _ = wake.shutdown(Shutdown::Both);
+        }
+        sent
+    });
+    let received = ingress.run();
+    let sent = match egress {
+        Ok(thread) => thread.join().unwrap_or_else(|_| Err("the sending thread panicked".to_owned())),
+        Err(e) => Err(format!("cannot start a thread: {e}")),
+    };
+    // A broken output is why the input could not go on, not the other way round.
+    ended(sent.err().or(received.err()));
+}
+
+struct Log {
+    figures: Arc<Figures>,
+    trace: Option<Sender<Span>>,
+}
+
+impl Log {
+    fn record(&self, sequence: u64, step: Step, start: Instant) {
+        let end = Instant::now();
+        let nanos = end.duration_since(start).as_nanos() as u64;
+        self.figures.nanos[step as usize].fetch_add(nanos, Relaxed);
+        if let Some(trace) = &self.trace {
+            // A trace that nobody empties loses its tail rather than hold the item up.
+            let _ = trace.try_send(Span { sequence, step, start, end });
+        }
+    }
+}
+
+struct Ingress {
+    reader: FrameReader<TcpStream>,
+    epoch: u32,
+    free: Receiver<Vec<Tensor>>,
+    arrived: Sender<Arrived>,
+    log: Log,
+}
+
+impl Ingress {
+    fn run(mut self) -> Result<(), String> {
+        let mut unused = None;
+        while let Some(mut buffers) = unused.take().or_else(|| self.free.recv().ok()) {
+            let received = self.reader.receive(&mut buffers);
+            let (received, timing) = received.map_err(|e| format!("the link into this stage failed: {e}"))?;
+            let (header, content) = match received {
+                Received::End => return Ok(()),
+                Received::Item(header) => (header, Ok(buffers)),
+                Received::Failure(header, reason) => {
+                    unused = Some(buffers);
+                    (header, Err(reason))
+                }
+            };
+            if header.epoch != self.epoch {
+                return Err(format!("a frame of epoch {} arrived in epoch {}", header.epoch, self.epoch));
+            }
+            self.log.figures.bytes_in.fetch_add(timing.bytes, Relaxed);
+            self.log.record(header.sequence, Step::Receive, timing.started);
+            if self.arrived.send(Arrived { sequence: header.sequence, content }).is_err() {
+                return Ok(()); // compute ended; egress knows why
+            }
+        }
+        Ok(())
+    }
+}
+
+struct Compute {
+    session: Box<dyn Session>,
+    feeds: Vec<usize>,
+    passes: bool,
+    arrived: Receiver<Arrived>,
+    computed: Sender<Computed>,
+    free: Sender<Vec<Tensor>>,
+    log: Log,
+}
+
+impl Compute {
+    fn run(mut self) {
+        while let Ok(Arrived { sequence, content }) = self.arrived.recv() {
+            let start = Instant::now();
+            let result = content.and_then(|buffers| self.infer(buffers));
+            self.log.record(sequence, Step::Compute, start);
+            if self.computed.send(Computed { sequence, result }).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn infer(&mut self, buffers: Vec<Tensor>) -> Result<Ready, String> {
+        let outputs = {
+            let mut views = Vec::with_capacity(self.feeds.len());
+            views.extend(self.feeds.iter().map(|&i| buffers[i].view()));
+            self.session.run(&views).map_err(|e| e.to_string())
+        };
+        let keep = self.passes && outputs.is_ok();
+        let inputs = if keep {
+            Some(buffers)
+        } else {
+            // Full only when nobody takes buffers any more.
+            let _ = self.free.try_send(buffers);
+            None
+        };
+        Ok(Ready { outputs: outputs?, inputs })
+    }
+}
+
+struct Egress {
+    writer: FrameWriter<TcpStream>,
+    epoch: u32,
+    specs: Vec<TensorSpec>,
+    routes: Vec<Route>,
+    computed: Receiver<Computed>,
+    free: Sender<Vec<Tensor>>,
+    log: Log,
+}
+
+impl Egress {
+    fn run(mut self) -> Result<(), String> {
+        while let Ok(Computed { sequence, result }) = self.computed.recv() {
+            let start = Instant::now();
+            let sent = match result {
+                Ok(ready) => {
+                    let sent = self.send(sequence, &ready);
+                    if let Some(inputs) = ready.inputs {
+                        let _ = self.free.try_send(inputs);
+                    }
+                    sent
+                }
+                Err(reason) => self.writer.send_failure(self.epoch, sequence, &reason),
+            };
+            let bytes = sent.map_err(|e| format!("the link out of this stage failed: {e}"))?;
+            self.log.figures.bytes_out.fetch_add(bytes, Relaxed);
+            self.log.record(sequence, Step::Send, start);
+            self.log.figures.items.fetch_add(1, Relaxed);
+        }
+        // Says that nothing follows; the peer may have closed already.
+        let _ = self.writer.stream().shutdown(Shutdown::Write);
+        Ok(())
+    }
+
+    fn send(&mut self, sequence: u64, ready: &Ready) -> std::io::Result<u64> {
+        let mut views: Vec<TensorView<'_>> = Vec::with_capacity(self.routes.len());
+        for route in &self.routes {
+            views.push(match *route {
+                Route::Computed(i) => ready.outputs.view(i as usize),
+                Route::Passed(i) => {
+                    let inputs = ready.inputs.as_ref().expect("kept because a tensor passes through");
+                    inputs[i as usize].view()
+                }
+            });
+        }
+        // The next stage would refuse the frame and the link with it: only this item is at fault.
+        if let Some(e) = self.specs.iter().zip(&views).find_map(|(spec, view)| spec.check_tensor(view).err())
+        {
+            return self.writer.send_failure(self.epoch, sequence, &format!("the engine's result: {e}"));
+        }
+        self.writer.send(&Header { kind: Kind::Item, epoch: self.epoch, sequence }, &views)
+    }
+}

@@ -1,0 +1,215 @@
+//! From an ONNX file to a plan: simplify, measure, split.
+//!
+//! Everything that can be known before a node is asked. Called by deployment and by `defer plan`.
+
+use std::collections::HashMap;
+
+use engine::{Engine, ModelSource, SessionOptions};
+use graph::{Model, ModelError, Simplified};
+use plan::{Boundary, Device, Links, Plan, PlanError, Problem, Unit};
+use tensor::{Shape, SpecError, Tensor};
+
+use crate::profile::{Profile, ProfileError, arbitrary_item, profile, spec_bytes};
+
+/// CPU seconds that sending or receiving one byte takes: system call, copy and checksum on one end of a
+/// link. `cargo bench -p pipeline` prints what it is on the machine at hand.
+const SECONDS_PER_BYTE: f64 = 0.2e-9;
+
+/// How a model is made ready.
+#[derive(Clone, Debug)]
+pub struct PrepareOptions {
+    /// Threads of the engine that measures.
+    pub threads: usize,
+    /// The most tensors that may cross a cut.
+    pub max_live: usize,
+    /// The item to measure with; an arbitrary one without it.
+    pub sample: Option<Vec<Tensor>>,
+}
+
+impl Default for PrepareOptions {
+    fn default() -> PrepareOptions {
+        PrepareOptions { threads: 1, max_live: 4, sample: None }
+    }
+}
+
+/// A model that can be split.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Its name, for people.
+    pub name: String,
+    /// The model, simplified, with the shapes that were measured.
+    pub model: Model,
+    /// What simplifying changed.
+    pub simplified: Simplified,
+    /// What it costs.
+    pub profile: Profile,
+}
+
+/// A model that cannot be made ready, or not be split as asked.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// The model itself.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The sample has another number of tensors than the model has inputs.
+    #[error("the model takes {expected} inputs, {found} were given")]
+    Inputs {
+        /// The model's.
+        expected: usize,
+        /// Those given.
+        found: usize,
+    },
+    /// The sample does not fit the model.
+    #[error(transparent)]
+    Sample(#[from] SpecError),
+    /// Measuring it.
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    /// A cut that the model does not have.
+    #[error("the model has no cut named `{name}`{}", .closest.as_ref().map(|c| format!("; the closest is `{c}`")).unwrap_or_default())]
+    UnknownCut {
+        /// The name.
+        name: String,
+        /// A name like it.
+        closest: Option<String>,
+    },
+    /// Splitting it.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+}
+
+/// How a model is to be split.
+#[derive(Clone, Debug, Default)]
+pub struct SplitOptions {
+    /// Exactly so many stages.
+    pub stages: Option<usize>,
+    /// Exactly at these cuts, by name.
+    pub cuts: Vec<String>,
+}
+
+impl Prepared {
+    /// Simplifies and measures a model. `progress` hears of units measured and in all.
+    pub fn new(
+        mut model: Model,
+        name: &str,
+        engine: &dyn Engine,
+        options: &PrepareOptions,
+        progress: &dyn Fn(usize, usize),
+    ) -> Result<Prepared, PrepareError> {
+        let item = options.sample.clone().unwrap_or_else(|| arbitrary_item(model.inputs()));
+        check_item(&model, &item)?;
+        let simplified = model.simplify(&mut |bytes| fold(engine, bytes))?;
+        let cuts = model.cuts(options.max_live);
+        let profile = profile(&model, cuts, engine, options.threads, item, progress)?;
+        let shapes: HashMap<String, Shape> = profile
+            .frames
+            .iter()
+            .flatten()
+            .filter_map(|spec| Some((spec.name.clone(), spec.fixed_shape()?)))
+            .collect();
+        model.set_shapes(&shapes);
+        Ok(Prepared { name: name.to_owned(), model, simplified, profile })
+    }
+
+    /// What it costs on these devices.
+    pub fn problem(&self, mut devices: Vec<Device>, links: Links) -> Problem {
+        for device in &mut devices {
+            device.seconds_per_byte = SECONDS_PER_BYTE / device.speed;
+        }
+        let unit = |u: &crate::profile::UnitCost| Unit {
+            seconds: u.seconds,
+            weight_bytes: u.weight_bytes,
+            activation_bytes: u.activation_bytes,
+        };
+        let boundaries = (0..self.profile.frames.len()).map(|i| Boundary {
+            bytes: self.profile.boundary_bytes(i),
+            tensors: self.profile.frames[i].len(),
+        });
+        Problem {
+            units: self.profile.units.iter().map(unit).collect(),
+            boundaries: boundaries.collect(),
+            devices,
+            links,
+        }
+    }
+
+    /// The best plan on these devices.
+    pub fn plan(
+        &self,
+        devices: Vec<Device>,
+        links: Links,
+        split: &SplitOptions,
+    ) -> Result<Plan, PrepareError> {
+        let cuts = match &split.cuts[..] {
+            [] => None,
+            names => Some(names.iter().map(|name| self.boundary(name)).collect::<Result<Vec<_>, _>>()?),
+        };
+        let options = plan::Options { stages: split.stages, cuts };
+        Ok(plan::solve(&self.problem(devices, links), &options)?)
+    }
+
+    /// Operator positions of a plan's stage.
+    pub fn positions(&self, stage: &plan::Stage) -> std::ops::Range<usize> {
+        self.position(stage.units.start)..self.position(stage.units.end)
+    }
+
+    /// Bytes of the largest tensor on any boundary.
+    pub fn largest_tensor_bytes(&self) -> u64 {
+        self.profile.frames.iter().flatten().filter_map(spec_bytes).max().unwrap_or(0)
+    }
+
+    fn position(&self, boundary: usize) -> usize {
+        match boundary {
+            0 => 0,
+            n if n > self.profile.cuts.len() => self.model.operators().len(),
+            n => self.profile.cuts[n - 1].position,
+        }
+    }
+
+    fn boundary(&self, name: &str) -> Result<usize, PrepareError> {
+        let cuts = &self.profile.cuts;
+        match cuts.iter().position(|cut| cut.name == name) {
+            Some(i) => Ok(i + 1),
+            None => {
+                let closest = cuts.iter().map(|cut| &cut.name).min_by_key(|other| distance(name, other));
+                Err(PrepareError::UnknownCut { name: name.to_owned(), closest: closest.cloned() })
+            }
+        }
+    }
+}
+
+/// Whether an item is one the model takes.
+pub(crate) fn check_item(model: &Model, item: &[Tensor]) -> Result<(), PrepareError> {
+    let specs = model.inputs();
+    if item.len() != specs.len() {
+        return Err(PrepareError::Inputs { expected: specs.len(), found: item.len() });
+    }
+    for (spec, tensor) in specs.iter().zip(item) {
+        spec.check_tensor(&tensor.view())?;
+    }
+    Ok(())
+}
+
+/// Runs the constant part of a model.
+fn fold(engine: &dyn Engine, bytes: &[u8]) -> Result<Vec<Tensor>, String> {
+    let constant = Model::from_bytes(bytes.to_vec()).map_err(|e| e.to_string())?;
+    let options = SessionOptions::threads(1);
+    let session = engine.load(ModelSource::Bytes(bytes), &[], constant.outputs(), &options);
+    let values = session.map_err(|e| e.to_string())?.run(&[]).map_err(|e| e.to_string())?;
+    Ok((0..constant.outputs().len()).map(|i| values.view(i).to_tensor()).collect())
+}
+
+/// Edit distance, for suggestions.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.chars().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.chars().count()]
+}

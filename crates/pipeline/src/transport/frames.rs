@@ -1,0 +1,379 @@
+//! Frames on a byte stream, from and into the tensors' own buffers.
+
+use std::io::{self, BufReader, IoSlice, Read, Write};
+use std::time::Instant;
+
+use tensor::{SpecError, Tensor, TensorError, TensorSpec, TensorView};
+use wire::frame::{self, MAX_TENSORS, PREFIX_LEN};
+use wire::{CodecId, Descriptor, FrameError, Header, Kind, checksum};
+
+/// Reads ahead this far: holds a header and small payloads, so that they take one system call. Larger
+/// payloads are read past it, straight into the tensor.
+const READ_AHEAD_LEN: usize = 8 << 10;
+
+/// The longest reason a failure frame may carry, bytes.
+const MAX_REASON_LEN: usize = 4 << 10;
+
+/// Sends frames. After the first item of a size it allocates nothing.
+pub struct FrameWriter<W> {
+    stream: W,
+    codec: CodecId,
+    header: Vec<u8>,
+    descriptors: Vec<Descriptor>,
+    scratch: Vec<Vec<u8>>,
+}
+
+impl<W: Write> FrameWriter<W> {
+    /// A writer that encodes with `codec`.
+    pub fn new(stream: W, codec: CodecId) -> FrameWriter<W> {
+        FrameWriter { stream, codec, header: Vec::new(), descriptors: Vec::new(), scratch: Vec::new() }
+    }
+
+    /// Sends one frame; returns its bytes on the wire. The tensors go to the socket from where they lie.
+    ///
+    /// # Panics
+    /// With more than [`MAX_TENSORS`] tensors.
+    pub fn send(&mut self, header: &Header, tensors: &[TensorView<'_>]) -> io::Result<u64> {
+        assert!(tensors.len() <= MAX_TENSORS);
+        if self.scratch.len() < tensors.len() {
+            self.scratch.resize_with(tensors.len(), Vec::new);
+        }
+        self.descriptors.clear();
+        let mut parts = [IoSlice::new(&[]); MAX_TENSORS + 1];
+        let mut total = 0;
+        for ((tensor, scratch), part) in tensors.iter().zip(&mut self.scratch).zip(&mut parts[1..]) {
+            let encoded = self.codec.codec().encode(tensor.bytes(), scratch);
+            self.descriptors.push(Descriptor {
+                codec: self.codec,
+                dtype: tensor.dtype(),
+                shape: tensor.shape(),
+                len: tensor.bytes().len(),
+                encoded_len: encoded.len(),
+                checksum: checksum(encoded),
+            });
+            total += encoded.len() as u64;
+            *part = IoSlice::new(encoded);
+        }
+        frame::write_header(header, &self.descriptors, &mut self.header);
+        total += self.header.len() as u64;
+        parts[0] = IoSlice::new(&self.header);
+        write_all_vectored(&mut self.stream, &mut parts[..=tensors.len()])?;
+        Ok(total)
+    }
+
+    /// Sends word that an item has no result, and why.
+    pub fn send_failure(&mut self, epoch: u32, sequence: u64, reason: &str) -> io::Result<u64> {
+        let mut end = reason.len().min(MAX_REASON_LEN);
+        while !reason.is_char_boundary(end) {
+            end -= 1;
+        }
+        let bytes = &reason.as_bytes()[..end];
+        let tensor =
+            TensorView::of_slice([end].into(), bytes).expect("bytes are a u8 tensor of their length");
+        let codec = std::mem::replace(&mut self.codec, CodecId::Raw);
+        let sent = self.send(&Header { kind: Kind::Failure, epoch, sequence }, &[tensor]);
+        self.codec = codec;
+        sent
+    }
+
+    /// The stream underneath.
+    pub fn stream(&self) -> &W {
+        &self.stream
+    }
+}
+
+/// `Write::write_all_vectored`, which std does not have in stable form yet.
+fn write_all_vectored(stream: &mut impl Write, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
+    IoSlice::advance_slices(&mut parts, 0); // drops empty slices: an empty write would read as a closed peer
+    while !parts.is_empty() {
+        match stream.write_vectored(parts) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => IoSlice::advance_slices(&mut parts, n),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// Receives frames and holds them against what the plan says of the link.
+pub struct FrameReader<R> {
+    stream: BufReader<R>,
+    specs: Vec<TensorSpec>,
+    codec: CodecId,
+    max_tensor_len: usize,
+    header: Vec<u8>,
+    descriptors: Vec<Descriptor>,
+    scratch: Vec<u8>,
+}
+
+/// What arrived.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// An item; its tensors are in the buffers given.
+    Item(Header),
+    /// Word that an item has no result.
+    Failure(Header, String),
+    /// The peer closed the connection between two frames.
+    End,
+}
+
+/// What receiving one frame took.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// When its first bytes were there.
+    pub started: Instant,
+    /// Bytes on the wire.
+    pub bytes: u64,
+}
+
+/// A connection from which no further frame can be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError {
+    /// The connection broke.
+    #[error("the connection broke: {0}")]
+    Io(#[from] io::Error),
+    /// What arrived is no frame, or a damaged one.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
+    /// A frame holds another number of tensors than the link carries.
+    #[error("a frame holds {found} tensors, the plan says {expected}")]
+    Count {
+        /// What the plan says.
+        expected: usize,
+        /// What arrived.
+        found: usize,
+    },
+    /// A tensor has another type or shape than the link carries.
+    #[error(transparent)]
+    Spec(#[from] SpecError),
+    /// A tensor uses another codec than the link.
+    #[error("a tensor is encoded as {found}, the plan says {expected}")]
+    Codec {
+        /// What the plan says.
+        expected: CodecId,
+        /// What arrived.
+        found: CodecId,
+    },
+    /// A tensor is larger than the plan allows for sizes that the model leaves open.
+    #[error("tensor `{name}` has {len} bytes, the limit is {limit}")]
+    TooLarge {
+        /// The tensor.
+        name: String,
+        /// Its bytes.
+        len: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The content is no tensor.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+}
+
+impl<R: Read> FrameReader<R> {
+    /// A reader for a link that carries `specs`, encoded with `codec`, none above `max_tensor_len` bytes.
+    pub fn new(stream: R, specs: Vec<TensorSpec>, codec: CodecId, max_tensor_len: usize) -> FrameReader<R> {
+        FrameReader {
+            stream: BufReader::with_capacity(READ_AHEAD_LEN, stream),
+            specs,
+            codec,
+            max_tensor_len,
+            header: Vec::new(),
+            descriptors: Vec::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Empty tensors, one for each that a frame carries.
+    pub fn buffers(&self) -> Vec<Tensor> {
+        let empty = || Tensor::from_slice::<u8>([0].into(), &[]).expect("an empty tensor");
+        self.specs.iter().map(|_| empty()).collect()
+    }
+
+    /// Waits for the next frame and reads its tensors into `tensors`, reusing their memory.
+    pub fn receive(&mut self, tensors: &mut [Tensor]) -> Result<(Received, Timing), ReceiveError> {
+        let Some((header, mut timing)) = self.read_header()? else {
+            return Ok((Received::End, Timing { started: Instant::now(), bytes: 0 }));
+        };
+        timing.bytes += self.descriptors.iter().map(|d| d.encoded_len as u64).sum::<u64>();
+        if header.kind == Kind::Failure {
+            return Ok((Received::Failure(header, self.read_reason(&header)?), timing));
+        }
+        self.check_against_plan(tensors.len())?;
+        for (index, tensor) in tensors.iter_mut().enumerate() {
+            self.read_tensor(header.sequence, index, tensor)?;
+        }
+        Ok((Received::Item(header), timing))
+    }
+
+    fn read_header(&mut self) -> Result<Option<(Header, Timing)>, ReceiveError> {
+        let mut prefix = [0; PREFIX_LEN];
+        let first = loop {
+            match self.stream.read(&mut prefix) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                other => break other?,
+            }
+        };
+        if first == 0 {
+            return Ok(None);
+        }
+        let started = Instant::now();
+        self.stream.read_exact(&mut prefix[first..])?;
+        self.header.clear();
+        self.header.extend_from_slice(&prefix);
+        self.header.resize(frame::header_len_from_prefix(&prefix)?, 0);
+        self.stream.read_exact(&mut self.header[PREFIX_LEN..])?;
+        let header = frame::read_header(&self.header, &mut self.descriptors)?;
+        Ok(Some((header, Timing { started, bytes: self.header.len() as u64 })))
+    }
+
+    /// The one place where a peer's sizes are believed: after this, memory may be reserved for them.
+    fn check_against_plan(&self, buffers: usize) -> Result<(), ReceiveError> {
+        assert_eq!(buffers, self.specs.len(), "one buffer for each tensor of the link");
+        if self.descriptors.len() != self.specs.len() {
+            let (expected, found) = (self.specs.len(), self.descriptors.len());
+            return Err(ReceiveError::Count { expected, found });
+        }
+        for (spec, d) in self.specs.iter().zip(&self.descriptors) {
+            spec.check(d.dtype, d.shape)?;
+            if d.codec != self.codec {
+                return Err(ReceiveError::Codec { expected: self.codec, found: d.codec });
+            }
+            if d.len > self.max_tensor_len {
+                let (name, len, limit) = (spec.name.clone(), d.len, self.max_tensor_len);
+                return Err(ReceiveError::TooLarge { name, len, limit });
+            }
+        }
+        Ok(())
+    }
+
+    fn read_tensor(&mut self, sequence: u64, index: usize, tensor: &mut Tensor) -> Result<(), ReceiveError> {
+        let d = self.descriptors[index];
+        let damaged = FrameError::Checksum { sequence, index };
+        let (stream, scratch) = (&mut self.stream, &mut self.scratch);
+        tensor.refill(d.dtype, d.shape, d.len, |bytes| {
+            if d.codec == CodecId::Raw {
+                stream.read_exact(bytes)?;
+                return if checksum(bytes) == d.checksum { Ok(()) } else { Err(damaged.into()) };
+            }
+            scratch.resize(d.encoded_len, 0);
+            stream.read_exact(scratch)?;
+            if checksum(scratch) != d.checksum {
+                return Err(damaged.into());
+            }
+            let decoded = d.codec.codec().decode(scratch, bytes);
+            decoded.map_err(|source| FrameError::Codec { sequence, index, source }.into())
+        })
+    }
+
+    fn read_reason(&mut self, header: &Header) -> Result<String, ReceiveError> {
+        let [d] = self.descriptors[..] else {
+            return Err(ReceiveError::Count { expected: 1, found: self.descriptors.len() });
+        };
+        if d.codec != CodecId::Raw || d.encoded_len > MAX_REASON_LEN {
+            return Err(FrameError::Malformed("a failure that is no short text").into());
+        }
+        let mut text = vec![0; d.encoded_len];
+        self.stream.read_exact(&mut text)?;
+        if checksum(&text) != d.checksum {
+            return Err(FrameError::Checksum { sequence: header.sequence, index: 0 }.into());
+        }
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tensor::{DType, Dim, Shape};
+
+    const HEADER: Header = Header { kind: Kind::Item, epoch: 1, sequence: 5 };
+
+    fn specs() -> Vec<TensorSpec> {
+        let open = TensorSpec { name: "y".into(), dtype: DType::I64, dims: Some(vec![Dim::Unknown]) };
+        vec![TensorSpec::fixed("x", DType::F32, Shape::from([2, 3])), open]
+    }
+
+    fn tensors() -> Vec<Tensor> {
+        let x = Tensor::from_slice(Shape::from([2, 3]), &[1f32, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap();
+        let y = Tensor::from_slice(Shape::from([4]), &[1i64, -2, 3, i64::MAX]).unwrap();
+        vec![x, y]
+    }
+
+    fn sent(codec: CodecId) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut writer = FrameWriter::new(&mut bytes, codec);
+        let tensors = tensors();
+        let views: Vec<_> = tensors.iter().map(Tensor::view).collect();
+        let len = writer.send(&HEADER, &views).unwrap();
+        writer.send_failure(1, 6, "no result").unwrap();
+        assert_eq!(bytes.len() as u64, len + (frame::header_len(1) + "no result".len()) as u64);
+        bytes
+    }
+
+    #[test]
+    fn frames_failures_and_the_end_arrive_as_sent() {
+        for codec in CodecId::ALL {
+            let bytes = sent(codec);
+            let mut reader = FrameReader::new(&bytes[..], specs(), codec, 1 << 20);
+            let mut buffers = reader.buffers();
+            assert_eq!(reader.receive(&mut buffers).unwrap().0, Received::Item(HEADER));
+            assert_eq!(buffers, tensors());
+            let failure = Header { kind: Kind::Failure, sequence: 6, ..HEADER };
+            assert_eq!(
+                reader.receive(&mut buffers).unwrap().0,
+                Received::Failure(failure, "no result".into())
+            );
+            assert_eq!(reader.receive(&mut buffers).unwrap().0, Received::End);
+        }
+    }
+
+    #[test]
+    fn damage_and_truncation_anywhere_are_noticed() {
+        for codec in CodecId::ALL {
+            let good = sent(codec);
+            let frame_len = good.len() - frame::header_len(1) - "no result".len();
+            let read = |bytes: &[u8]| {
+                let mut reader = FrameReader::new(bytes, specs(), codec, 1 << 20);
+                let mut buffers = reader.buffers();
+                reader.receive(&mut buffers).map(|(received, _)| received)
+            };
+            for position in 0..frame_len {
+                let mut bad = good.clone();
+                bad[position] ^= 0x10;
+                assert!(read(&bad).is_err(), "{codec}: byte {position} flipped");
+                if position > 0 {
+                    assert!(read(&good[..position]).is_err(), "{codec}: cut at {position}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_the_plan_does_not_say_is_refused_before_memory_is_reserved() {
+        let check = |specs: Vec<TensorSpec>, codec, limit, message: &str| {
+            let bytes = sent(CodecId::Raw);
+            let mut reader = FrameReader::new(&bytes[..], specs, codec, limit);
+            let mut buffers = reader.buffers();
+            let error = reader.receive(&mut buffers).unwrap_err();
+            assert_eq!(error.to_string(), message);
+            assert!(buffers.iter().all(|b| b.bytes().is_empty()));
+        };
+        let with = |change: fn(&mut Vec<TensorSpec>)| {
+            let mut specs = specs();
+            change(&mut specs);
+            specs
+        };
+        let raw = CodecId::Raw;
+        check(with(|s| s.truncate(1)), raw, 1 << 20, "a frame holds 2 tensors, the plan says 1");
+        check(with(|s| s[1].dtype = DType::I32), raw, 1 << 20, "tensor `y` must be i32, not i64");
+        check(
+            with(|s| s[0] = TensorSpec::fixed("x", DType::F32, Shape::from([3, 2]))),
+            raw,
+            1 << 20,
+            "tensor `x` must have shape 3x2, not 2x3",
+        );
+        check(specs(), CodecId::Lz4, 1 << 20, "a tensor is encoded as raw, the plan says lz4");
+        check(specs(), raw, 31, "tensor `y` has 32 bytes, the limit is 31");
+    }
+}

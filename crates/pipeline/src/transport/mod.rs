@@ -1,0 +1,11 @@
+//! The data plane: frames over direct TCP connections, weights over connections of their own.
+//!
+//! Blocking code for dedicated threads. Knows frames and greetings, not what they are for.
+
+mod frames;
+mod tcp;
+pub(crate) mod weights;
+
+pub use frames::{FrameReader, FrameWriter, ReceiveError, Received, Timing};
+pub use tcp::{GREETING_TIMEOUT, Timeouts, connect, greet, tune, welcome};
+pub(crate) use tcp::{read_message, write_message};
