@@ -1,0 +1,42 @@
+# What people and .ci/run call. Everything is built in release, so that all targets share their artefacts.
+
+CARGO ?= cargo
+DEFER := target/release/defer
+# Items that `make demo` streams; there are 8 photos, so they go round.
+ITEMS ?= 200
+REPEAT := $(shell expr \( $(ITEMS) + 7 \) / 8)
+
+.PHONY: build demo test bench check docs clean
+
+build:
+	$(CARGO) build --release --locked -p cli
+
+## Four nodes on this machine, a trained model cut over them, some 200 photos through the chain.
+demo: build
+	@$(DEFER) engine install || echo "demo: ONNX Runtime is not there, going on with the built-in engine rten: this model takes about 5 times longer"
+	$(DEFER) run --spawn 4 models/efficientnet_lite0.onnx models/photos --repeat $(REPEAT) --whole
+
+## All tests. Those that need the ONNX Runtime library are left out only when it cannot be fetched.
+test: build
+	@if library=$$($(DEFER) engine install); then \
+	    export DEFER_ONNXRUNTIME="$$library"; \
+	else \
+	    echo "test: *** ONNX RUNTIME COULD NOT BE FETCHED: THE TESTS THAT NEED IT DO NOT RUN ***"; \
+	    export DEFER_TEST_WITHOUT_ONNXRUNTIME=1; \
+	fi; \
+	set -x; $(CARGO) test --release --locked --workspace
+
+bench: build
+	$(CARGO) bench --locked --workspace --benches
+
+## Format, lints, documentation.
+check:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --release --locked --workspace --all-targets -- -D warnings
+	$(MAKE) docs
+
+docs:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --release --locked --workspace --no-deps
+
+clean:
+	$(CARGO) clean

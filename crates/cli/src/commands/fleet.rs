@@ -1,0 +1,140 @@
+//! The nodes of a run: started here, found, or named by a file; and deploying to them with progress shown.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use graph::Model;
+use indicatif::ProgressBar;
+use pipeline::{Cluster, NodeInfo, Options, Pipeline, PrepareOptions, Prepared, Progress, Wanted};
+
+use super::{FIND_NODES, join};
+use crate::failure::Hint;
+use crate::flags::{Common, Engine, EngineName, Network, Nodes, host_and_port};
+use crate::output::progress;
+use crate::spawn::Spawned;
+
+/// Nodes that are ready for a deployment.
+pub(super) struct Fleet {
+    cluster: Cluster,
+    /// Devices and links as the user described them.
+    pub(super) description: Option<plan::Cluster>,
+    /// Dropped last: nodes started here end after everything that speaks to them.
+    _spawned: Option<Spawned>,
+}
+
+impl Fleet {
+    /// Starts, finds or waits for the nodes that the flags name; at least `stages`.
+    pub(super) fn gather(
+        nodes: &Nodes,
+        network: &Network,
+        engine: &Engine,
+        stages: Option<usize>,
+        common: &Common,
+    ) -> Result<Fleet> {
+        if let Some(count) = nodes.spawn {
+            return Fleet::spawn(count, engine, nodes.timeout, common);
+        }
+        let description = nodes.cluster.as_deref().map(read_cluster).transpose()?;
+        let mut config = network.config();
+        let mut wanted = Wanted { count: stages, timeout: nodes.timeout, ..Wanted::default() };
+        if let Some(description) = &description {
+            wanted.names = description.devices.iter().map(|d| d.name.clone()).collect();
+            let addresses = description.devices.iter().filter_map(|d| d.address.as_deref());
+            config.connect.extend(addresses.map(|address| host_and_port(address).to_owned()));
+        }
+        let bar = progress::waiting(String::new(), common.progress());
+        let mut cluster = join(&config)?;
+        let expected = if wanted.names.is_empty() { wanted.count } else { Some(wanted.names.len()) };
+        let found = cluster.discover(&wanted, &|found| waiting(&bar, found, expected));
+        found.map(drop).hint(FIND_NODES)?;
+        bar.finish_and_clear();
+        Ok(Fleet { cluster, description, _spawned: None })
+    }
+
+    fn spawn(count: usize, engine: &Engine, timeout: Duration, common: &Common) -> Result<Fleet> {
+        let bar = progress::waiting(String::new(), common.progress());
+        let mut spawned = Spawned::start(count, engine)?;
+        let mut cluster = join(spawned.network())?;
+        spawned.discover(&mut cluster, timeout, &|found| waiting(&bar, found, Some(count)))?;
+        bar.finish_and_clear();
+        Ok(Fleet { cluster, description: None, _spawned: Some(spawned) })
+    }
+
+    /// The nodes, in the order of the chain.
+    pub(super) fn nodes(&self) -> &[NodeInfo] {
+        self.cluster.nodes()
+    }
+
+    /// Refuses nodes that run another engine than the one asked for.
+    pub(super) fn require_engine(&self, engine: Option<EngineName>) -> Result<()> {
+        let Some(engine) = engine else { return Ok(()) };
+        for node in self.nodes() {
+            let runs = &node.description.engine;
+            ensure!(
+                runs.starts_with(engine.name()),
+                "the node `{}` runs {runs}, not {}: start it with --engine {}",
+                node.description.name,
+                engine.name(),
+                engine.name()
+            );
+        }
+        Ok(())
+    }
+
+    /// Deploys a model over the nodes.
+    pub(super) fn deploy(&self, prepared: &Prepared, options: &Options, common: &Common) -> Result<Pipeline> {
+        let bar = progress::bytes(0, common.progress());
+        bar.set_message("shipping");
+        let deployed = Pipeline::deploy_prepared(prepared, &self.cluster, options, &|p| match p {
+            Progress::Shipping { sent, total } => {
+                bar.set_length(total);
+                bar.set_position(sent);
+            }
+            Progress::Loading { loaded, total } => bar.set_message(format!("loading {loaded}/{total}")),
+            Progress::Measuring { .. } => {}
+        });
+        bar.finish_and_clear();
+        deployed.with_context(|| format!("cannot deploy `{}`", prepared.name)).hint(
+            "`defer plan MODEL --cuts` lists the cuts, `defer nodes` the nodes with their memory; \
+             fewer --stages or more nodes may help",
+        )
+    }
+}
+
+/// Simplifies and measures a model on this machine, with a bar.
+pub(super) fn prepare(
+    model: Model,
+    name: &str,
+    engine: &dyn engine::Engine,
+    options: &PrepareOptions,
+    common: &Common,
+) -> Result<Prepared> {
+    let bar = progress::items(0, common.progress());
+    bar.set_message("measuring");
+    let prepared = Prepared::new(model, name, engine, options, &|done, total| {
+        bar.set_length(total as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    prepared.with_context(|| format!("cannot make `{name}` ready"))
+}
+
+/// Reads a `cluster.toml`.
+pub(super) fn read_cluster(path: &Path) -> Result<plan::Cluster> {
+    let shown = path.display();
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read the cluster file `{shown}`"))?;
+    plan::Cluster::from_toml(&text)
+        .with_context(|| format!("the cluster file `{shown}` is not right"))
+        .hint("examples/cluster.toml shows every key")
+}
+
+fn waiting(bar: &ProgressBar, found: usize, expected: Option<usize>) {
+    let message = match expected {
+        Some(expected) => format!("waiting for nodes: {found} of {expected} found"),
+        None if found == 0 => "waiting for nodes: none found yet".to_owned(),
+        None => format!("nodes found: {found}"),
+    };
+    bar.set_message(message);
+}

@@ -1,0 +1,67 @@
+//! The `defer` command.
+//!
+//! Everything that prints, reads the environment or knows the home folder is in this crate; the work is done by
+//! the libraries below it.
+
+mod commands;
+mod failure;
+mod flags;
+mod input;
+mod interrupt;
+mod output;
+mod places;
+mod preprocess;
+mod spawn;
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use commands::Cli;
+
+/// Replaces the level that `--verbose` sets, in the syntax of `tracing_subscriber::EnvFilter`.
+const LOG_VARIABLE: &str = "DEFER_LOG";
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log(cli.common.verbose);
+    match commands::execute(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            let (text, code) = failure::describe(&error);
+            // Without stderr there is nobody to tell; the exit code still says it.
+            let _ = writeln!(io::stderr(), "{text}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn log(verbose: u8) {
+    let level = match verbose {
+        0 => "warn",
+        1 => "info",
+        _ => "debug",
+    };
+    // The control plane's library is talkative at levels meant for ours.
+    let default = format!("{level},zenoh=error,zenoh_transport=error,zenoh_link=error,ort=error");
+    let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new(default));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .without_time()
+        .init();
+}
+
+/// The reader of our output has gone, as with `defer ... | head`: not a failure.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        cause.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+            || cause
+                .downcast_ref::<serde_json::Error>()
+                .is_some_and(|e| e.io_error_kind() == Some(io::ErrorKind::BrokenPipe))
+    })
+}

@@ -1,0 +1,110 @@
+//! Class and confidence out of a classifier's output.
+
+use anyhow::{Result, ensure};
+use half::{bf16, f16};
+use serde::Serialize;
+use tensor::{DType, TensorView};
+
+use crate::preprocess::Labels;
+
+/// The best class for one item.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Answer {
+    /// Its number.
+    pub(crate) class: usize,
+    /// Its name, where labels are known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) label: Option<String>,
+    /// The softmax of the outputs if they are logits, else the output itself.
+    pub(crate) confidence: f32,
+}
+
+/// How outputs are read as classes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Classes {
+    pub(crate) labels: Option<Labels>,
+    pub(crate) softmax: bool,
+}
+
+impl Classes {
+    /// The best class of `output`, whose last dimension runs over the classes of a single item. `None` when the
+    /// output is not of that form, or when labels are known and their number differs.
+    pub(crate) fn best(&self, output: &TensorView<'_>) -> Result<Option<Answer>> {
+        let shape = output.shape();
+        let Some((&classes, outer)) = shape.dims().split_last() else { return Ok(None) };
+        let expected = self.labels.as_ref().map_or(classes, |l| l.0.len());
+        if classes < 2 || classes != expected || outer.iter().any(|&d| d != 1) || !output.dtype().is_float() {
+            return Ok(None);
+        }
+        let Some(scores) = floats(output)? else { return Ok(None) };
+        ensure!(scores.iter().all(|v| !v.is_nan()), "the model's output holds NaN");
+        let class = (0..classes).fold(0, |best, i| if scores[i] > scores[best] { i } else { best });
+        let top = scores[class];
+        let confidence = match self.softmax {
+            true => 1.0 / scores.iter().map(|s| (s - top).exp()).sum::<f32>(),
+            false => top,
+        };
+        let label = self.labels.as_ref().map(|l| l.0[class].clone());
+        Ok(Some(Answer { class, label, confidence }))
+    }
+}
+
+impl Answer {
+    /// The label, or the class number.
+    pub(crate) fn name(&self) -> String {
+        self.label.clone().unwrap_or_else(|| format!("class {}", self.class))
+    }
+}
+
+/// The values as f32; `None` for floats of less than 16 bits.
+fn floats(output: &TensorView<'_>) -> Result<Option<Vec<f32>>> {
+    Ok(Some(match output.dtype() {
+        DType::F32 => output.as_slice::<f32>()?.to_vec(),
+        DType::F64 => output.as_slice::<f64>()?.iter().map(|&v| v as f32).collect(),
+        DType::F16 => output.as_slice::<f16>()?.iter().map(|v| v.to_f32()).collect(),
+        DType::Bf16 => output.as_slice::<bf16>()?.iter().map(|v| v.to_f32()).collect(),
+        _ => return Ok(None),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use tensor::{Shape, Tensor};
+
+    use super::*;
+
+    fn labels(names: &[&str]) -> Option<Labels> {
+        Some(Labels(names.iter().map(|n| n.to_string()).collect()))
+    }
+
+    #[test]
+    fn the_largest_wins_and_softmax_gives_the_confidence() {
+        let tensor = Tensor::from_slice(Shape::from([1, 3]), &[1f32, 3.0, 2.0]).unwrap();
+        let logits = Classes { labels: labels(&["a", "b", "c"]), softmax: true };
+        let answer = logits.best(&tensor.view()).unwrap().unwrap();
+        let expected = 1.0 / (1.0 + (-1f32).exp() + (-2f32).exp());
+        assert_eq!((answer.class, answer.name().as_str()), (1, "b"));
+        assert!((answer.confidence - expected).abs() < 1e-6);
+        let plain = Classes::default().best(&tensor.view()).unwrap().unwrap();
+        assert_eq!((plain.confidence, plain.name().as_str()), (3.0, "class 1"));
+
+        let huge = Tensor::from_slice(Shape::from([2]), &[f16::MAX, f16::from_f32(0.0)]).unwrap();
+        let answer = Classes { labels: None, softmax: true }.best(&huge.view()).unwrap().unwrap();
+        assert_eq!((answer.class, answer.confidence), (0, 1.0));
+    }
+
+    #[test]
+    fn what_is_no_classification_has_no_answer() {
+        let check = |tensor: Tensor, names: Option<Labels>| {
+            let classes = Classes { labels: names, softmax: true };
+            assert_eq!(classes.best(&tensor.view()).unwrap(), None);
+        };
+        check(Tensor::zeros(DType::F32, Shape::SCALAR).unwrap(), None);
+        check(Tensor::zeros(DType::F32, Shape::from([2, 3])).unwrap(), None);
+        check(Tensor::zeros(DType::I64, Shape::from([1, 3])).unwrap(), None);
+        check(Tensor::zeros(DType::F32, Shape::from([1, 3])).unwrap(), labels(&["a", "b"]));
+        check(Tensor::zeros(DType::F32, Shape::from([1, 1])).unwrap(), None);
+        let nan = Tensor::from_slice(Shape::from([2]), &[f32::NAN, 0.0]).unwrap();
+        assert!(Classes::default().best(&nan.view()).is_err());
+    }
+}

@@ -1,0 +1,46 @@
+//! Progress bars on stderr, for people only: hidden when stderr is no terminal, with `--json` and with `--quiet`.
+
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Between two redraws of a spinner.
+const TICK: Duration = Duration::from_millis(120);
+
+/// Whether bars are shown at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Visibility {
+    /// On a terminal.
+    Terminal,
+    /// Never.
+    Hidden,
+}
+
+/// A bar over `total` items.
+pub(crate) fn items(total: u64, visibility: Visibility) -> ProgressBar {
+    let template = "{msg:<12} {wide_bar} {human_pos}/{human_len}  {per_sec}  {eta} left";
+    bar(ProgressBar::new(total), template, visibility)
+}
+
+/// A bar over `total` bytes.
+pub(crate) fn bytes(total: u64, visibility: Visibility) -> ProgressBar {
+    let template = "{msg:<12} {wide_bar} {binary_bytes}/{binary_total_bytes}  {binary_bytes_per_sec}";
+    bar(ProgressBar::new(total), template, visibility)
+}
+
+/// A spinner for work of unknown length, with a message that says what is waited for.
+pub(crate) fn waiting(message: impl Into<String>, visibility: Visibility) -> ProgressBar {
+    let spinner = bar(ProgressBar::no_length(), "{spinner} {msg}  {elapsed}", visibility);
+    spinner.set_message(message.into());
+    spinner.enable_steady_tick(TICK);
+    spinner
+}
+
+fn bar(bar: ProgressBar, template: &str, visibility: Visibility) -> ProgressBar {
+    bar.set_draw_target(match visibility {
+        // Hides itself when stderr is no terminal.
+        Visibility::Terminal => ProgressDrawTarget::stderr(),
+        Visibility::Hidden => ProgressDrawTarget::hidden(),
+    });
+    bar.with_style(ProgressStyle::with_template(template).expect("the templates above are well formed"))
+}

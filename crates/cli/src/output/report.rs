@@ -1,0 +1,370 @@
+//! The tables of `run`, `nodes` and `plan`: plain data in, a table or JSON out.
+
+use serde::Serialize;
+
+use super::table::Column::{Number, Text};
+use super::table::table;
+
+/// One stage of a run, measured.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct StageRow {
+    pub(crate) stage: usize,
+    pub(crate) node: String,
+    pub(crate) engine: String,
+    pub(crate) operators: usize,
+    pub(crate) weight_bytes: u64,
+    /// Time in the engine for one item, mean, ms.
+    pub(crate) compute_ms: f64,
+    /// Share of the run in which the stage computed, 0 to 1.
+    pub(crate) busy: f64,
+    /// Received and sent for one item, on the wire, mean.
+    pub(crate) in_bytes: f64,
+    pub(crate) out_bytes: f64,
+    /// The codec of the link that leaves the stage.
+    pub(crate) codec: String,
+}
+
+/// The figures of a whole run.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct RunReport {
+    pub(crate) items: usize,
+    pub(crate) seconds: f64,
+    pub(crate) items_per_s: f64,
+    pub(crate) latency_ms_p50: f64,
+    pub(crate) latency_ms_p99: f64,
+    /// CPU time of the nodes' processes, all together.
+    pub(crate) cpu_ms_per_item: f64,
+    /// Weights sent to nodes before the run; 0 when they held everything.
+    pub(crate) shipped_weight_bytes: u64,
+    pub(crate) stages: Vec<StageRow>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) whole_model: Option<WholeReport>,
+}
+
+/// The same items through the whole model on one node.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct WholeReport {
+    pub(crate) items_per_s: f64,
+    pub(crate) latency_ms_p50: f64,
+    pub(crate) latency_ms_p99: f64,
+    pub(crate) cpu_ms_per_item: f64,
+    /// Over all outputs of all items.
+    pub(crate) largest_difference: f64,
+}
+
+/// One node that was found.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct NodeRow {
+    pub(crate) name: String,
+    pub(crate) address: String,
+    pub(crate) cores: u32,
+    /// Threads that compute.
+    pub(crate) threads: u32,
+    /// The node's limit, and what deployments take of it.
+    pub(crate) memory_bytes: u64,
+    pub(crate) memory_used_bytes: u64,
+    pub(crate) engine: String,
+    /// What it runs, empty when idle.
+    pub(crate) runs: Vec<String>,
+}
+
+/// One stage of a plan, before anything runs.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct PlanRow {
+    pub(crate) stage: usize,
+    pub(crate) device: String,
+    pub(crate) operators: usize,
+    pub(crate) weight_bytes: u64,
+    /// Predicted from the timed units, ms.
+    pub(crate) compute_ms: f64,
+    /// Share of the period in which the device computes, sends or receives, 0 to 1.
+    pub(crate) busy: f64,
+    /// Weights and activations.
+    pub(crate) memory_bytes: u64,
+    /// The tensors that cross to the next stage.
+    pub(crate) cut: Vec<String>,
+}
+
+/// One link of a plan.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct HopRow {
+    pub(crate) from: String,
+    pub(crate) to: String,
+    /// For one item.
+    pub(crate) bytes: u64,
+    pub(crate) tensors: usize,
+    /// Time that the link is busy for one item.
+    pub(crate) ms: f64,
+}
+
+/// A plan and what it promises.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct PlanReport {
+    /// The engine that timed the model's parts.
+    pub(crate) engine: String,
+    pub(crate) stages: Vec<PlanRow>,
+    pub(crate) links: Vec<HopRow>,
+    pub(crate) period_ms: f64,
+    pub(crate) items_per_s: f64,
+    pub(crate) latency_ms: f64,
+    /// The whole model on a device of speed 1.
+    pub(crate) whole_ms: f64,
+    /// The resource that sets the period.
+    pub(crate) bottleneck: String,
+}
+
+/// One place where a model can be cut.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct CutRow {
+    /// What `--cut` takes.
+    pub(crate) name: String,
+    /// The live tensors.
+    pub(crate) tensors: Vec<String>,
+    pub(crate) bytes: u64,
+    /// Share of the whole cost that lies before the cut, 0 to 1.
+    pub(crate) cost_before: f64,
+}
+
+impl RunReport {
+    /// The report for people, several lines.
+    pub(crate) fn text(&self) -> String {
+        let mut text = stages(&self.stages);
+        let row = |name: &str, figures: [f64; 4]| {
+            std::iter::once(name.to_owned()).chain(figures.map(|f| format!("{f:.1}"))).collect()
+        };
+        let latency = (self.latency_ms_p50, self.latency_ms_p99);
+        let mut rows: Vec<Vec<String>> =
+            vec![row("chain", [self.items_per_s, latency.0, latency.1, self.cpu_ms_per_item])];
+        if let Some(whole) = &self.whole_model {
+            let latency = (whole.latency_ms_p50, whole.latency_ms_p99);
+            rows.push(row("whole model", [whole.items_per_s, latency.0, latency.1, whole.cpu_ms_per_item]));
+        }
+        let columns = [
+            Text("run"),
+            Number("items/s"),
+            Number("latency p50 (ms)"),
+            Number("p99 (ms)"),
+            Number("CPU (ms/item)"),
+        ];
+        text += &format!("\n\n{}", table(&columns, rows));
+        text += &format!(
+            "\n\n{} items in {:.2} s, {} MB of weights shipped",
+            self.items,
+            self.seconds,
+            megabytes(self.shipped_weight_bytes)
+        );
+        if let Some(whole) = &self.whole_model {
+            text += &format!("\nlargest difference to the whole model: {:.1e}", whole.largest_difference);
+        }
+        text
+    }
+}
+
+fn stages(rows: &[StageRow]) -> String {
+    let columns = [
+        Number("stage"),
+        Text("node"),
+        Number("operators"),
+        Number("weights (MB)"),
+        Number("compute (ms)"),
+        Number("busy (%)"),
+        Number("in (KB)"),
+        Number("out (KB)"),
+        Text("codec"),
+    ];
+    table(
+        &columns,
+        rows.iter().map(|row| {
+            vec![
+                row.stage.to_string(),
+                row.node.clone(),
+                row.operators.to_string(),
+                megabytes(row.weight_bytes),
+                format!("{:.2}", row.compute_ms),
+                format!("{:.0}", 100.0 * row.busy),
+                kilobytes(row.in_bytes),
+                kilobytes(row.out_bytes),
+                row.codec.clone(),
+            ]
+        }),
+    )
+}
+
+/// The table of `defer nodes`.
+pub(crate) fn nodes(rows: &[NodeRow]) -> String {
+    let columns = [
+        Text("name"),
+        Text("address"),
+        Number("cores"),
+        Number("threads"),
+        Number("memory (MB)"),
+        Number("used (MB)"),
+        Text("engine"),
+        Text("runs"),
+    ];
+    table(
+        &columns,
+        rows.iter().map(|row| {
+            vec![
+                row.name.clone(),
+                row.address.clone(),
+                row.cores.to_string(),
+                row.threads.to_string(),
+                format!("{:.0}", row.memory_bytes as f64 / 1e6),
+                format!("{:.0}", row.memory_used_bytes as f64 / 1e6),
+                row.engine.clone(),
+                if row.runs.is_empty() { "idle".to_owned() } else { row.runs.join(", ") },
+            ]
+        }),
+    )
+}
+
+impl PlanReport {
+    /// The plan for people: a table of stages, one of links, and what to expect.
+    pub(crate) fn text(&self) -> String {
+        let columns = [
+            Number("stage"),
+            Text("device"),
+            Number("operators"),
+            Number("weights (MB)"),
+            Number("memory (MB)"),
+            Number("compute (ms)"),
+            Number("busy (%)"),
+            Text("cut after"),
+        ];
+        let stage = |row: &PlanRow| {
+            vec![
+                row.stage.to_string(),
+                row.device.clone(),
+                row.operators.to_string(),
+                megabytes(row.weight_bytes),
+                megabytes(row.memory_bytes),
+                format!("{:.2}", row.compute_ms),
+                format!("{:.0}", 100.0 * row.busy),
+                row.cut.join(", "),
+            ]
+        };
+        let stages = table(&columns, self.stages.iter().map(stage));
+        let columns = [Text("from"), Text("to"), Number("tensors"), Number("KB/item"), Number("busy (ms)")];
+        let link = |row: &HopRow| {
+            let (from, to) = (row.from.clone(), row.to.clone());
+            vec![from, to, row.tensors.to_string(), kilobytes(row.bytes as f64), format!("{:.2}", row.ms)]
+        };
+        let links = table(&columns, self.links.iter().map(link));
+        format!(
+            "{stages}\n\n{links}\n\n\
+             predicted: {:.1} items/s (one every {:.2} ms), latency {:.1} ms, limited by {}\n\
+             one device of speed 1 alone: {:.1} items/s; timed with {}",
+            self.items_per_s,
+            self.period_ms,
+            self.latency_ms,
+            self.bottleneck,
+            1e3 / self.whole_ms.max(1e-9),
+            self.engine
+        )
+    }
+}
+
+/// The table of `defer plan --cuts`.
+pub(crate) fn cuts(rows: &[CutRow]) -> String {
+    let columns =
+        [Number("cut"), Number("size (KB)"), Number("cost before (%)"), Text("name"), Text("with it")];
+    table(
+        &columns,
+        rows.iter().enumerate().map(|(i, row)| {
+            vec![
+                (i + 1).to_string(),
+                kilobytes(row.bytes as f64),
+                format!("{:.1}", 100.0 * row.cost_before),
+                row.name.clone(),
+                row.tensors.iter().filter(|t| **t != row.name).cloned().collect::<Vec<_>>().join(", "),
+            ]
+        }),
+    )
+}
+
+/// Millions of bytes.
+pub(crate) fn megabytes(bytes: u64) -> String {
+    format!("{:.2}", bytes as f64 / 1e6)
+}
+
+/// Thousands of millions of bytes, with the unit.
+pub(crate) fn gigabytes(bytes: u64) -> String {
+    format!("{:.1} GB", bytes as f64 / 1e9)
+}
+
+fn kilobytes(bytes: f64) -> String {
+    format!("{:.1}", bytes / 1e3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stage(i: usize) -> StageRow {
+        StageRow {
+            stage: i,
+            node: format!("a-node-with-a-rather-long-name-{i}.local"),
+            engine: "onnxruntime 1.32.0".into(),
+            operators: 123,
+            weight_bytes: 123_456_789,
+            compute_ms: 1234.5,
+            busy: 0.994,
+            in_bytes: 123_456_789.0,
+            out_bytes: 3_211_264.0,
+            codec: "bf16+shuffle+zstd".into(),
+        }
+    }
+
+    #[test]
+    fn the_report_fits_100_columns_and_says_what_was_measured() {
+        let report = RunReport {
+            items: 200,
+            seconds: 2.5,
+            items_per_s: 80.0,
+            latency_ms_p50: 12.34,
+            latency_ms_p99: 56.78,
+            cpu_ms_per_item: 9.0,
+            shipped_weight_bytes: 18_500_000,
+            stages: (0..8).map(stage).collect(),
+            whole_model: Some(WholeReport {
+                items_per_s: 60.0,
+                latency_ms_p50: 16.0,
+                latency_ms_p99: 17.0,
+                cpu_ms_per_item: 8.0,
+                largest_difference: 0.0,
+            }),
+        };
+        let text = report.text();
+        for line in text.lines() {
+            assert!(line.chars().count() <= 100, "{line}");
+        }
+        for part in ["80.0", "12.3", "56.8", "18.50 MB of weights shipped", "whole model: 0.0e0", "99"] {
+            assert!(text.contains(part), "{part} is not in\n{text}");
+        }
+        let tensors = vec!["/features/stage4/unit3/conv2/Conv_output_0".to_owned(); 3];
+        let row = PlanRow {
+            stage: 1,
+            device: "a-device-with-a-long-name.local".into(),
+            operators: 5,
+            weight_bytes: 9,
+            compute_ms: 1.0,
+            busy: 1.0,
+            memory_bytes: 7,
+            cut: tensors,
+        };
+        let plan = PlanReport {
+            engine: "rten 0.27".into(),
+            stages: vec![row],
+            links: vec![],
+            period_ms: 4.0,
+            items_per_s: 250.0,
+            latency_ms: 9.0,
+            whole_ms: 16.0,
+            bottleneck: "x".into(),
+        };
+        for line in plan.text().lines() {
+            assert!(line.chars().count() <= 100, "{line}");
+        }
+    }
+}

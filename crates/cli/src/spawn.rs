@@ -1,0 +1,121 @@
+//! `--spawn N`: compute nodes on this machine, as processes of their own, that end with this one.
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use pipeline::{Cluster, DiscoverError, NetworkConfig, Wanted};
+
+use crate::failure::Hint;
+use crate::flags::Engine;
+
+/// How long a node may take to end after it was asked to.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Between two looks at whether a node has ended early.
+const LOOK_PERIOD: Duration = Duration::from_millis(200);
+
+/// Local nodes; they end when this is dropped, or when this process dies.
+pub(crate) struct Spawned {
+    nodes: Vec<(String, Child)>,
+    network: NetworkConfig,
+}
+
+impl Spawned {
+    /// Starts `count` nodes in a group of their own.
+    pub(crate) fn start(count: usize, engine: &Engine) -> Result<Spawned> {
+        let program = std::env::current_exe().context("cannot find the path of this program")?;
+        let network =
+            NetworkConfig { group: format!("spawn-{}", std::process::id()), ..NetworkConfig::default() };
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = (cores / count).max(1);
+        let memory = super::commands::default_memory() / count as u64;
+        let mut spawned = Spawned { nodes: Vec::new(), network };
+        for i in 1..=count {
+            let name = format!("local-{i}");
+            let mut command = Command::new(&program);
+            command.args([
+                "node",
+                "--until-stdin-closes",
+                "--name",
+                &name,
+                "--group",
+                &spawned.network.group,
+            ]);
+            command.args(["--threads", &threads.to_string(), "--memory", &memory.to_string()]);
+            command.args(engine.as_arguments());
+            // A group of its own, so that Ctrl-C reaches this process alone, which then drains the chain.
+            command.stdin(Stdio::piped()).stdout(Stdio::null()).process_group(0);
+            let child = command.spawn().with_context(|| format!("cannot start the node {name}"))?;
+            spawned.nodes.push((name, child));
+        }
+        Ok(spawned)
+    }
+
+    /// How to meet the nodes.
+    pub(crate) fn network(&self) -> &NetworkConfig {
+        &self.network
+    }
+
+    /// Waits until every node is found.
+    pub(crate) fn discover(
+        &mut self,
+        cluster: &mut Cluster,
+        timeout: Duration,
+        progress: &dyn Fn(usize),
+    ) -> Result<()> {
+        let deadline = Instant::now() + timeout;
+        let count = Some(self.nodes.len());
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let wanted = Wanted { count, timeout: left.min(LOOK_PERIOD), ..Wanted::default() };
+            let found = match cluster.discover(&wanted, progress) {
+                Ok(_) => return Ok(()),
+                Err(DiscoverError::TooFew { found, .. }) => found,
+                Err(_) => 0,
+            };
+            for (name, child) in &mut self.nodes {
+                if let Some(status) = child.try_wait().context("cannot look after a node")? {
+                    bail!("the node {name} ended early: {status}");
+                }
+            }
+            if left.is_zero() {
+                return Err(DiscoverError::TooFew { found, wanted: self.nodes.len(), timeout }).hint(
+                    "local nodes are found by multicast on the loopback interface; a firewall or container \
+                     may forbid it. Start nodes with `defer node --listen 127.0.0.1:PORT` and name them with \
+                     --connect 127.0.0.1:PORT",
+                );
+            }
+        }
+    }
+}
+
+impl Drop for Spawned {
+    fn drop(&mut self) {
+        // They end when their standard input does.
+        self.nodes.iter_mut().for_each(|(_, child)| drop(child.stdin.take()));
+        let deadline = Instant::now() + END_TIMEOUT;
+        for (name, child) in &mut self.nodes {
+            if let Err(e) = end(child, deadline) {
+                tracing::warn!("the node {name} could not be ended: {e}");
+            }
+        }
+    }
+}
+
+/// Waits for a child until `deadline`, then kills it.
+fn end(child: &mut Child, deadline: Instant) -> io::Result<()> {
+    // A process cannot be waited for with a time limit without signals or polling; this is polling, coarse
+    // because ending takes milliseconds and happens once.
+    while Instant::now() < deadline {
+        if child.try_wait()?.is_some() {
+            return Ok(());
+        }
+        #[expect(clippy::disallowed_methods, reason = "see above")]
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill()?;
+    child.wait().map(drop)
+}
