@@ -30,5 +30,5 @@ pub use cuts::Cut;
 pub use error::{ModelError, StageError};
 pub use hash::{Hash, ParseHashError};
 pub use model::{Model, Operator};
-pub use simplify::Simplified;
+pub use simplify::{Evaluate, Simplified};
 pub use stage::{Route, Stage, Weight};

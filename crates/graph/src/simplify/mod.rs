@@ -18,7 +18,7 @@ use crate::proto::{GraphProto, ModelProto};
 use crate::stage::{FREE_INITIALIZERS_IR, constant_tensor};
 
 /// Computes the outputs of a model that has no inputs, in their order.
-pub(crate) type Evaluate<'a> = dyn FnMut(&[u8]) -> Result<Vec<Tensor>, String> + 'a;
+pub type Evaluate<'a> = dyn FnMut(&[u8]) -> Result<Vec<Tensor>, String> + 'a;
 
 /// What [`Model::simplify`] did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,10 +43,7 @@ impl Model {
     ///
     /// # Errors
     /// The model is then unchanged.
-    pub fn simplify(
-        &mut self,
-        evaluate: &mut dyn FnMut(&[u8]) -> Result<Vec<Tensor>, String>,
-    ) -> Result<Simplified, ModelError> {
+    pub fn simplify(&mut self, evaluate: &mut Evaluate<'_>) -> Result<Simplified, ModelError> {
         let mut report = Simplified::default();
         let mut model = Model::analyse(prepare(self))?;
         report.removed += dead::remove(&mut model)?;

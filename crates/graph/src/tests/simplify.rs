@@ -273,6 +273,33 @@ fn a_shared_dequantizer_is_given_to_each_reader() {
 }
 
 #[test]
+fn a_dequantizer_whose_result_a_body_captures_stays() {
+    let weights = vec![f32s("s", &[], &[0.5]), raw("c", tensor::DType::Bool, &[], vec![1])];
+    let branch = || graph(vec![], squares(&["t"]), vec![], vec![node("Abs", &["a"], &["t"])]);
+    let conditional = with(node("If", &["c"], &["b"]), "then_branch", body(branch()));
+    let nodes = vec![
+        node("QuantizeLinear", &["x", "s"], &["q"]),
+        node("DequantizeLinear", &["q", "s"], &["a"]),
+        with(conditional, "else_branch", body(branch())),
+        node("Add", &["a", "b"], &["y"]),
+    ];
+    let mut model = chain(weights, nodes);
+    model.simplify(&mut never).unwrap();
+    assert_eq!(operators(&model), ["QuantizeLinear", "DequantizeLinear", "If", "Add"]);
+    check_composition(&model, &[2, 3]);
+}
+
+#[test]
+fn a_name_that_a_body_uses_for_itself_is_not_taken() {
+    let own = || vec![node("Neg", &["a"], &["x"]), node("Add", &["x", "a"], &["t"])];
+    let branch = || graph(vec![], squares(&["t"]), vec![], own());
+    let conditional = with(node("If", &["c"], &["y"]), "then_branch", body(branch()));
+    let nodes = vec![node("Identity", &["x"], &["a"]), with(conditional, "else_branch", body(branch()))];
+    let mut model = chain(vec![raw("c", tensor::DType::Bool, &[], vec![1])], nodes);
+    assert_eq!(model.simplify(&mut never).unwrap().removed, 0);
+}
+
+#[test]
 fn the_vendored_models_compose_after_simplification() {
     for path in vendored() {
         let mut model = Model::load(&path).unwrap();
