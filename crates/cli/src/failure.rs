@@ -93,7 +93,8 @@ impl fmt::Display for Advised {
 
 impl std::error::Error for Advised {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.error.source()
+        // The error itself, not its source: what looks for a kind of error must find it under the advice.
+        Some(self.error.as_ref())
     }
 }
 
@@ -114,6 +115,9 @@ mod tests {
         check(twice, "error: no room\nhint: make room", 1);
         let repeated = Err::<(), _>(anyhow!("no room")).context("cannot write: no room").unwrap_err();
         check(repeated, "error: cannot write: no room", 1);
+        let closed = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        let closed = Err::<(), _>(closed).hint("read on").unwrap_err();
+        assert!(closed.chain().any(|e| e.is::<std::io::Error>()), "advice hides the error: {closed:?}");
         let interrupted = Err::<(), _>(Interrupted).context("while streaming").unwrap_err();
         check(interrupted, "interrupted", 130);
         let taken = std::io::Error::from(std::io::ErrorKind::AddrInUse);

@@ -8,6 +8,7 @@ mod failure;
 mod flags;
 mod input;
 mod interrupt;
+mod machine;
 mod output;
 mod places;
 mod preprocess;
@@ -40,13 +41,14 @@ fn main() -> ExitCode {
 }
 
 fn log(verbose: u8) {
-    let level = match verbose {
-        0 => "warn",
-        1 => "info",
-        _ => "debug",
+    // The control plane's library is talkative at levels meant for ours, and calls it an error when a peer leaves
+    // in the middle of a message; what fails for us, it returns.
+    let (level, zenoh) = match verbose {
+        0 => ("warn", "off"),
+        1 => ("info", "off"),
+        _ => ("debug", "error"),
     };
-    // The control plane's library is talkative at levels meant for ours.
-    let default = format!("{level},zenoh=error,zenoh_transport=error,zenoh_link=error,ort=error");
+    let default = format!("{level},zenoh={zenoh},zenoh_transport={zenoh},zenoh_link={zenoh},ort=error");
     let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new(default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)

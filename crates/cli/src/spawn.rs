@@ -10,6 +10,7 @@ use pipeline::{Cluster, DiscoverError, NetworkConfig, Wanted};
 
 use crate::failure::Hint;
 use crate::flags::Engine;
+use crate::machine::default_memory;
 
 /// How long a node may take to end after it was asked to.
 const END_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,7 +32,7 @@ impl Spawned {
             NetworkConfig { group: format!("spawn-{}", std::process::id()), ..NetworkConfig::default() };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let threads = (cores / count).max(1);
-        let memory = super::commands::default_memory() / count as u64;
+        let memory = default_memory() / count as u64;
         let mut spawned = Spawned { nodes: Vec::new(), network };
         for i in 1..=count {
             let name = format!("local-{i}");

@@ -34,6 +34,13 @@ pub struct Wanted {
     pub timeout: Duration,
 }
 
+impl Wanted {
+    /// So many nodes, within `timeout`.
+    pub fn nodes(count: usize, timeout: Duration) -> Wanted {
+        Wanted { count: Some(count), timeout, ..Wanted::default() }
+    }
+}
+
 /// The nodes did not show up.
 #[derive(Debug, thiserror::Error)]
 pub enum DiscoverError {

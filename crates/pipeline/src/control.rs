@@ -4,7 +4,7 @@
 //! presence is a liveliness token.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 use wire::control::{self, ControlError, Request, Response};
@@ -77,6 +77,9 @@ pub(crate) enum AskError {
     /// Nobody by that identity answered in time.
     #[error("no answer within {} s", .0.as_secs_f32())]
     Silence(Duration),
+    /// Nobody by that identity is there, or it went before it answered.
+    #[error("it is gone")]
+    Gone,
     /// The answer cannot be read.
     #[error(transparent)]
     Control(#[from] ControlError),
@@ -115,7 +118,7 @@ pub(crate) struct Inquiry {
 impl Control {
     pub(crate) fn open(config: &NetworkConfig) -> Result<Control, NetworkError> {
         check(config)?;
-        let open = |e: zenoh::Error| NetworkError::Open { listen: config.listen, reason: e.to_string() };
+        let open = |e: zenoh::Error| NetworkError::Open { listen: config.listen, reason: reason(&e) };
         let session = zenoh::open(zenoh_config(config).map_err(open)?).wait().map_err(open)?;
         Ok(Control { session, prefix: format!("defer/{}/{}", control::VERSION, config.group) })
     }
@@ -170,7 +173,8 @@ impl Control {
 
     /// Asks `node` and waits for its answer.
     pub(crate) fn ask(&self, node: &str, request: &Request, timeout: Duration) -> Result<Response, AskError> {
-        let transport = |e: zenoh::Error| AskError::Transport(e.to_string());
+        let transport = |e: zenoh::Error| AskError::Transport(reason(&e));
+        let asked = Instant::now();
         let replies = self
             .session
             .get(self.request_key(node))
@@ -181,7 +185,10 @@ impl Control {
             .wait()
             .map_err(transport)?;
         // The channel closes when the node has answered, has gone, or the time is up.
-        let reply = replies.recv().map_err(|_| AskError::Silence(timeout))?;
+        let reply = replies.recv().map_err(|_| match asked.elapsed() < timeout {
+            true => AskError::Gone,
+            false => AskError::Silence(timeout),
+        })?;
         match reply.into_result() {
             Ok(sample) => Ok(control::decode(&sample.payload().to_bytes())?),
             Err(_) => Err(AskError::Silence(timeout)),
@@ -218,8 +225,16 @@ impl Inquiry {
     }
 }
 
+/// What Zenoh says, without the places in its source that it adds.
+fn reason(e: &zenoh::Error) -> String {
+    let text = e.to_string();
+    let parts =
+        text.split(" - Caused by ").map(|part| part.rsplit_once(" at /").map_or(part, |(said, _)| said));
+    parts.collect::<Vec<_>>().join(": ")
+}
+
 fn declare(e: zenoh::Error) -> NetworkError {
-    NetworkError::Declare(e.to_string())
+    NetworkError::Declare(reason(&e))
 }
 
 fn check(config: &NetworkConfig) -> Result<(), NetworkError> {

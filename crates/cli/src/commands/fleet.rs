@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -9,7 +10,7 @@ use graph::Model;
 use indicatif::ProgressBar;
 use pipeline::{Cluster, NodeInfo, Options, Pipeline, PrepareOptions, Prepared, Progress, Wanted};
 
-use super::{FIND_NODES, join};
+use super::advice::{FIND_NODES, join};
 use crate::failure::Hint;
 use crate::flags::{Common, Engine, EngineName, Network, Nodes, host_and_port};
 use crate::output::progress;
@@ -87,20 +88,30 @@ impl Fleet {
     pub(super) fn deploy(&self, prepared: &Prepared, options: &Options, common: &Common) -> Result<Pipeline> {
         let bar = progress::bytes(0, common.progress());
         bar.set_message("shipping");
-        let deployed = Pipeline::deploy_prepared(prepared, &self.cluster, options, &|p| match p {
+        let shown = bar.clone();
+        let hear = move |p| match p {
             Progress::Shipping { sent, total } => {
-                bar.set_length(total);
-                bar.set_position(sent);
+                shown.set_length(total);
+                shown.set_position(sent);
             }
-            Progress::Loading { loaded, total } => bar.set_message(format!("loading {loaded}/{total}")),
+            Progress::Loading { loaded, total } => shown.set_message(format!("loading {loaded}/{total}")),
             Progress::Measuring { .. } => {}
-        });
+        };
+        let options = Options { progress: Some(Arc::new(hear)), ..options.clone() };
+        let deployed = Pipeline::deploy_prepared(prepared, &self.cluster, &options);
         bar.finish_and_clear();
         deployed.with_context(|| format!("cannot deploy `{}`", prepared.name)).hint(
             "`defer plan MODEL --cuts` lists the cuts, `defer nodes` the nodes with their memory; \
              fewer --stages or more nodes may help",
         )
     }
+}
+
+/// Loads a model; an error says what to do.
+pub(super) fn load_model(path: &Path) -> Result<Model> {
+    Model::load(path)
+        .with_context(|| format!("cannot load the model `{}`", path.display()))
+        .hint("check the path and the file; `defer zoo resnet50 -o resnet50.onnx` makes a model to try")
 }
 
 /// Simplifies and measures a model on this machine, with a bar.
@@ -118,13 +129,17 @@ pub(super) fn prepare(
         bar.set_position(done as u64);
     });
     bar.finish_and_clear();
-    prepared.with_context(|| format!("cannot make `{name}` ready"))
+    prepared
+        .with_context(|| format!("cannot make `{name}` ready"))
+        .hint("the other engine may take it: --engine onnxruntime or --engine rten; `defer engine list` shows which are there")
 }
 
 /// Reads a `cluster.toml`.
 pub(super) fn read_cluster(path: &Path) -> Result<plan::Cluster> {
     let shown = path.display();
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read the cluster file `{shown}`"))?;
+    let text = fs::read_to_string(path)
+        .with_context(|| format!("cannot read the cluster file `{shown}`"))
+        .hint("check the path; examples/cluster.toml shows what such a file holds")?;
     plan::Cluster::from_toml(&text)
         .with_context(|| format!("the cluster file `{shown}` is not right"))
         .hint("examples/cluster.toml shows every key")
@@ -136,5 +151,7 @@ fn waiting(bar: &ProgressBar, found: usize, expected: Option<usize>) {
         None if found == 0 => "waiting for nodes: none found yet".to_owned(),
         None => format!("nodes found: {found}"),
     };
+    // Where no bar is shown, as under a service manager, the log tells.
+    tracing::info!("{message}");
     bar.set_message(message);
 }

@@ -10,8 +10,9 @@ use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::{default_memory, network_advice};
+use super::advice::{advised, network_advice};
 use crate::flags::{Common, Engine, Network, bytes, positive};
+use crate::machine::{default_memory, host_name};
 use crate::output::report::gigabytes;
 use crate::output::{json_line, line};
 use crate::places;
@@ -114,7 +115,7 @@ fn advise(error: NodeError) -> anyhow::Error {
         NodeError::Cache(_) => Some("name a folder that you may write to with --cache"),
         NodeError::Thread(_) => None,
     };
-    super::advised(error, advice)
+    advised(error, advice)
 }
 
 fn listen_for_signals(ended: Sender<()>) -> io::Result<()> {
@@ -126,9 +127,4 @@ fn listen_for_signals(ended: Sender<()>) -> io::Result<()> {
         }
     })?;
     Ok(())
-}
-
-fn host_name() -> String {
-    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    if name.is_empty() { "node".to_owned() } else { name }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use pipeline::{DiscoverError, NodeInfo, Wanted};
 
-use super::{FIND_NODES, join};
+use super::advice::{FIND_NODES, join};
 use crate::failure::Hint;
 use crate::flags::{Common, Network, duration};
 use crate::output::report::{NodeRow, nodes};

@@ -7,8 +7,7 @@ use pipeline::{PrepareOptions, Prepared};
 use plan::{Device, Link, Links, Plan};
 use tensor::TensorSpec;
 
-use super::fleet::{self, read_cluster};
-use super::run::load_model;
+use super::fleet::{self, load_model, read_cluster};
 use crate::failure::Hint;
 use crate::flags::{Common, Cuts, Engine, positive};
 use crate::input::{Dims, Random};

@@ -1,13 +1,13 @@
 //! `defer run`: streams inputs through a chain of nodes.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use graph::Model;
 use pipeline::{Options, PrepareOptions, SplitOptions};
 use tensor::{Tensor, TensorSpec};
 
-use super::fleet::{self, Fleet};
+use super::fleet::{self, Fleet, load_model};
 use super::stream::{self, Done};
 use crate::failure::{Hint, Interrupted};
 use crate::flags::{CodecName, Common, Cuts, Engine, Network, Nodes, Photos, classes, dimension, positive};
@@ -90,11 +90,11 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     let prepared = fleet::prepare(job.model.clone(), &name, &*engine, &prepare, common)?;
 
     let mut options = Options {
-        prepare,
         split: args.cuts.split(),
         description: fleet.description.clone(),
         codec: args.codec.into(),
         window: args.window,
+        ..Options::default()
     };
     if options.split.stages.is_none() && options.split.cuts.is_empty() && args.nodes.cluster.is_none() {
         // Nodes that were started or asked for are all used; a cluster file leaves the choice to the planner.
@@ -128,7 +128,8 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
             stream::stream(&whole, &mut job.items, "whole model", &interrupt, common, &mut |done| {
                 first_round.compare(&done)
             })?;
-        report.whole_model = Some(streamed.whole_report(first_round.largest_difference));
+        report.whole_model =
+            Some(streamed.whole_report(first_round.largest_difference, first_round.largest_output));
         whole.close();
     }
     results.finish(&report)?;
@@ -141,6 +142,7 @@ struct FirstRound {
     outputs: Vec<Vec<Tensor>>,
     kept_bytes: usize,
     largest_difference: f64,
+    largest_output: f64,
 }
 
 /// Answers are kept up to so many bytes; items after that are not compared.
@@ -149,7 +151,13 @@ const COMPARED_BYTES: usize = 256 << 20;
 impl FirstRound {
     fn new(compare: bool, distinct: usize) -> FirstRound {
         let wanted = if compare { distinct } else { 0 };
-        FirstRound { wanted, outputs: Vec::new(), kept_bytes: 0, largest_difference: 0.0 }
+        FirstRound {
+            wanted,
+            outputs: Vec::new(),
+            kept_bytes: 0,
+            largest_difference: 0.0,
+            largest_output: 0.0,
+        }
     }
 
     fn keep(&mut self, done: &Done) {
@@ -166,6 +174,7 @@ impl FirstRound {
         for (a, b) in done.outputs.iter().zip(self.outputs.get(done.index).into_iter().flatten()) {
             let difference = difference::largest(&a.view(), &b.view())?;
             self.largest_difference = self.largest_difference.max(difference);
+            self.largest_output = self.largest_output.max(difference::magnitude(&a.view())?);
         }
         Ok(())
     }
@@ -209,15 +218,10 @@ fn items(args: &Args, specs: &[TensorSpec], settings: &Settings) -> Result<Items
     Ok(Items::random(Random::new(args.seed, &dims, specs)?, specs, count, args.repeat))
 }
 
-/// Loads a model; an error says what to do.
-pub(super) fn load_model(path: &Path) -> Result<Model> {
-    Model::load(path)
-        .with_context(|| format!("cannot load the model `{}`", path.display()))
-        .hint("check the path and the file; `defer zoo resnet50 -o resnet50.onnx` makes a model to try")
-}
-
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use clap::Parser;
     use engine::{Engine as _, ModelSource, Rten, SessionOptions};
 

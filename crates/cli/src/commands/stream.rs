@@ -155,13 +155,14 @@ impl Streamed {
     }
 
     /// The report on the whole model on one node.
-    pub(super) fn whole_report(&self, largest_difference: f64) -> WholeReport {
+    pub(super) fn whole_report(&self, largest_difference: f64, largest_output: f64) -> WholeReport {
         WholeReport {
             items_per_s: self.items_per_s,
             latency_ms_p50: self.latency_ms(0.5),
             latency_ms_p99: self.latency_ms(0.99),
             cpu_ms_per_item: self.cpu_ms_per_item(),
             largest_difference,
+            largest_output,
         }
     }
 

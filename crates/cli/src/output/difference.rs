@@ -38,6 +38,21 @@ pub(crate) fn largest(a: &TensorView<'_>, b: &TensorView<'_>) -> Result<f64> {
     }
 }
 
+/// The largest magnitude of a float tensor's finite values; 0 for other types.
+pub(crate) fn magnitude(a: &TensorView<'_>) -> Result<f64> {
+    fn of<T: Element>(a: &TensorView<'_>, number: impl Fn(T) -> f64) -> Result<f64> {
+        let finite = a.as_slice::<T>()?.iter().map(|&v| number(v).abs()).filter(|v| v.is_finite());
+        Ok(finite.fold(0.0, f64::max))
+    }
+    match a.dtype() {
+        DType::F32 => of(a, |v: f32| v.into()),
+        DType::F64 => of(a, |v: f64| v),
+        DType::F16 => of(a, |v: f16| v.to_f64()),
+        DType::Bf16 => of(a, |v: bf16| v.to_f64()),
+        _ => Ok(0.0),
+    }
+}
+
 fn over<T: Element>(a: &TensorView<'_>, b: &TensorView<'_>, number: impl Fn(T) -> f64) -> Result<f64> {
     let pairs = a.as_slice::<T>()?.iter().zip(b.as_slice::<T>()?);
     Ok(pairs.map(|(&a, &b)| apart(number(a), number(b))).fold(0.0, f64::max))

@@ -50,6 +50,8 @@ pub(crate) struct WholeReport {
     pub(crate) cpu_ms_per_item: f64,
     /// Over all outputs of all items.
     pub(crate) largest_difference: f64,
+    /// The largest magnitude among the outputs compared, to hold the difference against.
+    pub(crate) largest_output: f64,
 }
 
 /// One node that was found.
@@ -154,7 +156,10 @@ impl RunReport {
             megabytes(self.shipped_weight_bytes)
         );
         if let Some(whole) = &self.whole_model {
-            text += &format!("\nlargest difference to the whole model: {:.1e}", whole.largest_difference);
+            text += &format!(
+                "\nlargest difference to the whole model: {:.1e}, of outputs up to {:.1}",
+                whole.largest_difference, whole.largest_output
+            );
         }
         text
     }
@@ -333,6 +338,7 @@ mod tests {
                 latency_ms_p99: 17.0,
                 cpu_ms_per_item: 8.0,
                 largest_difference: 0.0,
+                largest_output: 7.0,
             }),
         };
         let text = report.text();

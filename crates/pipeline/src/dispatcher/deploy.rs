@@ -22,6 +22,9 @@ const PREPARE_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a node may take to build its session.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(300);
 
+/// How long a node may take to describe itself while a failure is looked into.
+const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// For requests that are answered at once.
 pub(super) const SHORT_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -199,13 +202,23 @@ pub(super) fn ask(
     timeout: Duration,
 ) -> Result<Response, String> {
     match control.ask(&orders[i].node.id, request, timeout) {
-        Ok(Response::Refused(reason)) => Err(format!("{}: {reason}", place(orders, i))),
+        Ok(Response::Refused(reason)) => {
+            Err(gone(control, orders).unwrap_or_else(|| format!("{}: {reason}", place(orders, i))))
+        }
         Ok(response) => Ok(response),
         Err(e @ AskError::Silence(_)) => {
             Err(format!("{}: {e}; is the node still running and reachable?", place(orders, i)))
         }
         Err(e) => Err(format!("{}: {e}", place(orders, i))),
     }
+}
+
+/// Says which node has left, if one has: then that is why its neighbours fail, whatever they say themselves.
+fn gone(control: &Control, orders: &[Order]) -> Option<String> {
+    let left = |order: &Order| {
+        matches!(control.ask(&order.node.id, &Request::Describe, DESCRIBE_TIMEOUT), Err(AskError::Gone))
+    };
+    orders.iter().position(left).map(|i| format!("{} is gone", place(orders, i)))
 }
 
 fn unexpected(orders: &[Order], i: usize, response: &Response) -> String {

@@ -75,6 +75,18 @@ fn closed() -> ItemError {
     ItemError::Broken("the pipeline was closed".to_owned())
 }
 
+/// What the two connections carry.
+pub(super) struct Ends {
+    /// The model's outputs.
+    pub(super) outputs: Vec<TensorSpec>,
+    /// Generation of the plan.
+    pub(super) epoch: u32,
+    /// Codec of both.
+    pub(super) codec: CodecId,
+    /// Bound on sizes that the model leaves open, bytes per tensor.
+    pub(super) max_tensor_len: usize,
+}
+
 /// Everything between callers and the two connections.
 pub(super) struct Flight {
     shared: Arc<Shared>,
@@ -117,11 +129,10 @@ impl Flight {
     pub(super) fn start(
         input: &TcpStream,
         results: &TcpStream,
-        outputs: Vec<TensorSpec>,
-        epoch: u32,
-        codec: CodecId,
+        ends: Ends,
         window: usize,
     ) -> std::io::Result<Flight> {
+        let Ends { outputs, epoch, codec, max_tensor_len } = ends;
         let (sender, items) = bounded(window);
         let (broken_in, broken) = bounded(2); // one for each connection
         let shared = Arc::new(Shared {
@@ -135,8 +146,7 @@ impl Flight {
             broken: broken_in,
         });
         let writer = FrameWriter::new(input.try_clone()?, codec);
-        // What the user gets is bounded by what the stage may send; it has checked the plan's own limit.
-        let reader = FrameReader::new(results.try_clone()?, outputs, codec, usize::MAX >> 2);
+        let reader = FrameReader::new(results.try_clone()?, outputs, codec, max_tensor_len);
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.to_owned()).spawn(run)
         };

@@ -23,7 +23,7 @@ use wire::control::{DeploymentId, Request, Response, StageFigures};
 use crate::cluster::{Cluster, NodeInfo};
 use crate::control::{Control, NetworkError, Presence, Role};
 use crate::prepare::{PrepareError, PrepareOptions, Prepared, SplitOptions, check_item};
-use flight::Flight;
+use flight::{Ends, Flight};
 pub use flight::{ItemError, Pending};
 use orders::{Common, Order};
 
@@ -31,8 +31,14 @@ use orders::{Common, Order};
 const FIRST_EPOCH: u32 = 1;
 
 /// How a model is deployed.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone)]
 pub struct Options {
+    /// The model's name, for people.
+    pub name: String,
+    /// The engine that measures the model on this machine; best the one that the nodes run.
+    pub engine: Arc<dyn Engine>,
+    /// Hears how far the deployment is, from the thread that deploys.
+    pub progress: Option<Arc<dyn Fn(Progress)>>,
     /// How the model is made ready.
     pub prepare: PrepareOptions,
     /// How it is split; over all nodes, unless one would make it slower.
@@ -44,6 +50,30 @@ pub struct Options {
     pub codec: CodecId,
     /// Items in flight at most; twice the stages plus two without it, which keeps every thread busy.
     pub window: Option<usize>,
+}
+
+impl Default for Options {
+    /// The built-in engine, raw tensors, and a plan over all nodes.
+    fn default() -> Options {
+        Options {
+            name: "model".to_owned(),
+            engine: Arc::new(engine::Rten),
+            progress: None,
+            prepare: PrepareOptions::default(),
+            split: SplitOptions::default(),
+            description: None,
+            codec: CodecId::default(),
+            window: None,
+        }
+    }
+}
+
+impl Options {
+    fn tell(&self, progress: Progress) {
+        if let Some(hear) = &self.progress {
+            hear(progress);
+        }
+    }
 }
 
 /// How far a deployment is.
@@ -127,24 +157,17 @@ struct Inner {
 }
 
 impl Pipeline {
-    /// Makes a model ready with `engine` and deploys it over the nodes that `cluster` found.
+    /// Makes a model ready and deploys it over the nodes that `cluster` found.
     ///
     /// # Errors
     /// When the model cannot be read or split, when a node refuses its stage, fails or leaves.
-    pub fn deploy(
-        model: Model,
-        name: &str,
-        engine: &dyn Engine,
-        cluster: &Cluster,
-        options: &Options,
-        progress: &dyn Fn(Progress),
-    ) -> Result<Pipeline, DeployError> {
-        let measuring = |done, total| progress(Progress::Measuring { done, total });
-        let prepared = Prepared::new(model, name, engine, &options.prepare, &measuring)?;
-        Pipeline::deploy_prepared(&prepared, cluster, options, progress)
+    pub fn deploy(model: Model, cluster: &Cluster, options: &Options) -> Result<Pipeline, DeployError> {
+        let measuring = |done, total| options.tell(Progress::Measuring { done, total });
+        let prepared = Prepared::new(model, &options.name, &*options.engine, &options.prepare, &measuring)?;
+        Pipeline::deploy_prepared(&prepared, cluster, options)
     }
 
-    /// Deploys a model that was made ready before.
+    /// Deploys a model that was made ready before; of the options, those on how to do so say nothing here.
     ///
     /// # Errors
     /// As [`Pipeline::deploy`].
@@ -152,7 +175,6 @@ impl Pipeline {
         prepared: &Prepared,
         cluster: &Cluster,
         options: &Options,
-        progress: &dyn Fn(Progress),
     ) -> Result<Pipeline, DeployError> {
         let (devices, links) = resources(cluster.nodes(), options.description.as_ref());
         let plan = prepared.plan(devices, links, &options.split)?;
@@ -165,11 +187,16 @@ impl Pipeline {
             codec: options.codec,
         };
         let orders = Arc::new(orders::orders(prepared, &plan, cluster.nodes(), &common)?);
-        let opened = deploy::deploy(&control, &orders, progress).map_err(DeployError::Node)?;
+        let opened = deploy::deploy(&control, &orders, &|p| options.tell(p)).map_err(DeployError::Node)?;
 
-        let specs = prepared.model.outputs().to_vec();
         let window = options.window.unwrap_or(2 * orders.len() + 2).max(1);
-        let flight = Flight::start(&opened.input, &opened.results, specs, FIRST_EPOCH, options.codec, window);
+        let ends = Ends {
+            outputs: prepared.model.outputs().to_vec(),
+            epoch: FIRST_EPOCH,
+            codec: options.codec,
+            max_tensor_len: usize::try_from(orders[0].message.max_tensor_len).unwrap_or(usize::MAX),
+        };
+        let flight = Flight::start(&opened.input, &opened.results, ends, window);
         let flight = flight.inspect_err(|_| deploy::release(&control, &orders))?;
         let stages = std::iter::zip(orders.iter(), opened.engines).map(|(order, engine)| DeployedStage {
             node: order.node.clone(),
@@ -273,7 +300,14 @@ impl Pipeline {
     }
 
     fn check(&self, item: &[Tensor]) -> Result<(), ItemError> {
-        check_item(&self.inner.model, item).map_err(|e| ItemError::Unfit(e.to_string()))
+        check_item(&self.inner.model, item).map_err(|e| ItemError::Unfit(e.to_string()))?;
+        let limit = self.inner.orders[0].message.max_tensor_len;
+        let largest = item.iter().map(|tensor| tensor.bytes().len() as u64).max().unwrap_or(0);
+        if largest > limit {
+            let reason = format!("a tensor has {largest} bytes, this deployment's limit is {limit}");
+            return Err(ItemError::Unfit(reason));
+        }
+        Ok(())
     }
 }
 

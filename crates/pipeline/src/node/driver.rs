@@ -56,6 +56,8 @@ pub(super) struct Driver {
     engine: Arc<dyn Engine>,
     threads: usize,
     description: NodeDescription,
+    /// Private memory of the process before any deployment, bytes.
+    memory_before: u64,
     next_ticket: Ticket,
     inquiries: HashMap<Ticket, Inquiry>,
     connections: HashMap<Ticket, TcpStream>,
@@ -94,6 +96,7 @@ impl Driver {
                 data_addresses,
                 stages: Vec::new(),
             },
+            memory_before: private_memory(),
             next_ticket: 0,
             inquiries: HashMap::new(),
             connections: HashMap::new(),
@@ -289,8 +292,14 @@ impl Driver {
         let Some(parts) = self.parts.get(&id) else { return };
         let Some(folder) = parts.folder.clone() else { return };
         let (engine, order, threads) = (self.engine.clone(), parts.order.clone(), self.threads);
+        let (allowed, limit) =
+            (self.memory_before + self.description.memory_limit, self.description.memory_limit);
         self.spawn("build", move |events| {
             let built = build_session(&*engine, &order, &folder, threads);
+            let built = built.and_then(|session| match private_memory() {
+                taken if taken <= allowed => Ok(session),
+                taken => Err(over_limit(taken - (allowed - limit), limit)),
+            });
             let _ = events.send(Incoming::Built(id, built));
         });
     }
@@ -433,4 +442,22 @@ fn setup(
 pub(crate) fn process_cpu_seconds() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+/// Memory of this process that is not shared with files on disk, bytes; 0 where `/proc` does not tell.
+fn private_memory() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let mut pages = statm.split(' ').skip(1).map(|field| field.parse().unwrap_or(0u64));
+    let (resident, shared) = (pages.next().unwrap_or(0), pages.next().unwrap_or(0));
+    resident.saturating_sub(shared) * rustix::param::page_size() as u64
+}
+
+/// An engine may take more than the plan expects of it: packed copies of weights, for one.
+fn over_limit(taken: u64, limit: u64) -> String {
+    let megabytes = |bytes: u64| bytes as f64 / 1e6;
+    format!(
+        "with the stage loaded this node's deployments take {:.1} MB, above its limit of {:.1} MB",
+        megabytes(taken),
+        megabytes(limit)
+    )
 }

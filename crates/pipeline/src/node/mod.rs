@@ -6,6 +6,7 @@
 mod cache;
 mod driver;
 mod listener;
+mod pool;
 pub mod stage;
 pub mod state;
 

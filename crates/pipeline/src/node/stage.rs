@@ -9,6 +9,7 @@
 //! the stage finishes what it has and ends its own output: so a whole chain drains in order.
 
 use std::net::{Shutdown, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
@@ -20,6 +21,7 @@ use tensor::{Tensor, TensorSpec, TensorView};
 use wire::control::{Route, StageFigures};
 use wire::{CodecId, Header, Kind};
 
+use super::pool::{Giver, Taker, pool};
 use crate::transport::{FrameReader, FrameWriter, Received};
 
 /// Items that wait between two threads. One keeps both busy; more would only add latency and memory.
@@ -128,15 +130,12 @@ impl Stage {
         let wake = setup.input.try_clone()?;
         let (arrived_in, arrived_out) = bounded(QUEUE_LEN);
         let (computed_in, computed_out) = bounded(QUEUE_LEN);
-        let (free_in, free_out) = bounded(BUFFER_SETS);
         let log = |figures: &Arc<Figures>| Log { figures: figures.clone(), trace: setup.trace.clone() };
 
         let reader = FrameReader::new(setup.input, setup.inputs, setup.codec_in, setup.max_tensor_len);
-        for _ in 0..BUFFER_SETS {
-            free_in.send(reader.buffers()).expect("the channel holds every set");
-        }
+        let (giver, taker) = pool((0..BUFFER_SETS).map(|_| reader.buffers()).collect());
         let ingress =
-            Ingress { reader, epoch: setup.epoch, free: free_out, arrived: arrived_in, log: log(&figures) };
+            Ingress { reader, epoch: setup.epoch, free: taker, arrived: arrived_in, log: log(&figures) };
         let passes = setup.routes.iter().any(|r| matches!(r, Route::Passed(_)));
         let compute = Compute {
             session: setup.session,
@@ -144,16 +143,17 @@ impl Stage {
             passes,
             arrived: arrived_out,
             computed: computed_in,
-            free: free_in.clone(),
+            free: giver.clone(),
             log: log(&figures),
         };
         let egress = Egress {
             writer: FrameWriter::new(setup.output, setup.codec_out),
             epoch: setup.epoch,
             specs: setup.outputs,
+            max_tensor_len: setup.max_tensor_len,
             routes: setup.routes,
             computed: computed_out,
-            free: free_in,
+            free: giver,
             log: log(&figures),
         };
 
@@ -235,7 +235,7 @@ impl Log {
 struct Ingress {
     reader: FrameReader<TcpStream>,
     epoch: u32,
-    free: Receiver<Vec<Tensor>>,
+    free: Taker<Vec<Tensor>>,
     arrived: Sender<Arrived>,
     log: Log,
 }
@@ -243,7 +243,7 @@ struct Ingress {
 impl Ingress {
     fn run(mut self) -> Result<(), String> {
         let mut unused = None;
-        while let Some(mut buffers) = unused.take().or_else(|| self.free.recv().ok()) {
+        while let Some(mut buffers) = unused.take().or_else(|| self.free.take()) {
             let received = self.reader.receive(&mut buffers);
             let (received, timing) = received.map_err(|e| format!("the link into this stage failed: {e}"))?;
             let (header, content) = match received {
@@ -273,7 +273,7 @@ struct Compute {
     passes: bool,
     arrived: Receiver<Arrived>,
     computed: Sender<Computed>,
-    free: Sender<Vec<Tensor>>,
+    free: Giver<Vec<Tensor>>,
     log: Log,
 }
 
@@ -293,14 +293,16 @@ impl Compute {
         let outputs = {
             let mut views = Vec::with_capacity(self.feeds.len());
             views.extend(self.feeds.iter().map(|&i| buffers[i].view()));
-            self.session.run(&views).map_err(|e| e.to_string())
+            // An engine's bug costs the item, not the node.
+            let run = AssertUnwindSafe(|| self.session.run(&views).map_err(|e| e.to_string()));
+            catch_unwind(run)
+                .unwrap_or_else(|_| Err("the engine panicked; the node's log says where".to_owned()))
         };
         let keep = self.passes && outputs.is_ok();
         let inputs = if keep {
             Some(buffers)
         } else {
-            // Full only when nobody takes buffers any more.
-            let _ = self.free.try_send(buffers);
+            self.free.give(buffers);
             None
         };
         Ok(Ready { outputs: outputs?, inputs })
@@ -311,9 +313,10 @@ struct Egress {
     writer: FrameWriter<TcpStream>,
     epoch: u32,
     specs: Vec<TensorSpec>,
+    max_tensor_len: usize,
     routes: Vec<Route>,
     computed: Receiver<Computed>,
-    free: Sender<Vec<Tensor>>,
+    free: Giver<Vec<Tensor>>,
     log: Log,
 }
 
@@ -325,7 +328,7 @@ impl Egress {
                 Ok(ready) => {
                     let sent = self.send(sequence, &ready);
                     if let Some(inputs) = ready.inputs {
-                        let _ = self.free.try_send(inputs);
+                        self.free.give(inputs);
                     }
                     sent
                 }
@@ -353,10 +356,19 @@ impl Egress {
             });
         }
         // The next stage would refuse the frame and the link with it: only this item is at fault.
-        if let Some(e) = self.specs.iter().zip(&views).find_map(|(spec, view)| spec.check_tensor(view).err())
-        {
-            return self.writer.send_failure(self.epoch, sequence, &format!("the engine's result: {e}"));
+        let misfit = self.specs.iter().zip(&views).find_map(|(spec, view)| self.misfit(spec, view));
+        if let Some(reason) = misfit {
+            return self.writer.send_failure(self.epoch, sequence, &reason);
         }
         self.writer.send(&Header { kind: Kind::Item, epoch: self.epoch, sequence }, &views)
+    }
+
+    /// Why the next stage would not take a tensor.
+    fn misfit(&self, spec: &TensorSpec, view: &TensorView<'_>) -> Option<String> {
+        if let Err(e) = spec.check_tensor(view) {
+            return Some(format!("the engine's result: {e}"));
+        }
+        let (len, limit) = (view.bytes().len(), self.max_tensor_len);
+        (len > limit).then(|| format!("tensor `{}` has {len} bytes, the limit is {limit}", spec.name))
     }
 }

@@ -1,0 +1,124 @@
+//! What cutting costs: CPU time per item of ResNet50 in a chain of four stages on real nodes, beside the
+//! whole model run directly, with the same engine and one thread per stage.
+//!
+//! Everything is in this process, so its CPU time holds all there is: engines, codecs, sockets, dispatcher.
+//! Rounds alternate; medians are printed. ONNX Runtime is measured too when DEFER_ONNXRUNTIME names its
+//! library.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use engine::{Engine, ModelSource, OnnxRuntime, Rten, Session, SessionOptions};
+use graph::zoo;
+use pipeline::{
+    Cluster, NetworkConfig, Node, NodeConfig, Options, Pipeline, PrepareOptions, Prepared, SplitOptions,
+    Wanted, arbitrary_item,
+};
+use tensor::Tensor;
+
+const STAGES: usize = 4;
+const ROUNDS: usize = 7;
+const ITEMS: usize = 40;
+/// Items before each measurement, until the chain is full.
+const WARM_UP: usize = 3 * STAGES;
+
+#[expect(clippy::print_stdout, reason = "a bench prints its table")]
+#[expect(clippy::disallowed_methods, reason = "a bench is configured by its environment")]
+fn main() {
+    let mut engines: Vec<Arc<dyn Engine>> = vec![Arc::new(Rten)];
+    if let Some(path) = std::env::var_os("DEFER_ONNXRUNTIME") {
+        engines.push(Arc::new(OnnxRuntime::load(Path::new(&path)).unwrap()));
+    }
+    println!("ResNet50, {STAGES} stages, CPU ms per item, median of {ROUNDS} rounds of {ITEMS} items");
+    println!("{:>12} {:>10} {:>10} {:>8}", "engine", "whole", "chain", "ratio");
+    for engine in engines {
+        let rounds = measure(&engine);
+        let median = |value: &dyn Fn(&(f64, f64)) -> f64| {
+            let mut values: Vec<f64> = rounds.iter().map(value).collect();
+            values.sort_by(f64::total_cmp);
+            values[ROUNDS / 2]
+        };
+        let (whole, chain) = (median(&|r| r.0), median(&|r| r.1));
+        println!("{:>12} {whole:>10.2} {chain:>10.2} {:>8.3}", engine.name(), median(&|r| r.1 / r.0));
+    }
+}
+
+fn measure(engine: &Arc<dyn Engine>) -> Vec<(f64, f64)> {
+    let model = zoo::build("resnet50", 0).unwrap();
+    let item = arbitrary_item(model.inputs());
+    let bytes = model.to_bytes().unwrap();
+    let options = SessionOptions::threads(1);
+    let mut whole =
+        engine.load(ModelSource::Bytes(&bytes), model.inputs(), model.outputs(), &options).unwrap();
+    drop(bytes);
+
+    let cache = tempfile::tempdir().unwrap();
+    let group = format!("bench-{}-{}", engine.name(), std::process::id());
+    let network = NetworkConfig { group, ..NetworkConfig::default() };
+    let start = |i| {
+        let config = NodeConfig {
+            name: format!("n{i}"),
+            network: network.clone(),
+            data_port: 0,
+            threads: 1,
+            memory: u64::MAX / 2,
+            cache: cache.path().to_owned(),
+            cache_limit: 1 << 30,
+            engine: engine.clone(),
+        };
+        Node::start(config).unwrap()
+    };
+    let _nodes: Vec<Node> = (0..STAGES).map(start).collect();
+    let mut cluster = Cluster::join(&network).unwrap();
+    cluster.discover(&Wanted::nodes(STAGES, Duration::from_secs(20)), &|_| {}).unwrap();
+    let prepared = Prepared::new(
+        model,
+        "resnet50",
+        &**engine,
+        &PrepareOptions { max_live: 1, ..PrepareOptions::default() },
+        &|_, _| {},
+    )
+    .unwrap();
+    let split = SplitOptions { stages: Some(STAGES), cuts: vec![] };
+    let chain =
+        Pipeline::deploy_prepared(&prepared, &cluster, &Options { split, ..Options::default() }).unwrap();
+    (0..ROUNDS).map(|_| (run_whole(&mut *whole, &item), run_chain(&chain, &item))).collect()
+}
+
+fn run_whole(session: &mut dyn Session, item: &[Tensor]) -> f64 {
+    let mut run = |items| {
+        for _ in 0..items {
+            let views: Vec<_> = item.iter().map(Tensor::view).collect();
+            session.run(&views).unwrap();
+        }
+    };
+    run(WARM_UP);
+    let cpu = cpu_seconds();
+    run(ITEMS);
+    (cpu_seconds() - cpu) * 1e3 / ITEMS as f64
+}
+
+/// The chain stays full from the first measured item to the last.
+fn run_chain(chain: &Pipeline, item: &[Tensor]) -> f64 {
+    let mut pending = VecDeque::new();
+    let mut start = 0.0;
+    for i in 0..WARM_UP + ITEMS {
+        pending.push_back(chain.submit(item.to_vec()).unwrap());
+        if pending.len() > 2 * STAGES {
+            pending.pop_front().unwrap().wait().unwrap();
+        }
+        if i + 1 == WARM_UP {
+            start = cpu_seconds();
+        }
+    }
+    let cpu = cpu_seconds() - start;
+    pending.into_iter().for_each(|p| drop(p.wait().unwrap()));
+    cpu * 1e3 / ITEMS as f64
+}
+
+fn cpu_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
