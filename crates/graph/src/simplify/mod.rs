@@ -6,6 +6,7 @@
 mod batchnorm;
 mod bypass;
 mod dead;
+mod explicit;
 mod fold;
 mod quantized;
 mod size;
@@ -52,6 +53,7 @@ impl Model {
         report.fused = batchnorm::fuse(&mut model)?;
         report.removed += dead::remove(&mut model)?;
         quantized::arrange(&mut model)?;
+        explicit::write_out(&mut model)?;
         *self = model;
         Ok(report)
     }

@@ -313,3 +313,24 @@ fn the_vendored_models_compose_after_simplification() {
         assert!(!quantised || model.cuts(2).iter().all(integers), "{}", path.display());
     }
 }
+
+#[test]
+fn sizes_that_follow_from_others_are_written_out() {
+    let ints = |values: &[i64]| AttributeProto { ints: values.to_vec(), r#type: Some(7), ..int(0) };
+    let nodes = vec![
+        node("Conv", &["x", "w"], &["a"]),
+        with(node("MaxPool", &["a"], &["b"]), "kernel_shape", ints(&[2, 2])),
+        with(node("Conv", &["b", "w"], &["y"]), "kernel_shape", ints(&[3, 5])),
+    ];
+    let mut model = chain(vec![f32s("w", &[1, 1, 3, 5], &[0.5; 15])], nodes);
+    model.simplify(&mut never).unwrap();
+    let attributes: Vec<Vec<(&str, &[i64])>> = model
+        .graph()
+        .node
+        .iter()
+        .map(|n| n.attribute.iter().map(|a| (a.name(), &a.ints[..])).collect())
+        .collect();
+    assert_eq!(attributes[0], [("kernel_shape", &[3, 5][..])]);
+    assert_eq!(attributes[1], [("kernel_shape", &[2, 2][..]), ("strides", &[1, 1])]);
+    assert_eq!(attributes[2], [("kernel_shape", &[3, 5][..])]);
+}
