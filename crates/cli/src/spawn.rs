@@ -68,11 +68,10 @@ impl Spawned {
         progress: &dyn Fn(usize),
     ) -> Result<()> {
         let deadline = Instant::now() + timeout;
-        let count = Some(self.nodes.len());
+        let wanted = Wanted::Exactly(self.nodes.len());
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let wanted = Wanted { count, timeout: left.min(LOOK_PERIOD), ..Wanted::default() };
-            let found = match cluster.discover(&wanted, progress) {
+            let found = match cluster.discover(&wanted, left.min(LOOK_PERIOD), progress) {
                 Ok(_) => return Ok(()),
                 Err(DiscoverError::TooFew { found, .. }) => found,
                 Err(_) => 0,

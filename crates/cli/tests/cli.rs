@@ -1,77 +1,13 @@
 //! The real `defer` binary on inputs that are not right: a message that names the file and says what to do, the
 //! right exit code, no panic.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+mod common;
 
-use tempfile::TempDir;
-
-const FAILED: i32 = 1;
-const USAGE: i32 = 2;
-
-/// A folder of its own for each test, with a cache in it.
-struct Place(TempDir);
-
-impl Place {
-    fn new() -> Place {
-        Place(tempfile::tempdir().unwrap())
-    }
-
-    fn file(&self, name: &str, content: &[u8]) -> String {
-        let path = self.0.path().join(name);
-        std::fs::write(&path, content).unwrap();
-        path.to_str().unwrap().to_owned()
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.path().join(name).to_str().unwrap().to_owned()
-    }
-
-    fn defer(&self, args: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_defer"))
-            .args(args)
-            .env("DEFER_CACHE", self.0.path().join("cache"))
-            .env_remove("DEFER_LOG")
-            .output()
-            .unwrap()
-    }
-
-    /// The command fails with `code`, and stderr holds every one of `parts`.
-    fn fails(&self, args: &[&str], code: i32, parts: &[&str]) {
-        let output = self.defer(args);
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{args:?}: {stderr}");
-        for part in parts {
-            assert!(stderr.contains(part), "{args:?}: `{part}` is not in\n{stderr}");
-        }
-        assert!(!stderr.contains("panicked"), "{args:?}: {stderr}");
-        assert!(output.stdout.is_empty(), "{args:?}: a failure printed a result");
-    }
-
-    /// Prints a result, which is given back.
-    fn prints(&self, args: &[&str]) -> String {
-        let output = self.defer(args);
-        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-}
-
-fn models() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models")
-}
-
-fn vendored(name: &str) -> String {
-    models().join(name).to_str().unwrap().to_owned()
-}
+use common::{FAILED, Place, USAGE, conformance, npy_of, vendored};
 
 /// An `.npy` file of zeros.
-fn npy(descr: &str, shape: &str, data_len: usize) -> Vec<u8> {
-    let header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}\n");
-    let mut file = b"\x93NUMPY\x01\x00".to_vec();
-    file.extend((header.len() as u16).to_le_bytes());
-    file.extend(header.bytes());
-    file.resize(file.len() + data_len, 0);
-    file
+fn zeros(descr: &str, shape: &str, data_len: usize) -> Vec<u8> {
+    npy_of(descr, shape, &vec![0; data_len])
 }
 
 #[test]
@@ -82,6 +18,8 @@ fn models_that_are_none() {
     let missing = place.path("missing.onnx");
     let cut_off = place.file("cut_off.onnx", &whole[..whole.len() / 2]);
     let text = place.file("text.onnx", b"not a model, although it is called one");
+    let empty = place.file("empty.onnx", b"");
+    let jpeg = vendored("photos/apple.jpg");
     let folder = place.path("");
     let check = |model: &str, part: &str| {
         place.fails(
@@ -93,6 +31,8 @@ fn models_that_are_none() {
     check(&missing, "No such file");
     check(&cut_off, "cut off");
     check(&text, "not an ONNX model");
+    check(&jpeg, "not an ONNX model");
+    check(&empty, "empty");
     check(&folder, "not a file");
 }
 
@@ -110,10 +50,34 @@ fn inputs_that_do_not_fit() {
     std::fs::create_dir(&folder).unwrap();
     check(&folder, &["holds no photo"]);
     check(&vendored("mnist_test2000.npz"), &["it holds `x`, `y`; the model takes `input`"]);
-    check(&place.file("kind.npy", &npy("<f8", "(1, 1, 28, 28)", 6272)), &["must be f32, not f64"]);
-    check(&place.file("shape.npy", &npy("<f4", "(1, 28, 28)", 3136)), &["not 1x28x28"]);
-    check(&place.file("short.npy", &npy("<f4", "(1, 1, 28, 28)", 3000)), &["claims 3136 bytes"]);
+    check(&place.file("kind.npy", zeros("<f8", "(1, 1, 28, 28)", 6272)), &["must be f32, not f64"]);
+    check(&place.file("shape.npy", zeros("<f4", "(1, 28, 28)", 3136)), &["not 1x28x28"]);
+    check(&place.file("short.npy", zeros("<f4", "(1, 1, 28, 28)", 3000)), &["claims 3136 bytes"]);
     check(&place.file("archive.npz", b"no archive"), &["not an .npz archive"]);
+}
+
+#[test]
+fn runs_that_cannot_be() {
+    let place = Place::new();
+    let (model, digit) = (vendored("resnet20_mnist.onnx"), vendored("digits/3.png"));
+    let check = |args: &[&str], parts: &[&str]| {
+        let always = ["run", "--engine", "rten"];
+        place.fails(&[&always, args].concat(), FAILED, &[&["error: ", "hint: "], parts].concat());
+    };
+    let unknown = conformance("unknown_operator.onnx");
+    check(&["--spawn", "2", &unknown, "--random", "1"], &["unknown_operator", "strange_node", "Frobnicate"]);
+    check(&["--spawn", "2", "--stages", "4", &model, &digit], &["4 stages", "only 2"]);
+    let two_parts = conformance("integers.onnx");
+    check(&["--spawn", "3", "--stages", "3", &two_parts, "--random", "1"], &["3 stages", "at most 2 stages"]);
+    check(&["--spawn", "2", "--cut", "relu_99", &model, &digit], &["no cut named `relu_99`", "the closest"]);
+    let twice = "functional_1/re_lu_2_1/Relu:0,functional_1/re_lu_2_1/Relu:0";
+    check(&["--spawn", "3", "--cut", twice, &model, &digit], &["cuts must rise"]);
+    let engine = ["run", "--spawn", "2", "--engine", "onnxruntime", "--onnxruntime", "/none", &model, &digit];
+    place.fails(&engine, FAILED, &["/none", "hint: "]);
+    check(&["--spawn", "2", &model, &digit, "--output", "/dev/null/answers"], &["/dev/null/answers"]);
+    // The second item is only looked at when the first is on its way.
+    let late = place.file("late.png", b"no photo");
+    check(&["--spawn", "2", &model, &digit, &late], &["late.png", "not a JPEG or PNG photo"]);
 }
 
 #[test]

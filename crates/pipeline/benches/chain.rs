@@ -72,7 +72,7 @@ fn measure(engine: &Arc<dyn Engine>) -> Vec<(f64, f64)> {
     };
     let _nodes: Vec<Node> = (0..STAGES).map(start).collect();
     let mut cluster = Cluster::join(&network).unwrap();
-    cluster.discover(&Wanted::nodes(STAGES, Duration::from_secs(20)), &|_| {}).unwrap();
+    cluster.discover(&Wanted::Exactly(STAGES), Duration::from_secs(20), &|_| {}).unwrap();
     let prepared = Prepared::new(
         model,
         "resnet50",

@@ -16,11 +16,11 @@ use tensor::{DType, Shape, Tensor, TensorSpec, TensorView};
 use wire::control::Route;
 use wire::{CodecId, Header, Kind};
 
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 21;
 const SIZES: [usize; 4] = [4 << 10, 200 << 10, 800 << 10, 3 << 20];
 /// Bytes that each round moves, and the items it moves at least.
-const BYTES_PER_ROUND: usize = 600 << 20;
-const MAX_ITEMS: usize = 20_000;
+const BYTES_PER_ROUND: usize = 200 << 20;
+const MAX_ITEMS: usize = 5_000;
 
 /// An engine that is fed nothing and gives nothing: the item passes through.
 struct Nothing;

@@ -23,22 +23,16 @@ pub struct NodeInfo {
     pub description: NodeDescription,
 }
 
-/// What to wait for.
-#[derive(Clone, Debug, Default)]
-pub struct Wanted {
-    /// So many nodes; without it, all that show up within a moment, and at least one.
-    pub count: Option<usize>,
-    /// Nodes of these names, in this order; takes precedence over `count`.
-    pub names: Vec<String>,
-    /// Give up after this long.
-    pub timeout: Duration,
-}
-
-impl Wanted {
-    /// So many nodes, within `timeout`.
-    pub fn nodes(count: usize, timeout: Duration) -> Wanted {
-        Wanted { count: Some(count), timeout, ..Wanted::default() }
-    }
+/// Which nodes to wait for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// So many or more. Once they are there, others that show up within a moment are taken as well, so that
+    /// the same nodes are found every time.
+    AtLeast(usize),
+    /// So many, and no more will come.
+    Exactly(usize),
+    /// Those of these names, in this order.
+    Named(Vec<String>),
 }
 
 /// The nodes did not show up.
@@ -89,25 +83,30 @@ impl Cluster {
         Ok(Cluster { control, presence, nodes: Vec::new() })
     }
 
-    /// Waits for nodes. `progress` hears how many were found whenever that changes.
+    /// Waits for nodes, at most for `timeout`. `progress` hears how many of those wanted were found, whenever
+    /// that may have changed.
     pub fn discover(
         &mut self,
         wanted: &Wanted,
+        timeout: Duration,
         progress: &dyn Fn(usize),
     ) -> Result<&[NodeInfo], DiscoverError> {
-        let deadline = Instant::now() + wanted.timeout;
-        let counted = wanted.count.is_some() || !wanted.names.is_empty();
-        progress(self.nodes.len());
-        while !self.satisfies(wanted) || !counted {
-            let wait = deadline.saturating_duration_since(Instant::now());
-            let wait = if counted || self.nodes.is_empty() { wait } else { wait.min(SETTLE_TIME) };
+        let deadline = Instant::now() + timeout;
+        loop {
+            progress(self.found(wanted));
+            let left = deadline.saturating_duration_since(Instant::now());
+            let wait = match wanted {
+                _ if !self.satisfies(wanted) => left,
+                Wanted::AtLeast(_) => left.min(SETTLE_TIME),
+                // What has been reported already is taken in, to notice a name that two nodes have.
+                Wanted::Exactly(_) | Wanted::Named(_) => Duration::ZERO,
+            };
             match self.presence.recv_timeout(wait) {
                 Ok(presence) => self.take_in(&presence),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
             }
-            progress(self.nodes.len());
         }
-        self.conclude(wanted)?;
+        self.conclude(wanted, timeout)?;
         Ok(&self.nodes)
     }
 
@@ -120,11 +119,20 @@ impl Cluster {
         &self.control
     }
 
-    fn satisfies(&self, wanted: &Wanted) -> bool {
-        if wanted.names.is_empty() {
-            return self.nodes.len() >= wanted.count.unwrap_or(1);
+    /// How many of the nodes wanted are there.
+    fn found(&self, wanted: &Wanted) -> usize {
+        match wanted {
+            Wanted::AtLeast(_) | Wanted::Exactly(_) => self.nodes.len(),
+            Wanted::Named(names) => names.iter().filter(|name| self.by_name(name).is_some()).count(),
         }
-        wanted.names.iter().all(|name| self.by_name(name).is_some())
+    }
+
+    fn satisfies(&self, wanted: &Wanted) -> bool {
+        self.found(wanted)
+            >= match wanted {
+                Wanted::AtLeast(count) | Wanted::Exactly(count) => *count,
+                Wanted::Named(names) => names.len(),
+            }
     }
 
     fn by_name(&self, name: &str) -> Option<&NodeInfo> {
@@ -145,24 +153,24 @@ impl Cluster {
         }
     }
 
-    fn conclude(&mut self, wanted: &Wanted) -> Result<(), DiscoverError> {
-        let timeout = wanted.timeout;
+    fn conclude(&mut self, wanted: &Wanted, timeout: Duration) -> Result<(), DiscoverError> {
         self.nodes.sort_by(|a, b| (&a.description.name, &a.id).cmp(&(&b.description.name, &b.id)));
-        if wanted.names.is_empty() {
-            return match (self.nodes.len(), wanted.count) {
-                (0, _) => Err(DiscoverError::Nobody(timeout)),
-                (found, Some(wanted)) if found < wanted => {
-                    Err(DiscoverError::TooFew { found, wanted, timeout })
-                }
-                _ => Ok(()),
-            };
-        }
+        let names = match *wanted {
+            Wanted::AtLeast(wanted) | Wanted::Exactly(wanted) => {
+                return match self.nodes.len() {
+                    found if found >= wanted => Ok(()),
+                    0 => Err(DiscoverError::Nobody(timeout)),
+                    found => Err(DiscoverError::TooFew { found, wanted, timeout }),
+                };
+            }
+            Wanted::Named(ref names) => names,
+        };
         let missing: Vec<String> =
-            wanted.names.iter().filter(|name| self.by_name(name).is_none()).cloned().collect();
+            names.iter().filter(|name| self.by_name(name).is_none()).cloned().collect();
         if !missing.is_empty() {
             return Err(DiscoverError::Missing { missing, timeout });
         }
-        let position = |n: &NodeInfo| wanted.names.iter().position(|name| *name == n.description.name);
+        let position = |n: &NodeInfo| names.iter().position(|name| *name == n.description.name);
         self.nodes.retain(|n| position(n).is_some());
         self.nodes.sort_by_key(|n| position(n));
         match self.nodes.windows(2).find(|pair| pair[0].description.name == pair[1].description.name) {

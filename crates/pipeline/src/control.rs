@@ -227,10 +227,18 @@ impl Inquiry {
 
 /// What Zenoh says, without the places in its source that it adds.
 fn reason(e: &zenoh::Error) -> String {
-    let text = e.to_string();
-    let parts =
-        text.split(" - Caused by ").map(|part| part.rsplit_once(" at /").map_or(part, |(said, _)| said));
-    parts.collect::<Vec<_>>().join(": ")
+    without_places(&e.to_string())
+}
+
+fn without_places(text: &str) -> String {
+    let mut pieces = text.split(" at /");
+    let mut said = pieces.next().unwrap_or_default().to_owned();
+    for piece in pieces {
+        // A place ends with `.rs:338.`; what follows is said again.
+        let rest = piece.split_once(".rs:").map_or("", |(_, rest)| rest);
+        said += rest.trim_start_matches(|c: char| c.is_ascii_digit()).trim_start_matches('.');
+    }
+    said.replace(" - Caused by ", ": ")
 }
 
 fn declare(e: zenoh::Error) -> NetworkError {
@@ -282,8 +290,9 @@ fn zenoh_config(config: &NetworkConfig) -> Result<zenoh::Config, zenoh::Error> {
         ("scouting/multicast/enabled", config.scout.to_string()),
         ("scouting/multicast/interface", format!("\"{}\"", interfaces.join(","))),
         ("scouting/delay", "200".to_owned()),
-        // A member that froze or lost its link is noticed after this long, milliseconds.
-        ("transport/link/tx/lease", "2000".to_owned()),
+        // A member that lost its link is noticed after this long, milliseconds; one that dies, at once. Shorter
+        // would mistake a machine that is busy with inference for one that is gone.
+        ("transport/link/tx/lease", "5000".to_owned()),
     ] {
         zenoh.insert_json5(key, &value)?;
     }
@@ -334,6 +343,17 @@ mod tests {
         for (group, good) in [("lab-1", true), ("", false), ("a/b", false), ("*", false), ("$*", false)] {
             let config = NetworkConfig { group: group.to_owned(), ..NetworkConfig::default() };
             assert_eq!(check(&config).is_ok(), good, "{group}");
+        }
+    }
+
+    #[test]
+    fn errors_do_not_name_places_in_the_source_of_others() {
+        for (text, said) in [
+            ("no route", "no route"),
+            ("bind: [in use at /a/b-1.2/src/tcp.rs:61.] at /a/unicast.rs:338.", "bind: [in use]"),
+            ("one at /a.rs:1. - Caused by two at /b.rs:22.", "one: two"),
+        ] {
+            assert_eq!(without_places(text), said);
         }
     }
 }

@@ -142,7 +142,12 @@ impl Prepared {
     ) -> Result<Plan, PrepareError> {
         let cuts = match &split.cuts[..] {
             [] => None,
-            names => Some(names.iter().map(|name| self.boundary(name)).collect::<Result<Vec<_>, _>>()?),
+            names => {
+                let mut cuts = names.iter().map(|name| self.boundary(name)).collect::<Result<Vec<_>, _>>()?;
+                // A set of names says it all, in whatever order.
+                cuts.sort_unstable();
+                Some(cuts)
+            }
         };
         let options = plan::Options { stages: split.stages, cuts };
         Ok(plan::solve(&self.problem(devices, links), &options)?)

@@ -39,16 +39,15 @@ impl Fleet {
         }
         let description = nodes.cluster.as_deref().map(read_cluster).transpose()?;
         let mut config = network.config();
-        let mut wanted = Wanted { count: stages, timeout: nodes.timeout, ..Wanted::default() };
+        let mut wanted = Wanted::AtLeast(stages.unwrap_or(1));
         if let Some(description) = &description {
-            wanted.names = description.devices.iter().map(|d| d.name.clone()).collect();
+            wanted = Wanted::Named(description.devices.iter().map(|d| d.name.clone()).collect());
             let addresses = description.devices.iter().filter_map(|d| d.address.as_deref());
             config.connect.extend(addresses.map(|address| host_and_port(address).to_owned()));
         }
         let bar = progress::waiting(String::new(), common.progress());
         let mut cluster = join(&config)?;
-        let expected = if wanted.names.is_empty() { wanted.count } else { Some(wanted.names.len()) };
-        let found = cluster.discover(&wanted, &|found| waiting(&bar, found, expected));
+        let found = cluster.discover(&wanted, nodes.timeout, &|found| waiting(&bar, found, &wanted));
         found.map(drop).hint(FIND_NODES)?;
         bar.finish_and_clear();
         Ok(Fleet { cluster, description, _spawned: None })
@@ -58,7 +57,7 @@ impl Fleet {
         let bar = progress::waiting(String::new(), common.progress());
         let mut spawned = Spawned::start(count, engine)?;
         let mut cluster = join(spawned.network())?;
-        spawned.discover(&mut cluster, timeout, &|found| waiting(&bar, found, Some(count)))?;
+        spawned.discover(&mut cluster, timeout, &|found| waiting(&bar, found, &Wanted::Exactly(count)))?;
         bar.finish_and_clear();
         Ok(Fleet { cluster, description: None, _spawned: Some(spawned) })
     }
@@ -145,11 +144,16 @@ pub(super) fn read_cluster(path: &Path) -> Result<plan::Cluster> {
         .hint("examples/cluster.toml shows every key")
 }
 
-fn waiting(bar: &ProgressBar, found: usize, expected: Option<usize>) {
-    let message = match expected {
-        Some(expected) => format!("waiting for nodes: {found} of {expected} found"),
-        None if found == 0 => "waiting for nodes: none found yet".to_owned(),
-        None => format!("nodes found: {found}"),
+fn waiting(bar: &ProgressBar, found: usize, wanted: &Wanted) {
+    let message = match wanted {
+        Wanted::AtLeast(1) if found == 0 => "waiting for nodes: none found yet".to_owned(),
+        Wanted::AtLeast(expected) if found >= *expected => format!("nodes found: {found}"),
+        Wanted::AtLeast(expected) | Wanted::Exactly(expected) => {
+            format!("waiting for nodes: {found} of {expected} found")
+        }
+        Wanted::Named(names) => {
+            format!("waiting for {}: {found} of {} found", names.join(", "), names.len())
+        }
     };
     // Where no bar is shown, as under a service manager, the log tells.
     tracing::info!("{message}");

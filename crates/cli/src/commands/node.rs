@@ -13,7 +13,7 @@ use signal_hook::iterator::Signals;
 use super::advice::{advised, network_advice};
 use crate::flags::{Common, Engine, Network, bytes, positive};
 use crate::machine::{default_memory, host_name};
-use crate::output::report::gigabytes;
+use crate::output::report::size;
 use crate::output::{json_line, line};
 use crate::places;
 
@@ -92,7 +92,7 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
         let addresses = addresses.join(", ");
         line(format_args!(
             "node `{name}` is ready: {engine_text}, {threads} threads, {} of memory, data on {addresses}",
-            gigabytes(memory)
+            size(memory)
         ))?;
     }
     if args.until_stdin_closes {

@@ -29,8 +29,9 @@ pub(crate) struct Args {
 pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     let bar = progress::waiting("looking for nodes", common.progress());
     let mut cluster = join(&args.network.config())?;
-    let wanted = Wanted { timeout: args.timeout, ..Wanted::default() };
-    let found = cluster.discover(&wanted, &|found| bar.set_message(format!("{found} nodes found")));
+    let found = cluster.discover(&Wanted::AtLeast(1), args.timeout, &|found| {
+        bar.set_message(format!("{found} nodes found"))
+    });
     let found = found.map(<[NodeInfo]>::to_vec);
     bar.finish_and_clear();
     let rows: Vec<NodeRow> = match found {

@@ -53,7 +53,7 @@ pub(crate) struct Args {
     /// Stream all inputs N times
     #[arg(long, value_name = "N", value_parser = positive, default_value_t = 1)]
     pub(crate) repeat: usize,
-    /// Most items in the chain at once [default: two for each stage]
+    /// Most items in the chain at once [default: two for each stage, and two more]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) window: Option<usize>,
     /// How tensors travel between nodes
@@ -109,6 +109,7 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     );
     let mut first_round = FirstRound::new(args.whole, job.items.distinct());
     let chain = fleet.deploy(&prepared, &options, common)?;
+    interrupt.hold();
     let streamed = stream::stream(&chain, &mut job.items, "chain", &interrupt, common, &mut |done| {
         first_round.keep(&done);
         let views: Vec<_> = done.outputs.iter().map(Tensor::view).collect();
@@ -199,7 +200,9 @@ impl Job {
         let mut items = items(args, model.inputs(), &settings).hint(TAKES)?;
         items.check_first().hint(TAKES)?;
         let classes = classes(&settings)?;
-        let target = args.output.as_deref().map(|path| Target::new(path, items.len())).transpose()?;
+        let target = args.output.as_deref().map(|path| Target::new(path, items.len())).transpose();
+        let target =
+            target.hint("--output takes a folder that you may write to, or a file.npz for one item")?;
         Ok(Job { model, items, classes, target })
     }
 }

@@ -95,7 +95,13 @@ fn find(
     graph: &Model,
     ids: &[NodeId],
 ) -> Result<Vec<NodeId>, LoadError> {
-    let ports: Vec<Port> = ids.iter().map(|&id| port(graph, id)).collect();
+    let mut ports: Vec<Port> = ids.iter().map(|&id| port(graph, id)).collect();
+    if side == Side::Output {
+        // rten 0.27 takes what `QuantizeLinear` gives for i8, whatever the zero point is; a run tells, and
+        // `convert::output` checks it.
+        let either = ports.iter_mut().filter(|port| port.dtypes == [DType::I8]);
+        either.for_each(|port| port.dtypes.push(DType::U8));
+    }
     Ok(match_ports(model, side, specs, &ports)?.into_iter().map(|i| ids[i]).collect())
 }
 

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use event_listener::IntoNotification;
 use tensor::{Tensor, TensorSpec};
 use wire::{CodecId, Header, Kind};
 
@@ -311,7 +312,8 @@ impl Shared {
             let _ = reply.send(result);
         }
         drop(guard);
-        self.freed.notify(count as usize);
+        // One caller for each place, besides those that were told and have not run yet.
+        self.freed.notify((count as usize).additional());
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use engine::{Engine, ModelSource, Session, SessionOptions};
@@ -23,6 +24,9 @@ use crate::transport::{Timeouts, connect, weights, write_message};
 /// Events that may wait. Each is a request, a connection or the end of some work; a node that is this far
 /// behind answers that it is busy.
 const MAX_EVENTS: usize = 1024;
+
+/// A dispatcher that ships weights may pause this long: it hashes and reads them from disk.
+const WEIGHTS_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The stage's ONNX file, beside its weights.
 const SKELETON_FILE: &str = "stage.onnx";
@@ -273,7 +277,10 @@ impl Driver {
         let Some(folder) = self.parts.get(&id).and_then(|p| p.folder.clone()) else { return };
         let cache = self.cache.clone();
         self.spawn("weights", move |events| {
-            let result = write_message(&mut stream, &Welcome::Accepted).and_then(|()| {
+            let accepted = stream
+                .set_read_timeout(Some(WEIGHTS_TIMEOUT))
+                .and_then(|()| write_message(&mut stream, &Welcome::Accepted));
+            let result = accepted.and_then(|()| {
                 weights::receive(&mut stream, &missing, |w, bytes| cache.store(w, bytes, &folder))
             });
             if let Err(e) = cache.evict() {

@@ -1,0 +1,95 @@
+"""Writes the models of the chain tests into its own folder. Needs onnx and numpy.
+
+    python3 make_models.py
+"""
+
+from pathlib import Path
+
+import numpy as np
+from onnx import TensorProto as T
+from onnx import helper as h
+from onnx import numpy_helper
+
+HERE = Path(__file__).parent
+WIDTH = 8
+
+
+def value(name, dtype, dims):
+    return h.make_tensor_value_info(name, dtype, dims)
+
+
+def save(name, nodes, inputs, outputs, initializers):
+    graph = h.make_graph(nodes, name, inputs, outputs, initializers)
+    model = h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=8, producer_name="defer-tests")
+    (HERE / f"{name}.onnx").write_bytes(model.SerializeToString(deterministic=True))
+
+
+def table(name, seed, rows=WIDTH):
+    """Small multiples of 1/8: sums of products are exact in f32, on every engine and in every order."""
+    numbers = np.random.default_rng(seed).integers(-4, 5, (rows, WIDTH))
+    return numpy_helper.from_array((numbers / 8).astype(np.float32), name)
+
+
+def scalar(name, number, dtype):
+    return numpy_helper.from_array(np.array(number, dtype=dtype), name)
+
+
+def node(op, inputs, output):
+    return h.make_node(op, inputs, [output], name=f"make_{output}")
+
+
+# Several inputs and outputs. `b` and `ids` pass through the stages at the front, `early` and `flags` are
+# outputs that are ready long before the last; floats, booleans and integers cross the cuts.
+save(
+    "branches",
+    [
+        node("MatMul", ["a", "w1"], "front"),
+        node("Relu", ["front"], "early"),
+        node("Greater", ["early", "one"], "flags"),
+        node("MatMul", ["early", "w2"], "middle"),
+        node("MatMul", ["middle", "w3"], "back"),
+        node("Where", ["flags", "back", "b"], "chosen"),
+        node("MatMul", ["chosen", "w1"], "late"),
+        node("Gather", ["words", "ids"], "picked"),
+        node("MatMul", ["picked", "w2"], "rows"),
+        node("Mul", ["ids", "three"], "tokens"),
+    ],
+    [value("a", T.FLOAT, [2, WIDTH]), value("b", T.FLOAT, [2, WIDTH]), value("ids", T.INT64, [3])],
+    [
+        value("late", T.FLOAT, [2, WIDTH]),
+        value("early", T.FLOAT, [2, WIDTH]),
+        value("flags", T.BOOL, [2, WIDTH]),
+        value("rows", T.FLOAT, [3, WIDTH]),
+        value("tokens", T.INT64, [3]),
+    ],
+    [table("w1", 1), table("w2", 2), table("w3", 3), table("words", 4, rows=10), scalar("one", 1, np.float32), scalar("three", 3, np.int64)],
+)
+
+# Sizes that differ from item to item.
+save(
+    "dynamic",
+    [
+        node("MatMul", ["x", "w1"], "first"),
+        node("Relu", ["first"], "second"),
+        node("MatMul", ["second", "w2"], "third"),
+        node("Transpose", ["third"], "columns"),
+        node("MatMul", ["third", "columns"], "pairs"),
+    ],
+    [value("x", T.FLOAT, ["rows", WIDTH])],
+    [value("pairs", T.FLOAT, ["rows", "rows"])],
+    [table("w1", 1), table("w2", 2)],
+)
+
+# Fails while it runs when an index lies outside the table of ten rows.
+save(
+    "lookup",
+    [
+        node("Abs", ["ids"], "rows"),
+        node("Gather", ["words", "rows"], "picked"),
+        node("MatMul", ["picked", "w1"], "mixed"),
+        node("MatMul", ["mixed", "w2"], "y"),
+    ],
+    [value("ids", T.INT64, ["n"])],
+    [value("y", T.FLOAT, ["n", WIDTH])],
+    [table("words", 4, rows=10), table("w1", 1), table("w2", 2)],
+)
