@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 use wire::control::{NodeDescription, Request, Response};
+use zenoh::pubsub::Subscriber;
 
 use crate::control::{Control, NetworkConfig, NetworkError, Presence, Role};
 
@@ -66,21 +67,27 @@ pub enum DiscoverError {
 
 /// Membership in a group of nodes, and the nodes found so far.
 pub struct Cluster {
+    _watch: Subscriber<()>,
     control: Arc<Control>,
     presence: Receiver<Presence>,
     nodes: Vec<NodeInfo>,
+    /// Present, but they have not described themselves yet: asked again while nodes are waited for.
+    silent: Vec<String>,
 }
 
 impl Cluster {
     /// Enters the control plane and begins to look for nodes.
     pub fn join(network: &NetworkConfig) -> Result<Cluster, NetworkError> {
-        let control = Arc::new(Control::open(network)?);
+        let mut control = Control::open(network)?;
+        // Nodes give up what this dispatcher ordered when they see it leave.
+        control.announce(Role::Dispatcher)?;
+        let control = Arc::new(control);
         // Liveliness reports come from inside the control plane, which must not block; there is one per node
         // that comes or goes.
         #[expect(clippy::disallowed_methods, reason = "bounded by the number of nodes, see above")]
         let (sender, presence) = unbounded();
-        control.watch(Role::Node, sender, |presence| presence)?;
-        Ok(Cluster { control, presence, nodes: Vec::new() })
+        let watch = control.watch(Role::Node, sender, |presence| presence)?;
+        Ok(Cluster { _watch: watch, control, presence, nodes: Vec::new(), silent: Vec::new() })
     }
 
     /// Waits for nodes, at most for `timeout`. `progress` hears how many of those wanted were found, whenever
@@ -95,14 +102,19 @@ impl Cluster {
         loop {
             progress(self.found(wanted));
             let left = deadline.saturating_duration_since(Instant::now());
+            let waiting = !self.satisfies(wanted);
             let wait = match wanted {
-                _ if !self.satisfies(wanted) => left,
+                _ if waiting && self.silent.is_empty() => left,
+                _ if waiting => left.min(SETTLE_TIME),
                 Wanted::AtLeast(_) => left.min(SETTLE_TIME),
                 // What has been reported already is taken in, to notice a name that two nodes have.
                 Wanted::Exactly(_) | Wanted::Named(_) => Duration::ZERO,
             };
             match self.presence.recv_timeout(wait) {
                 Ok(presence) => self.take_in(&presence),
+                Err(RecvTimeoutError::Timeout) if waiting && !left.is_zero() => {
+                    std::mem::take(&mut self.silent).into_iter().for_each(|id| self.ask_who(id));
+                }
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
             }
         }
@@ -141,15 +153,20 @@ impl Cluster {
 
     fn take_in(&mut self, presence: &Presence) {
         self.nodes.retain(|n| n.id != presence.id);
-        if !presence.alive {
-            return;
+        self.silent.retain(|id| *id != presence.id);
+        if presence.alive {
+            self.ask_who(presence.id.clone());
         }
-        match self.control.ask(&presence.id, &Request::Describe, DESCRIBE_TIMEOUT) {
-            Ok(Response::Description(description)) => {
-                self.nodes.push(NodeInfo { id: presence.id.clone(), description });
+    }
+
+    fn ask_who(&mut self, id: String) {
+        match self.control.ask(&id, &Request::Describe, DESCRIBE_TIMEOUT) {
+            Ok(Response::Description(description)) => self.nodes.push(NodeInfo { id, description }),
+            Ok(other) => tracing::warn!("node {id} does not describe itself: {other:?}"),
+            Err(e) => {
+                tracing::info!("node {id} has not described itself yet: {e}");
+                self.silent.push(id);
             }
-            Ok(other) => tracing::warn!("node {} does not describe itself: {other:?}", presence.id),
-            Err(e) => tracing::warn!("node {} does not describe itself: {e}", presence.id),
         }
     }
 

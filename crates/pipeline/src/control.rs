@@ -10,6 +10,7 @@ use crossbeam_channel::Sender;
 use wire::control::{self, ControlError, Request, Response};
 use zenoh::Wait;
 use zenoh::liveliness::LivelinessToken;
+use zenoh::pubsub::Subscriber;
 use zenoh::query::{ConsolidationMode, Query, QueryTarget, Queryable};
 use zenoh::sample::SampleKind;
 
@@ -106,6 +107,9 @@ pub(crate) struct Presence {
 pub(crate) struct Control {
     session: zenoh::Session,
     prefix: String,
+    /// Makes this member's presence known as long as it lives.
+    token: Option<LivelinessToken>,
+    insecure: bool,
 }
 
 /// A request that arrived, to be answered once.
@@ -120,7 +124,8 @@ impl Control {
         check(config)?;
         let open = |e: zenoh::Error| NetworkError::Open { listen: config.listen, reason: reason(&e) };
         let session = zenoh::open(zenoh_config(config).map_err(open)?).wait().map_err(open)?;
-        Ok(Control { session, prefix: format!("defer/{}/{}", control::VERSION, config.group) })
+        let prefix = format!("defer/{}/{}", control::VERSION, config.group);
+        Ok(Control { session, prefix, token: None, insecure: config.insecure })
     }
 
     /// The identity of this member.
@@ -128,19 +133,25 @@ impl Control {
         self.session.zid().to_string()
     }
 
-    /// Makes this member's presence known until the token is dropped.
-    pub(crate) fn announce(&self, role: Role) -> Result<LivelinessToken, NetworkError> {
+    /// Makes this member's presence known until it leaves.
+    pub(crate) fn announce(&mut self, role: Role) -> Result<(), NetworkError> {
         let key = format!("{}/{}", self.presence_key(role), self.id());
-        self.session.liveliness().declare_token(key).wait().map_err(declare)
+        self.token = Some(self.session.liveliness().declare_token(key).wait().map_err(declare)?);
+        Ok(())
     }
 
-    /// Reports members of `role` to `events`, those present first, until the session ends.
+    /// Whether this member may connect to the address: only on this machine, unless others are trusted.
+    pub(crate) fn may_reach(&self, address: &SocketAddr) -> bool {
+        self.insecure || address.ip().is_loopback()
+    }
+
+    /// Reports members of `role` to `events`, those present first, as long as the answer is kept.
     pub(crate) fn watch<E: Send + 'static>(
         &self,
         role: Role,
         events: Sender<E>,
         event: impl Fn(Presence) -> E + Send + Sync + 'static,
-    ) -> Result<(), NetworkError> {
+    ) -> Result<Subscriber<()>, NetworkError> {
         let callback = move |sample: zenoh::sample::Sample| {
             let id = sample.key_expr().as_str().rsplit('/').next().unwrap_or_default().to_owned();
             let alive = sample.kind() == SampleKind::Put;
@@ -153,7 +164,6 @@ impl Control {
             .declare_subscriber(key)
             .history(true)
             .callback(callback)
-            .background()
             .wait()
             .map_err(declare)
     }
@@ -210,6 +220,8 @@ impl Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
+        // Nobody shall find this member any more, then nobody reaches it.
+        drop(self.token.take());
         if let Err(e) = self.session.close().wait() {
             tracing::debug!("closing the control plane: {e}");
         }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use engine::{Engine, ModelSource, SessionOptions};
 use graph::{Model, ModelError, Simplified};
 use plan::{Boundary, Device, Links, Plan, PlanError, Problem, Unit};
-use tensor::{Shape, SpecError, Tensor};
+use tensor::{Dim, Shape, SpecError, Tensor};
 
 use crate::profile::{Profile, ProfileError, arbitrary_item, profile, spec_bytes};
 
@@ -62,6 +62,18 @@ pub enum PrepareError {
     /// The sample does not fit the model.
     #[error(transparent)]
     Sample(#[from] SpecError),
+    /// One size of the model has two values in the sample.
+    #[error("`{symbol}` is {size} in input `{input}`, but {known} in one before it")]
+    Symbol {
+        /// The size's name.
+        symbol: String,
+        /// The input that disagrees.
+        input: String,
+        /// Its size there.
+        size: usize,
+        /// Its size in an earlier input.
+        known: usize,
+    },
     /// Measuring it.
     #[error(transparent)]
     Profile(#[from] ProfileError),
@@ -189,8 +201,17 @@ pub(crate) fn check_item(model: &Model, item: &[Tensor]) -> Result<(), PrepareEr
     if item.len() != specs.len() {
         return Err(PrepareError::Inputs { expected: specs.len(), found: item.len() });
     }
+    let mut sizes: HashMap<&str, usize> = HashMap::new();
     for (spec, tensor) in specs.iter().zip(item) {
         spec.check_tensor(&tensor.view())?;
+        for (dim, &size) in spec.dims.iter().flatten().zip(tensor.shape().dims()) {
+            let Dim::Symbol(symbol) = dim else { continue };
+            let known = *sizes.entry(symbol).or_insert(size);
+            if known != size {
+                let (symbol, input) = (symbol.clone(), spec.name.clone());
+                return Err(PrepareError::Symbol { symbol, input, size, known });
+            }
+        }
     }
     Ok(())
 }

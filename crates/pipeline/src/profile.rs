@@ -13,6 +13,10 @@ use tensor::{Shape, Tensor, TensorSpec};
 const MIN_RUNS: usize = 3;
 const MAX_RUNS: usize = 15;
 
+/// Copies of a stage's inputs and outputs that its queues and its engine hold at most: see `node::stage`.
+const STAGE_INPUTS: u64 = 4;
+const STAGE_OUTPUTS: u64 = 3;
+
 /// Repeats of one unit stop when they took this long.
 const TIME_PER_UNIT: Duration = Duration::from_millis(60);
 
@@ -38,7 +42,7 @@ pub struct UnitCost {
     pub operators: usize,
     /// Bytes of its weights.
     pub weight_bytes: u64,
-    /// Bytes of the tensors that enter and leave it.
+    /// Bytes of the tensors that enter and leave it, as often as a stage's queues hold them.
     pub activation_bytes: u64,
 }
 
@@ -114,26 +118,12 @@ pub fn profile(
             seconds,
             operators: stage.operators,
             weight_bytes: stage.weight_bytes(),
-            activation_bytes: crossing(i) + crossing(i + 1),
+            activation_bytes: STAGE_INPUTS * crossing(i) + STAGE_OUTPUTS * crossing(i + 1),
         });
         frame = next;
     }
     progress(units.len(), units.len());
     Ok(Profile { cuts, units, frames, engine: format!("{} {}", engine.name(), engine.version()) })
-}
-
-/// The specs of a stage's own model: what the engine is fed and what it gives.
-pub(crate) fn engine_specs(stage: &Stage) -> (Vec<TensorSpec>, Vec<TensorSpec>) {
-    let fed = stage.feeds.iter().map(|&i| stage.inputs[i].clone()).collect();
-    let mut computed: Vec<TensorSpec> = Vec::new();
-    for (route, spec) in stage.routes.iter().zip(&stage.outputs) {
-        if let Route::Computed(i) = *route
-            && i == computed.len()
-        {
-            computed.push(spec.clone());
-        }
-    }
-    (fed, computed)
 }
 
 fn time(
@@ -144,9 +134,8 @@ fn time(
     frame: Vec<Tensor>,
 ) -> Result<(f64, Vec<Tensor>), ProfileError> {
     let bytes = stage.to_bytes()?;
-    let (fed, computed) = engine_specs(stage);
     let mut session = engine
-        .load(ModelSource::Bytes(&bytes), &fed, &computed, &SessionOptions::threads(threads))
+        .load(ModelSource::Bytes(&bytes), &stage.fed(), &stage.computed(), &SessionOptions::threads(threads))
         .map_err(|source| ProfileError::Load { first: first.to_owned(), source })?;
     drop(bytes);
     let views: Vec<_> = stage.feeds.iter().map(|&i| frame[i].view()).collect();

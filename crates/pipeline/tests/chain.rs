@@ -118,6 +118,26 @@ fn sizes_may_change_from_item_to_item() {
 }
 
 #[test]
+fn what_a_detector_finds_may_change_from_item_to_item() {
+    let nodes = start("detector", 2);
+    let cluster = join(&nodes);
+    let model = small_model("detector");
+    // Where the sizes of what crosses depend on the item, and where only those of the results do.
+    for cut in ["places", "positive"] {
+        let pipeline = deploy(&model, &cluster, &at_cuts(&[cut])).unwrap();
+        let counts: Vec<usize> = (0..4)
+            .map(|n| {
+                let result = pipeline.infer(rows(n, 2)).unwrap();
+                assert_eq!(result, whole(&model, &rows(n, 2)), "cut at {cut}, item {n}");
+                result[1].shape().dims()[0]
+            })
+            .collect();
+        assert!(counts.iter().any(|&count| count != counts[0]), "{counts:?}: all the same");
+        pipeline.close();
+    }
+}
+
+#[test]
 fn compressed_links_give_the_same_bits() {
     let nodes = start("lz4", 2);
     let cluster = join(&nodes);

@@ -5,6 +5,7 @@ mod common;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
 
 use common::compose::Run;
 use common::engines::rten;
@@ -13,7 +14,7 @@ use common::{Nodes, deploy, join, small_model, start};
 use pipeline::transport::{FrameReader, FrameWriter, Received};
 use pipeline::{Options, Pipeline, SplitOptions};
 use tensor::{DType, Shape, Tensor, TensorSpec};
-use wire::control::{self, DeploymentId, Hello, Purpose, Request, Response};
+use wire::control::{self, DeploymentId, Hello, Purpose, Request, Response, StageOrder};
 use wire::{CodecId, Header, Kind};
 
 /// A pipeline over the first two nodes that must work whatever else happens to them.
@@ -57,27 +58,28 @@ fn greetings_that_are_none_are_closed_or_refused() {
     let nodes = start("greetings", 2);
     let victim = Victim::deploy(&nodes);
     let id = deployment(&nodes);
-    let good = Hello { deployment: id, epoch: 1, purpose: Purpose::Inputs };
-    let mut other_version = greeting(&good);
-    other_version[4] = 77;
-    let mut longer = greeting(&good);
-    longer[0] += 1;
-    longer.push(0);
-    let cases: Vec<(&str, Vec<u8>, &str)> = vec![
-        ("nothing", vec![], ""),
-        ("garbage", b"GET / HTTP/1.1\r\nHost: node\r\n\r\n".to_vec(), ""),
-        ("zeros", vec![0; 64], ""),
-        ("an endless greeting", [&u32::MAX.to_le_bytes()[..], &[7; 1 << 16]].concat(), ""),
-        ("half a greeting", greeting(&good)[..9].to_vec(), ""),
-        ("another version", other_version, ""),
-        ("bytes after the greeting's end", longer, ""),
-        ("a stranger", greeting(&Hello { deployment: id ^ 1, ..good }), "no such deployment"),
-        ("an old plan", greeting(&Hello { epoch: 0, ..good }), "epoch 0 is not the plan's epoch 1"),
-        ("a later plan", greeting(&Hello { epoch: 2, ..good }), "epoch 2 is not the plan's epoch 1"),
-        ("a second input", greeting(&good), "already has this connection"),
-        ("weights", greeting(&Hello { purpose: Purpose::Weights, ..good }), "no weights are missing"),
-    ];
-    for node in &nodes.nodes {
+    for (stage, node) in (0..).zip(&nodes.nodes) {
+        let good = Hello { deployment: id, epoch: 1, stage, purpose: Purpose::Inputs };
+        let mut other_version = greeting(&good);
+        other_version[4] = 77;
+        let mut longer = greeting(&good);
+        longer[0] += 1;
+        longer.push(0);
+        let cases: Vec<(&str, Vec<u8>, &str)> = vec![
+            ("nothing", vec![], ""),
+            ("garbage", b"GET / HTTP/1.1\r\nHost: node\r\n\r\n".to_vec(), ""),
+            ("zeros", vec![0; 64], ""),
+            ("an endless greeting", [&u32::MAX.to_le_bytes()[..], &[7; 1 << 16]].concat(), ""),
+            ("half a greeting", greeting(&good)[..9].to_vec(), ""),
+            ("another version", other_version, ""),
+            ("bytes after the greeting's end", longer, ""),
+            ("a stranger", greeting(&Hello { deployment: id ^ 1, ..good }), "no such deployment"),
+            ("another stage", greeting(&Hello { stage: stage + 1, ..good }), "not stage"),
+            ("an old plan", greeting(&Hello { epoch: 0, ..good }), "epoch 0 is not the plan's epoch 1"),
+            ("a later plan", greeting(&Hello { epoch: 2, ..good }), "epoch 2 is not the plan's epoch 1"),
+            ("a second input", greeting(&good), "already has this connection"),
+            ("weights", greeting(&Hello { purpose: Purpose::Weights, ..good }), "no weights are missing"),
+        ];
         for (what, bytes, answer) in &cases {
             let mut stream = connect(node);
             // The node may have closed already.
@@ -130,6 +132,29 @@ fn requests_that_are_none_are_refused() {
         refused(rogue.ask(node, &request), "no such deployment");
     }
     victim.assert_works();
+}
+
+/// It died, or was killed, before it connected to the stage.
+#[test]
+fn a_dispatcher_that_leaves_takes_its_stages_with_it() {
+    let nodes = start("orphans", 1);
+    let node = &nodes.nodes[0];
+    let cluster = join(&nodes);
+    let rogue = Rogue::join(&nodes.network, node);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let dispatcher = loop {
+        match rogue.dispatchers().pop() {
+            Some(dispatcher) => break dispatcher,
+            None => assert!(Instant::now() < deadline, "the dispatcher does not announce itself"),
+        }
+    };
+    rogue.load(node, StageOrder { dispatcher, ..order(1) });
+    rogue.load(node, order(2));
+    drop(cluster);
+    while !matches!(rogue.ask(node, &Request::Measure(1)), Response::Refused(_)) {
+        assert!(Instant::now() < deadline, "the stage is still there");
+    }
+    assert!(matches!(rogue.ask(node, &Request::Measure(2)), Response::Measured(_)), "another's stage stays");
 }
 
 #[test]

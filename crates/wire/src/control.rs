@@ -17,7 +17,7 @@ pub const VERSION: u8 = 1;
 /// The largest greeting of a data connection, bytes.
 pub const MAX_HELLO_LEN: usize = 4096;
 
-/// Identity of a deployment: drawn at random by the dispatcher.
+/// Identity of a deployment, made by the dispatcher: no other has the same.
 pub type DeploymentId = u128;
 
 /// BLAKE3 hash of a weight's bytes.
@@ -202,6 +202,8 @@ pub struct Hello {
     pub deployment: DeploymentId,
     /// Generation of the plan.
     pub epoch: u32,
+    /// The stage that is meant: an address may lead to another node than it was announced by.
+    pub stage: u32,
     /// What the connection is for.
     pub purpose: Purpose,
 }
@@ -283,14 +285,29 @@ impl StageOrder {
             return Err("a stage order that contradicts itself".to_owned());
         }
         let feeds = self.feeds.iter().all(|i| within(i, self.inputs.len()));
-        let routes = self.routes.iter().all(|route| match route {
-            Route::Computed(i) => within(i, self.outputs.len()),
+        let passed = |route: &Route| match route {
             Route::Passed(i) => within(i, self.inputs.len()),
-        });
+            Route::Computed(_) => true,
+        };
+        // The engine's outputs are numbered without gaps.
+        let mut computed: Vec<u32> = self.routes.iter().filter_map(Route::computed).collect();
+        computed.sort_unstable();
+        computed.dedup();
+        let without_gaps = computed.iter().enumerate().all(|(n, &i)| n == i as usize);
+        let routes = without_gaps && self.routes.iter().all(passed);
         if !feeds || !routes {
             return Err("a stage order that refers to a tensor that is not there".to_owned());
         }
         Ok(())
+    }
+}
+
+impl Route {
+    fn computed(&self) -> Option<u32> {
+        match self {
+            Route::Computed(i) => Some(*i),
+            Route::Passed(_) => None,
+        }
     }
 }
 

@@ -24,7 +24,7 @@
 //!      2    1  rank, at most 8
 //!      3    5  zero
 //!      8    8  bytes of the tensor's memory form
-//!     16    8  encoded bytes
+//!     16    8  encoded bytes; if raw, those of the memory form
 //!     24    8  checksum (XXH3-64) of the encoded bytes
 //!     32   64  eight dimensions, zero beyond the rank
 //! ```
@@ -161,8 +161,9 @@ pub fn header_len_from_prefix(prefix: &[u8; PREFIX_LEN]) -> Result<usize, FrameE
     Ok(header_len(tensors))
 }
 
-/// Reads a whole header; the descriptors go into `descriptors`, replacing what it held. Sizes are
-/// consistent with type, shape and codec afterwards, but still the peer's word: compare them with the plan
+/// Reads a whole header; the descriptors go into `descriptors`, replacing what it held. Afterwards lengths
+/// fit type and shape (but for strings, which have no fixed size), and encoded lengths the codec: of raw the
+/// same, of others no more than they could need. All are still the peer's word: compare them with the plan
 /// before reserving memory.
 pub fn read_header(bytes: &[u8], descriptors: &mut Vec<Descriptor>) -> Result<Header, FrameError> {
     let prefix = bytes.first_chunk().ok_or(FrameError::Malformed("too short"))?;
@@ -212,6 +213,9 @@ fn read_descriptor(bytes: &[u8]) -> Result<Descriptor, FrameError> {
     }
     if encoded_len > codec.codec().max_encoded_len(len) {
         return Err(Malformed("the encoded length is above the codec's bound"));
+    }
+    if codec == CodecId::Raw && encoded_len != len {
+        return Err(Malformed("the encoded length of raw bytes is another"));
     }
     Ok(Descriptor { codec, dtype, shape, len, encoded_len, checksum: u64_at(bytes, 24) })
 }
@@ -301,6 +305,8 @@ mod tests {
         check(first + 2, &[2], "a dimension beyond the rank");
         check(first + 8, &25u64.to_le_bytes(), "the length does not fit type and shape");
         check(first + 16, &25u64.to_le_bytes(), "the encoded length is above the codec's bound");
+        check(first + 16, &23u64.to_le_bytes(), "the encoded length of raw bytes is another");
+        check(first + 16, &0u64.to_le_bytes(), "the encoded length of raw bytes is another");
         check(first + 32, &u64::MAX.to_le_bytes(), "a size beyond this machine");
         check(first + 32, &(1u64 << 61).to_le_bytes(), "the length does not fit type and shape");
     }

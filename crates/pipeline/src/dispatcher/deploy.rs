@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +24,9 @@ const LOAD_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// How long a node may take to describe itself while a failure is looked into.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How long a node may take to connect to the next: it tries every address that the other one has.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// For requests that are answered at once.
 pub(super) const SHORT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -46,7 +49,7 @@ pub(super) fn deploy(
     progress: &dyn Fn(Progress),
 ) -> Result<Opened, String> {
     let mut state = State::new(orders.len());
-    // Every step sends one event; two more per stage leave room for progress.
+    // Steps that report wait for this loop, which does nothing but read them.
     let (sender, receiver) = bounded(64);
     let mut actions = state.on_event(Event::Begun);
     let mut done = Done { engines: vec![String::new(); orders.len()], ..Done::default() };
@@ -146,7 +149,7 @@ fn step(
             }
         }
         Action::Ship(i, missing) => {
-            ship(&orders[i], &missing, reports)
+            ship(control, &orders[i], &missing, reports)
                 .map_err(|e| format!("{}: shipping its weights failed: {e}", place(orders, i)))?;
             Ok(Report::Event(Event::Shipped(i)))
         }
@@ -154,14 +157,15 @@ fn step(
             Response::Loaded { engine } => Ok(Report::Loaded(i, engine)),
             other => Err(unexpected(orders, i, &other)),
         },
-        Action::Connect(i) => match ask(control, orders, i, &Request::Connect(id), SHORT_TIMEOUT)? {
+        Action::Connect(i) => match ask(control, orders, i, &Request::Connect(id), CONNECT_TIMEOUT)? {
             Response::Connected => Ok(Report::Event(Event::Connected(i))),
             other => Err(unexpected(orders, i, &other)),
         },
         Action::Open => {
             let last = orders.len() - 1;
             let open = |i: usize, purpose| {
-                open(&orders[i], purpose).map_err(|e| format!("{}: cannot connect: {e}", place(orders, i)))
+                open(control, &orders[i], purpose)
+                    .map_err(|e| format!("{}: cannot connect: {e}", place(orders, i)))
             };
             Ok(Report::Opened(open(0, Purpose::Inputs)?, open(last, Purpose::Results)?))
         }
@@ -169,16 +173,23 @@ fn step(
     }
 }
 
-fn open(order: &Order, purpose: Purpose) -> io::Result<TcpStream> {
-    let StageOrder { deployment, epoch, .. } = order.message;
-    connect(
-        &order.node.description.data_addresses,
-        &Hello { deployment, epoch, purpose },
-        &Timeouts::default(),
-    )
+fn open(control: &Control, order: &Order, purpose: Purpose) -> io::Result<TcpStream> {
+    let StageOrder { deployment, epoch, stage, .. } = order.message;
+    let hello = Hello { deployment, epoch, stage, purpose };
+    let known = order.node.description.data_addresses.iter().copied();
+    let addresses: Vec<SocketAddr> = known.filter(|address| control.may_reach(address)).collect();
+    if addresses.is_empty() {
+        return Err(io::Error::other("it has no address on this machine, and others need --insecure here"));
+    }
+    connect(&addresses, &hello, &Timeouts::default())
 }
 
-fn ship(order: &Order, missing: &[WeightHash], reports: &Sender<Report>) -> io::Result<()> {
+fn ship(
+    control: &Control,
+    order: &Order,
+    missing: &[WeightHash],
+    reports: &Sender<Report>,
+) -> io::Result<()> {
     let by_hash: HashMap<WeightHash, &[u8]> =
         order.weights.iter().map(|w| (w.hash.0, &w.bytes[..])).collect();
     let unknown = || io::Error::new(io::ErrorKind::InvalidData, "it asks for a weight it was not ordered");
@@ -188,7 +199,7 @@ fn ship(order: &Order, missing: &[WeightHash], reports: &Sender<Report>) -> io::
         .collect::<io::Result<_>>()?;
     let total = weights.iter().map(|(_, bytes)| bytes.len() as u64).sum();
     let _ = reports.send(Report::ToShip(total));
-    let mut stream = open(order, Purpose::Weights)?;
+    let mut stream = open(control, order, Purpose::Weights)?;
     let sent = |bytes| drop(reports.send(Report::Shipped(bytes)));
     weights::send(&mut stream, weights.into_iter(), &sent)
 }

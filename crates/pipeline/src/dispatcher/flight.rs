@@ -166,30 +166,28 @@ impl Flight {
     }
 
     pub(super) fn submit(&self, tensors: Vec<Tensor>) -> Result<Pending, ItemError> {
-        let mut tensors = tensors;
+        let mut admission = self.shared.admit(tensors)?;
         loop {
-            let listener = match self.shared.admit(tensors)? {
+            match admission {
                 Admission::Admitted(pending) => return Ok(pending),
-                Admission::Wait(back, listener) => {
-                    tensors = back;
-                    listener
+                Admission::Wait(tensors, listener) => {
+                    event_listener::Listener::wait(listener);
+                    admission = self.shared.admit(tensors)?;
                 }
-            };
-            event_listener::Listener::wait(listener);
+            }
         }
     }
 
     pub(super) async fn submit_async(&self, tensors: Vec<Tensor>) -> Result<Pending, ItemError> {
-        let mut tensors = tensors;
+        let mut admission = self.shared.admit(tensors)?;
         loop {
-            let listener = match self.shared.admit(tensors)? {
+            match admission {
                 Admission::Admitted(pending) => return Ok(pending),
-                Admission::Wait(back, listener) => {
-                    tensors = back;
-                    listener
+                Admission::Wait(tensors, listener) => {
+                    listener.await;
+                    admission = self.shared.admit(tensors)?;
                 }
-            };
-            listener.await;
+            }
         }
     }
 
@@ -246,8 +244,9 @@ impl Shared {
                 let (reply, pending) = oneshot::channel();
                 let item = Arc::new(Item { sequence, tensors });
                 window.items.push_back(Slot { reply, result: None, _item: item.clone() });
-                // Never full: it holds a whole window. Sent under the lock, so that items leave in order.
-                sender.try_send(item).map_err(|_| closed())?;
+                // Never full: it holds a whole window. Sent under the lock, so that items leave in order. If the
+                // sending thread is gone, the chain is being given up, and the item is answered with the reason.
+                let _ = sender.try_send(item);
                 Ok(Admission::Admitted(Pending { reply: pending }))
             }
             _ => Ok(Admission::Wait(tensors, self.freed.listen())),

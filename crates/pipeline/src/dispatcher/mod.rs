@@ -22,6 +22,8 @@ use wire::control::{DeploymentId, Request, Response, StageFigures};
 
 use crate::cluster::{Cluster, NodeInfo};
 use crate::control::{Control, NetworkError, Presence, Role};
+use crate::node::stage::OUTPUT_FAILED;
+use crate::node::state::ENDED;
 use crate::prepare::{PrepareError, PrepareOptions, Prepared, SplitOptions, check_item};
 use flight::{Ends, Flight};
 pub use flight::{ItemError, Pending};
@@ -114,6 +116,14 @@ pub enum DeployError {
     /// The control plane.
     #[error(transparent)]
     Network(#[from] NetworkError),
+    /// The description does not fit the nodes.
+    #[error("{devices} devices are described, but {nodes} nodes were found")]
+    Description {
+        /// Devices described.
+        devices: usize,
+        /// Nodes found.
+        nodes: usize,
+    },
     /// A node refused, failed or left.
     #[error("{0}")]
     Node(String),
@@ -176,6 +186,12 @@ impl Pipeline {
         cluster: &Cluster,
         options: &Options,
     ) -> Result<Pipeline, DeployError> {
+        if let Some(description) = &options.description
+            && description.devices.len() != cluster.nodes().len()
+        {
+            let (devices, nodes) = (description.devices.len(), cluster.nodes().len());
+            return Err(DeployError::Description { devices, nodes });
+        }
         let (devices, links) = resources(cluster.nodes(), options.description.as_ref());
         let plan = prepared.plan(devices, links, &options.split)?;
         let control = cluster.control().clone();
@@ -326,10 +342,11 @@ impl Inner {
     fn watch(self: &Arc<Inner>) -> Result<(), NetworkError> {
         // One event per node that comes or goes; capacity for every node a group may have.
         let (sender, presence) = crossbeam_channel::bounded::<Presence>(1024);
-        self.control.watch(Role::Node, sender, |presence| presence)?;
+        let subscriber = self.control.watch(Role::Node, sender, |presence| presence)?;
         let inner = Arc::downgrade(self);
         let broken = self.flight.broken();
         let watch = move || loop {
+            let _subscribed = &subscriber;
             crossbeam_channel::select! {
                 recv(presence) -> change => {
                     let (Ok(change), Some(inner)) = (change, inner.upgrade()) else { return };
@@ -340,9 +357,7 @@ impl Inner {
                 }
                 recv(broken) -> reason => {
                     let (Ok(reason), Some(inner)) = (reason, inner.upgrade()) else { return };
-                    // A stage that gave up knows why; a node that left is found out by asking, too.
-                    let cause = inner.measure().err().unwrap_or(reason);
-                    inner.flight.abandon(&cause);
+                    inner.flight.abandon(&inner.cause().unwrap_or(reason));
                 }
             }
         };
@@ -354,15 +369,27 @@ impl Inner {
     }
 
     fn measure(&self) -> Result<Vec<StageFigures>, String> {
+        (0..self.orders.len()).map(|i| self.measure_stage(i)).collect()
+    }
+
+    /// Why the chain broke, as the nodes tell it: a stage that gave up knows why, and one that left is found
+    /// out by asking. What a stage says of its output is only the echo of what happened behind it.
+    fn cause(&self) -> Option<String> {
+        let reasons: Vec<String> =
+            (0..self.orders.len()).filter_map(|i| self.measure_stage(i).err()).collect();
+        let is_echo = |reason: &&String| reason.contains(OUTPUT_FAILED) || reason.contains(ENDED);
+        reasons.iter().rfind(|reason| !is_echo(reason)).or(reasons.first()).cloned()
+    }
+
+    fn measure_stage(&self, i: usize) -> Result<StageFigures, String> {
         const TIMEOUT: Duration = Duration::from_secs(3);
         let request = Request::Measure(self.orders[0].message.deployment);
-        let ask = |i| match deploy::ask(&self.control, &self.orders, i, &request, TIMEOUT)? {
+        match deploy::ask(&self.control, &self.orders, i, &request, TIMEOUT)? {
             Response::Measured(figures) => Ok(figures),
             other => {
                 Err(format!("{}: an answer to another question: {other:?}", deploy::place(&self.orders, i)))
             }
-        };
-        (0..self.orders.len()).map(ask).collect()
+        }
     }
 }
 
@@ -380,7 +407,6 @@ fn resources(nodes: &[NodeInfo], description: Option<&plan::Cluster>) -> (Vec<pl
             (nodes.iter().map(device).collect(), Links::uniform(nodes.len(), plan::Link::FREE))
         }
     };
-    assert_eq!(devices.len(), nodes.len(), "a description covers the cluster's nodes");
     for (device, node) in devices.iter_mut().zip(nodes) {
         let free = node.description.memory_limit.saturating_sub(node.description.memory_used);
         device.memory_bytes = Some(device.memory_bytes.map_or(free, |bytes| bytes.min(free)));

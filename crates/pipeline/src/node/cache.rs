@@ -188,7 +188,9 @@ fn hash_of(file: File) -> io::Result<WeightHash> {
 }
 
 fn write_and_hash(bytes: &mut dyn Read, target: &Path) -> io::Result<(u64, WeightHash)> {
-    let mut file = File::create(target)?;
+    // What may lie there already is perhaps linked elsewhere and mapped: it is replaced, never written to.
+    ignore_missing(fs::remove_file(target))?;
+    let mut file = File::options().write(true).create_new(true).open(target)?;
     let mut hasher = blake3::Hasher::new();
     let mut piece = vec![0; PIECE_LEN];
     let mut len = 0;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -83,7 +84,7 @@ impl Driver {
         let (sender, receiver) = bounded(MAX_EVENTS);
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
         Driver {
-            state: State::new(Limits { memory: config.memory }),
+            state: State::new(Limits { memory: config.memory, loopback_only: !config.network.insecure }),
             sender,
             receiver,
             cache: Arc::new(cache),
@@ -122,7 +123,9 @@ impl Driver {
                 self.carry_out(action);
             }
         }
-        for (_, parts) in std::mem::take(&mut self.parts) {
+        // Whoever still has something to tell must not wait for a place in the queue.
+        drop(self.receiver);
+        for (_, parts) in self.parts {
             parts.stage.into_iter().for_each(Stage::stop);
         }
     }
@@ -302,7 +305,10 @@ impl Driver {
         let (allowed, limit) =
             (self.memory_before + self.description.memory_limit, self.description.memory_limit);
         self.spawn("build", move |events| {
-            let built = build_session(&*engine, &order, &folder, threads);
+            // An engine's bug costs the deployment, not the node.
+            let build = AssertUnwindSafe(|| build_session(&*engine, &order, &folder, threads));
+            let built =
+                catch_unwind(build).unwrap_or_else(|_| Err("the engine panicked while loading".to_owned()));
             let built = built.and_then(|session| match private_memory() {
                 taken if taken <= allowed => Ok(session),
                 taken => Err(over_limit(taken - (allowed - limit), limit)),
@@ -314,7 +320,8 @@ impl Driver {
     fn open_next(&mut self, id: DeploymentId) {
         let Some(parts) = self.parts.get(&id) else { return };
         let addresses = parts.order.next.clone();
-        let hello = Hello { deployment: id, epoch: parts.order.epoch, purpose: Purpose::Inputs };
+        let StageOrder { epoch, stage, .. } = *parts.order;
+        let hello = Hello { deployment: id, epoch, stage: stage + 1, purpose: Purpose::Inputs };
         self.spawn("connect", move |events| {
             let opened = connect(&addresses, &hello, &Timeouts::default());
             let _ = events.send(Incoming::NextOpened(id, opened));

@@ -3,11 +3,11 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::driver::Incoming;
 use crate::transport::{GREETING_TIMEOUT, welcome};
@@ -15,27 +15,30 @@ use crate::transport::{GREETING_TIMEOUT, welcome};
 /// Connections that may be saying hello at once; more are closed unheard.
 const MAX_GREETINGS: usize = 64;
 
+/// How long to wait after a connection could not be accepted.
+const FAILED_ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+
 /// A thread that accepts until this is dropped.
 pub(super) struct Listener {
     address: SocketAddr,
-    stop: Arc<AtomicBool>,
+    /// Dropped to stop.
+    running: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Listener {
     pub(super) fn start(listener: TcpListener, events: Sender<Incoming>) -> io::Result<Listener> {
         let address = listener.local_addr()?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = stop.clone();
+        let (running, stopped) = bounded(1); // nothing is ever sent: it closes
         let run = move || accept(&listener, &events, &stopped);
         let thread = std::thread::Builder::new().name("listener".to_owned()).spawn(run)?;
-        Ok(Listener { address, stop, thread: Some(thread) })
+        Ok(Listener { address, running: Some(running), thread: Some(thread) })
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.stop.store(true, SeqCst);
+        drop(self.running.take());
         // Wakes the thread out of accept.
         let mut address = self.address;
         if address.ip().is_unspecified() {
@@ -51,10 +54,15 @@ impl Drop for Listener {
     }
 }
 
-fn accept(listener: &TcpListener, events: &Sender<Incoming>, stop: &AtomicBool) {
+fn accept(listener: &TcpListener, events: &Sender<Incoming>, stopped: &Receiver<()>) {
     let greetings = Arc::new(AtomicUsize::new(0));
     for connection in listener.incoming() {
-        if stop.load(SeqCst) {
+        let pause = match &connection {
+            Ok(_) => Duration::ZERO,
+            // Out of descriptors, most likely: trying again at once would only fail again.
+            Err(_) => FAILED_ACCEPT_PAUSE,
+        };
+        if stopped.recv_timeout(pause) == Err(RecvTimeoutError::Disconnected) {
             return;
         }
         match connection {
@@ -72,9 +80,7 @@ fn receive_greeting(mut stream: TcpStream, events: &Sender<Incoming>, greetings:
     }
     let (events, count) = (events.clone(), greetings.clone());
     let run = move || {
-        let hello = welcome(&mut stream);
-        count.fetch_sub(1, SeqCst);
-        match hello {
+        match welcome(&mut stream) {
             // The receiver is gone when the node stops.
             Ok(hello) => drop(events.send(Incoming::Greeted(stream, hello))),
             Err(e) => {
@@ -82,6 +88,7 @@ fn receive_greeting(mut stream: TcpStream, events: &Sender<Incoming>, greetings:
                 tracing::warn!("a data connection did not say who it is within {seconds} s: {e}");
             }
         }
+        count.fetch_sub(1, SeqCst);
     };
     if let Err(e) = std::thread::Builder::new().name("greeting".to_owned()).spawn(run) {
         greetings.fetch_sub(1, SeqCst);

@@ -11,7 +11,7 @@ pub mod stage;
 pub mod state;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -78,7 +78,7 @@ impl Node {
     /// Starts a node; it is found by others once this returns.
     pub fn start(config: NodeConfig) -> Result<Node, NodeError> {
         let cache = Cache::open(&config.cache, config.cache_limit).map_err(NodeError::Cache)?;
-        let control = Control::open(&config.network)?;
+        let mut control = Control::open(&config.network)?;
         let address = SocketAddr::new(config.network.listen.ip(), config.data_port);
         let listen = |source| NodeError::Listen { address, source };
         let listener = TcpListener::bind(address).map_err(listen)?;
@@ -89,13 +89,12 @@ impl Node {
         let events = driver.events();
         let asked = events.clone();
         let queryable = control.serve(move |inquiry| driver::offer(&asked, inquiry))?;
-        control.watch(Role::Dispatcher, events.clone(), Incoming::Dispatcher)?;
+        let watch = control.watch(Role::Dispatcher, events.clone(), Incoming::Dispatcher)?;
         let listener = listener::Listener::start(listener, events.clone()).map_err(NodeError::Thread)?;
-        let token = control.announce(Role::Node)?;
+        control.announce(Role::Node)?;
         let run = move || {
             driver.run();
-            // Nobody shall find this node any more, then nobody reaches it.
-            drop(token);
+            drop(watch);
             drop(queryable);
             drop(listener);
             drop(control);
@@ -141,7 +140,8 @@ fn reachable(local: SocketAddr) -> Vec<SocketAddr> {
     if !local.ip().is_unspecified() {
         return vec![local];
     }
-    let mut addresses = host_addresses();
-    addresses.push(IpAddr::from([127, 0, 0, 1]));
-    addresses.into_iter().map(|ip| SocketAddr::new(ip, local.port())).collect()
+    let loopback: IpAddr =
+        if local.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+    let others = host_addresses().into_iter().filter(|ip| ip.is_ipv4() == local.is_ipv4());
+    others.chain([loopback]).map(|ip| SocketAddr::new(ip, local.port())).collect()
 }

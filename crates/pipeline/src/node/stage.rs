@@ -31,6 +31,9 @@ const QUEUE_LEN: usize = 1;
 /// egress still sends.
 const BUFFER_SETS: usize = 4;
 
+/// How a stage's reason begins when what fails is behind it.
+pub(crate) const OUTPUT_FAILED: &str = "the link out of this stage failed";
+
 /// What a stage's threads need.
 pub struct StageSetup {
     /// The loaded model.
@@ -334,7 +337,7 @@ impl Egress {
                 }
                 Err(reason) => self.writer.send_failure(self.epoch, sequence, &reason),
             };
-            let bytes = sent.map_err(|e| format!("the link out of this stage failed: {e}"))?;
+            let bytes = sent.map_err(|e| format!("{OUTPUT_FAILED}: {e}"))?;
             self.log.figures.bytes_out.fetch_add(bytes, Relaxed);
             self.log.record(sequence, Step::Send, start);
             self.log.figures.items.fetch_add(1, Relaxed);

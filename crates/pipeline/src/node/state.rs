@@ -18,6 +18,9 @@ const MAX_DEPLOYMENTS: usize = 64;
 /// How many ended deployments are remembered, to tell why.
 const REMEMBERED_ENDS: usize = 16;
 
+/// Why a stage is no longer there when nothing went wrong in it.
+pub(crate) const ENDED: &str = "the stage ended";
+
 /// Something happened.
 #[derive(Debug)]
 pub enum Event {
@@ -71,6 +74,8 @@ pub enum Action {
 pub struct Limits {
     /// Memory it promises to deployments at most, bytes.
     pub memory: u64,
+    /// Whether it connects to this machine only.
+    pub loopback_only: bool,
 }
 
 /// The state of a node.
@@ -130,8 +135,10 @@ impl State {
             Event::Built(id, result) => self.on_built(id, result),
             Event::NextOpened(id, result) => self.on_next_opened(id, result),
             Event::Ended(id, reason) => {
-                self.remember(id, reason.unwrap_or_else(|| "the stage ended".to_owned()));
-                self.discard(id, "the stage ended")
+                if self.deployments.contains_key(&id) {
+                    self.remember(id, reason.unwrap_or_else(|| ENDED.to_owned()));
+                }
+                self.discard(id, ENDED)
             }
             Event::DispatcherLeft(dispatcher) => {
                 let left =
@@ -184,6 +191,16 @@ impl State {
         if self.deployments.len() >= MAX_DEPLOYMENTS {
             return Err(format!("this node already holds {MAX_DEPLOYMENTS} deployments"));
         }
+        let weights = order.weights.iter().try_fold(0u64, |sum, w| sum.checked_add(w.len));
+        if weights.is_none_or(|weights| weights > order.memory) {
+            return Err("an order that promises less memory than its weights take".to_owned());
+        }
+        if let Some(address) = order.next.iter().find(|a| self.limits.loopback_only && !a.ip().is_loopback())
+        {
+            return Err(format!(
+                "the next stage is on another machine ({address}), which needs --insecure here"
+            ));
+        }
         let (used, limit) = (self.memory_used(), self.limits.memory);
         match used.checked_add(order.memory) {
             Some(sum) if sum <= limit => Ok(()),
@@ -224,25 +241,19 @@ impl State {
             let reason = format!("epoch {found} is not the plan's epoch {expected}");
             return vec![Action::TurnAway(ticket, reason)];
         }
-        match hello.purpose {
-            Purpose::Weights => match std::mem::replace(&mut deployment.phase, Phase::Complete) {
-                Phase::Incomplete(missing) => {
-                    deployment.phase = Phase::Receiving(missing.clone());
-                    vec![Action::Receive(ticket, id, missing)]
-                }
-                phase => {
-                    deployment.phase = phase;
-                    vec![Action::TurnAway(ticket, "no weights are missing".to_owned())]
-                }
-            },
-            Purpose::Inputs | Purpose::Results => match deployment.attach(hello.purpose) {
-                Ok(()) => {
-                    let mut actions = vec![Action::Attach(ticket, id, hello.purpose)];
-                    actions.extend(deployment.start(id));
-                    actions
-                }
-                Err(reason) => vec![Action::TurnAway(ticket, reason.to_owned())],
-            },
+        if hello.stage != deployment.order.stage {
+            let (expected, found) = (u64::from(deployment.order.stage) + 1, u64::from(hello.stage) + 1);
+            let reason = format!("this node runs stage {expected} of it, not stage {found}");
+            return vec![Action::TurnAway(ticket, reason)];
+        }
+        match deployment.connect(hello.purpose) {
+            Err(reason) => vec![Action::TurnAway(ticket, reason.to_owned())],
+            Ok(Some(missing)) => vec![Action::Receive(ticket, id, missing)],
+            Ok(None) => {
+                let mut actions = vec![Action::Attach(ticket, id, hello.purpose)];
+                actions.extend(deployment.start(id));
+                actions
+            }
         }
     }
 
@@ -342,21 +353,25 @@ impl State {
 }
 
 impl Deployment {
-    fn attach(&mut self, purpose: Purpose) -> Result<(), &'static str> {
+    /// Takes a new connection in; for weights, gives those that shall come on it.
+    fn connect(&mut self, purpose: Purpose) -> Result<Option<Vec<WeightEntry>>, &'static str> {
+        if purpose == Purpose::Weights {
+            let Phase::Incomplete(missing) = &self.phase else { return Err("no weights are missing") };
+            let missing = missing.clone();
+            self.phase = Phase::Receiving(missing.clone());
+            return Ok(Some(missing));
+        }
         if !matches!(self.phase, Phase::Built | Phase::OpeningNext(_) | Phase::Connected) {
             return Err("the stage is not loaded yet");
         }
-        let end = match purpose {
-            Purpose::Results if !self.order.next.is_empty() => {
-                return Err("this stage sends its results to the next stage");
-            }
-            Purpose::Results => &mut self.output,
-            Purpose::Inputs | Purpose::Weights => &mut self.input,
-        };
+        if purpose == Purpose::Results && !self.order.next.is_empty() {
+            return Err("this stage sends its results to the next stage");
+        }
+        let end = if purpose == Purpose::Results { &mut self.output } else { &mut self.input };
         if std::mem::replace(end, true) {
             return Err("the stage already has this connection");
         }
-        Ok(())
+        Ok(None)
     }
 
     fn start(&self, id: DeploymentId) -> Option<Action> {
@@ -398,11 +413,11 @@ mod tests {
     }
 
     fn state() -> State {
-        State::new(Limits { memory: 100 })
+        State::new(Limits { memory: 100, loopback_only: true })
     }
 
     fn hello(purpose: Purpose) -> Hello {
-        Hello { deployment: ID, epoch: 3, purpose }
+        Hello { deployment: ID, epoch: 3, stage: 0, purpose }
     }
 
     fn refused(actions: &[Action], part: &str) -> bool {
@@ -471,6 +486,7 @@ mod tests {
         check(&mut state(), hello(Inputs), "no such deployment");
         let mut s = built(true);
         check(&mut s, Hello { epoch: 2, ..hello(Inputs) }, "epoch 2 is not the plan's epoch 3");
+        check(&mut s, Hello { stage: 1, ..hello(Inputs) }, "this node runs stage 1 of it, not stage 2");
         check(&mut s, hello(Weights), "no weights are missing");
         check(&mut s, hello(Results), "to the next stage");
         s.on_event(Event::Greeted(3, hello(Inputs)));
@@ -489,9 +505,20 @@ mod tests {
         assert!(refused(&actions, "takes 0.0 MB of memory"), "{actions:?}");
         second.memory = u64::MAX;
         assert!(refused(&s.on_event(Event::Asked(3, Request::Prepare(second.clone()))), "memory"));
+        second.memory = 10;
+        let actions = s.on_event(Event::Asked(3, Request::Prepare(second.clone())));
+        assert!(refused(&actions, "less memory than its weights"), "{actions:?}");
         second.memory = 40;
         assert_eq!(s.on_event(Event::Asked(3, Request::Prepare(second.clone()))), [Action::LookUp(second)]);
         assert_eq!(s.memory_used(), 100);
+    }
+
+    #[test]
+    fn a_node_for_this_machine_only_connects_to_no_other() {
+        let mut order = order(true);
+        order.next = vec!["192.0.2.1:7".parse().unwrap()];
+        let actions = state().on_event(Event::Asked(1, Request::Prepare(order)));
+        assert!(refused(&actions, "needs --insecure"), "{actions:?}");
     }
 
     #[test]
@@ -514,7 +541,7 @@ mod tests {
     fn when_the_dispatcher_leaves_its_stages_go_and_others_stay() {
         let mut s = built(true);
         let mut other = order(true);
-        (other.deployment, other.dispatcher, other.memory) = (8, "other".into(), 1);
+        (other.deployment, other.dispatcher, other.memory) = (8, "other".into(), 11);
         s.on_event(Event::Asked(3, Request::Prepare(other)));
         assert_eq!(s.on_event(Event::DispatcherLeft("d".into())), [Action::Discard(ID)]);
         assert_eq!(s.stages().count(), 1);

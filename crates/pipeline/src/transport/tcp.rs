@@ -6,18 +6,19 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use wire::control::{self, Hello, MAX_HELLO_LEN, Welcome};
 
 /// How long a new connection may take to say who it is.
 pub const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Kernel buffers of a data connection, bytes each way: enough to keep a gigabit link with 10 ms of delay
-/// busy, small enough that back-pressure is felt within one or two items.
+/// Kernel buffers of a data connection, bytes each way, as far as the system allows that much: enough to keep
+/// a gigabit link of a few milliseconds busy, small enough that back-pressure is felt within one or two items.
 const SOCKET_BUFFER_LEN: usize = 1 << 20;
 
-/// How long sent bytes may stay unacknowledged before the kernel gives the connection up.
-const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(10);
+/// An idle connection is probed this often, so that a peer whose machine is gone is noticed. (Not
+/// TCP_USER_TIMEOUT: it also breaks links whose peer is alive but takes that long for an item.)
+const PROBE_PERIOD: Duration = Duration::from_secs(10);
 
 /// How long opening a connection may take.
 #[derive(Clone, Copy, Debug)]
@@ -30,7 +31,7 @@ pub struct Timeouts {
 
 impl Default for Timeouts {
     fn default() -> Timeouts {
-        Timeouts { connect: Duration::from_secs(5), greeting: GREETING_TIMEOUT }
+        Timeouts { connect: Duration::from_secs(2), greeting: GREETING_TIMEOUT }
     }
 }
 
@@ -40,9 +41,7 @@ pub fn tune(stream: &TcpStream) -> io::Result<()> {
     let socket = SockRef::from(stream);
     socket.set_send_buffer_size(SOCKET_BUFFER_LEN)?;
     socket.set_recv_buffer_size(SOCKET_BUFFER_LEN)?;
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_TIMEOUT))?;
-    Ok(())
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(PROBE_PERIOD).with_interval(PROBE_PERIOD))
 }
 
 /// Connects to the first address that answers and greets it. The error names every address tried.
@@ -64,9 +63,9 @@ pub fn connect(addresses: &[SocketAddr], hello: &Hello, timeouts: &Timeouts) -> 
 /// Says what the connection is for and waits to be welcomed.
 pub fn greet(mut stream: TcpStream, hello: &Hello, timeout: Duration) -> io::Result<TcpStream> {
     tune(&stream)?;
-    stream.set_read_timeout(Some(timeout))?;
+    let deadline = Instant::now() + timeout;
     write_message(&mut stream, hello)?;
-    match read_message(&mut stream)? {
+    match read_message(&mut Deadline { stream: &mut stream, deadline })? {
         Welcome::Accepted => {}
         Welcome::Refused(reason) => return Err(io::Error::new(io::ErrorKind::ConnectionRefused, reason)),
     }

@@ -44,8 +44,7 @@ impl<'a> Run<'a> {
 
     /// What one stage gives: the leaving frame for the arriving one. It is loaded from `store`, as by a node.
     pub fn stage(self, store: &Store, stage: &Stage, frame: &[Tensor]) -> Vec<Tensor> {
-        let (fed, computed) = engine_specs(stage);
-        let session = self.load(ModelSource::File(&store.put(stage)), &fed, &computed);
+        let session = self.load(ModelSource::File(&store.put(stage)), &stage.fed(), &stage.computed());
         route(stage, session, frame)
     }
 
@@ -58,9 +57,8 @@ impl<'a> Run<'a> {
     /// As [`Run::stages`], each stage as one message that holds its weights.
     pub fn stages_in_memory(self, model: &Model, positions: &[usize], item: &[Tensor]) -> Vec<Tensor> {
         let step = |frame: Vec<Tensor>, stage: &Stage| {
-            let (fed, computed) = engine_specs(stage);
             let bytes = stage.to_bytes().unwrap();
-            route(stage, self.load(ModelSource::Bytes(&bytes), &fed, &computed), &frame)
+            route(stage, self.load(ModelSource::Bytes(&bytes), &stage.fed(), &stage.computed()), &frame)
         };
         stages(model, positions).iter().fold(item.to_vec(), step)
     }
@@ -128,18 +126,6 @@ fn route(stage: &Stage, mut session: Box<dyn Session>, frame: &[Tensor]) -> Vec<
         Route::Passed(i) => frame[i].clone(),
     });
     leaving.collect()
-}
-
-/// What the stage's own model takes and gives.
-pub fn engine_specs(stage: &Stage) -> (Vec<TensorSpec>, Vec<TensorSpec>) {
-    let fed = stage.feeds.iter().map(|&i| stage.inputs[i].clone()).collect();
-    let mut computed: Vec<TensorSpec> = Vec::new();
-    for (route, spec) in stage.routes.iter().zip(&stage.outputs) {
-        if *route == Route::Computed(computed.len()) {
-            computed.push(spec.clone());
-        }
-    }
-    (fed, computed)
 }
 
 /// Simplifies a model as a deployment does, with `engine` computing its constants.

@@ -37,6 +37,14 @@ impl Rogue {
         Rogue { session, group: network.group.clone() }
     }
 
+    /// The dispatchers that have announced themselves in the group.
+    pub fn dispatchers(&self) -> Vec<String> {
+        let key = format!("defer/{}/{}/alive/dispatcher/*", control::VERSION, self.group);
+        let replies = self.session.liveliness().get(key).timeout(TIMEOUT).wait().unwrap();
+        let keys = replies.iter().filter_map(|reply| Some(reply.result().ok()?.key_expr().to_string()));
+        keys.filter_map(|key| Some(key.rsplit('/').next()?.to_owned())).collect()
+    }
+
     /// Asks a node with any bytes.
     pub fn ask_bytes(&self, node: &Node, bytes: Vec<u8>) -> Response {
         let key = format!("defer/{}/{}/ask/{}", control::VERSION, self.group, node.id());
@@ -93,7 +101,7 @@ pub fn attach(
     epoch: u32,
     purpose: Purpose,
 ) -> std::io::Result<TcpStream> {
-    greet(connect(node), &Hello { deployment, epoch, purpose }, TIMEOUT)
+    greet(connect(node), &Hello { deployment, epoch, stage: 0, purpose }, TIMEOUT)
 }
 
 /// Connects to a node's data address.

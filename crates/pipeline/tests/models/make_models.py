@@ -80,6 +80,22 @@ save(
     [table("w1", 1), table("w2", 2)],
 )
 
+# A detector in small: how much it finds depends on the item, though all items have one size.
+save(
+    "detector",
+    [
+        node("MatMul", ["x", "w1"], "scores"),
+        node("Relu", ["scores"], "positive"),
+        node("NonZero", ["positive"], "places"),
+        node("Transpose", ["places"], "found"),
+        node("GatherND", ["positive", "found"], "picked"),
+        node("Mul", ["picked", "two"], "strengths"),
+    ],
+    [value("x", T.FLOAT, [2, WIDTH])],
+    [value("found", T.INT64, ["count", 2]), value("strengths", T.FLOAT, ["count"])],
+    [table("w1", 1), scalar("two", 2, np.float32)],
+)
+
 # Fails while it runs when an index lies outside the table of ten rows.
 save(
     "lookup",
