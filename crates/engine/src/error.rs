@@ -70,7 +70,7 @@ pub enum RunError {
     },
     /// An input of another type or shape than the model declares.
     #[error(transparent)]
-    Input(#[from] SpecError),
+    Input(Box<SpecError>),
     /// A value that the engine's own type cannot hold.
     #[error("tensor `{tensor}` holds {value}, which {engine} cannot hold: it computes {dtype} as {held}")]
     Range {
@@ -103,6 +103,12 @@ pub enum RunError {
         /// What it says; it names the node where one is at fault.
         message: String,
     },
+}
+
+impl From<SpecError> for RunError {
+    fn from(error: SpecError) -> RunError {
+        RunError::Input(Box::new(error))
+    }
 }
 
 /// Why ONNX Runtime is not available.

@@ -16,8 +16,28 @@ pub(crate) struct Port {
     pub(crate) dims: Option<Vec<Option<usize>>>,
 }
 
-/// For each expected tensor the index of its port. Every port must be expected, and every expected tensor
-/// must have a port that it fits.
+/// Refuses tensors of a type for which the engine has no form.
+pub(crate) fn check_types(
+    engine: &'static str,
+    model: ModelSource<'_>,
+    side: Side,
+    specs: &[TensorSpec],
+    supported: impl Fn(DType) -> bool,
+) -> Result<(), LoadError> {
+    match specs.iter().find(|spec| !supported(spec.dtype)) {
+        None => Ok(()),
+        Some(spec) => Err(LoadError::Type {
+            engine,
+            model: model.to_string(),
+            side,
+            tensor: spec.name.clone(),
+            dtype: spec.dtype,
+        }),
+    }
+}
+
+/// For each expected tensor the index of its port. Every port must be expected once, and every expected
+/// tensor must have a port that it fits.
 pub(crate) fn match_ports(
     model: ModelSource<'_>,
     side: Side,
@@ -34,17 +54,19 @@ pub(crate) fn match_ports(
             expected.len()
         )));
     }
-    expected
-        .iter()
-        .map(|spec| {
-            let index = ports
-                .iter()
-                .position(|port| port.name == spec.name)
-                .ok_or_else(|| fail(format!("`{}` is missing", spec.name)))?;
-            check_port(spec, &ports[index]).map_err(fail)?;
-            Ok(index)
-        })
-        .collect()
+    let mut indices = Vec::with_capacity(ports.len());
+    for spec in expected {
+        let index = ports
+            .iter()
+            .position(|port| port.name == spec.name)
+            .ok_or_else(|| fail(format!("`{}` is missing", spec.name)))?;
+        if indices.contains(&index) {
+            return Err(fail(format!("`{}` is expected twice", spec.name)));
+        }
+        check_port(spec, &ports[index]).map_err(fail)?;
+        indices.push(index);
+    }
+    Ok(indices)
 }
 
 fn check_port(spec: &TensorSpec, port: &Port) -> Result<(), String> {

@@ -39,6 +39,7 @@ on_every_engine! {
     transposed_results_are_row_major,
     wrong_inputs_are_refused,
     wrong_expectations_are_refused,
+    nothing_is_expected_twice,
     unknown_operators_are_named,
     failures_while_running_name_the_node,
     broken_models_are_refused,
@@ -327,6 +328,22 @@ fn wrong_expectations_are_refused(engine: &dyn Engine) {
         assert!(matches!(error, LoadError::Signature { .. }), "{error}");
         assert!(error.to_string().contains(message), "{error}");
         assert!(error.to_string().contains("transpose.onnx"), "{error}");
+    }
+}
+
+fn nothing_is_expected_twice(engine: &dyn Engine) {
+    let rows = |name: &&str| spec(name, DType::F32, &["batch", "3"]);
+    for (inputs, outputs, message) in [
+        (
+            ["a", "b"],
+            ["positive", "difference", "positive"],
+            "outputs expected: `positive` is expected twice",
+        ),
+        (["b", "b"], ["positive", "difference", "total"], "inputs expected: `b` is expected twice"),
+    ] {
+        let (inputs, outputs) = (inputs.each_ref().map(rows), outputs.each_ref().map(rows));
+        let error = try_load(engine, "many", &inputs, &outputs).err().expect(message);
+        assert!(error.to_string().contains(message), "{error}");
     }
 }
 

@@ -15,6 +15,7 @@ mod names;
 pub(crate) mod proto;
 mod save;
 mod simplify;
+mod sizes;
 mod stage;
 mod types;
 mod visit;

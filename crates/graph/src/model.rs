@@ -16,7 +16,7 @@ use crate::proto::tensor_shape_proto::dimension;
 use crate::proto::type_proto::Value;
 use crate::proto::{GraphProto, ModelProto, StringStringEntryProto, TensorProto, ValueInfoProto};
 use crate::types::{self, Kind};
-use crate::{fields, save, visit, weights};
+use crate::{fields, save, sizes, visit, weights};
 
 /// The newest IR version of ONNX that `proto.rs` holds every field of.
 const NEWEST_IR: i64 = 14;
@@ -185,12 +185,15 @@ impl Model {
     }
 
     /// Records sizes that were measured by running the model, by the name of the value. Where the model
-    /// leaves a size open they become fixed if no model input has an open size; otherwise another item may
-    /// have other sizes, and only the rank is taken.
+    /// leaves a size open they become fixed if no model input has an open size and the value's own does not
+    /// depend on data, as that of what `NonZero` gives; otherwise another item may have other sizes, and only
+    /// the rank is taken.
     pub fn set_shapes(&mut self, shapes: &HashMap<String, Shape>) {
-        let fixed = self.inputs.iter().all(|input| input.fixed_shape().is_some());
+        let inputs_fixed = self.inputs.iter().all(|input| input.fixed_shape().is_some());
+        let vary = sizes::depend_on_data(&self.proto, self.graph(), &self.flow);
         for (name, shape) in shapes {
             let Some(id) = self.flow.id(name) else { continue };
+            let fixed = inputs_fixed && !vary[id];
             let measured =
                 shape.dims().iter().map(|&size| if fixed { Dim::Fixed(size) } else { Dim::Unknown });
             match &mut self.dims[id] {

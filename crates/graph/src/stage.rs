@@ -183,6 +183,23 @@ impl Stage {
         encode(&self.model)
     }
 
+    /// What the stage's model takes, in its order: what an engine is fed.
+    pub fn fed(&self) -> Vec<TensorSpec> {
+        self.feeds.iter().map(|&i| self.inputs[i].clone()).collect()
+    }
+
+    /// What the stage's model gives, in its order: what an engine computes.
+    pub fn computed(&self) -> Vec<TensorSpec> {
+        let mut computed: Vec<TensorSpec> = Vec::new();
+        for (route, spec) in self.routes.iter().zip(&self.outputs) {
+            // A tensor may leave twice; the first time it has the next index.
+            if *route == Route::Computed(computed.len()) {
+                computed.push(spec.clone());
+            }
+        }
+        computed
+    }
+
     /// Bytes of [`Stage::weights`].
     pub fn weight_bytes(&self) -> u64 {
         self.weights.iter().map(|weight| weight.bytes.len() as u64).sum()

@@ -263,7 +263,12 @@ mod tests {
     fn refilling_reuses_memory_and_checks_what_it_got() {
         let mut tensor = Tensor::zeros(DType::F32, Shape::from([64])).unwrap();
         let address = tensor.bytes().as_ptr();
-        let write = |value: u8| move |bytes: &mut [u8]| Ok::<_, TensorError>(bytes.fill(value));
+        let write = |value: u8| {
+            move |bytes: &mut [u8]| {
+                bytes.fill(value);
+                Ok::<_, TensorError>(())
+            }
+        };
         tensor.refill(DType::U8, Shape::from([3]), 3, write(7)).unwrap();
         assert_eq!((tensor.as_slice::<u8>().unwrap(), tensor.bytes().as_ptr()), (&[7u8; 3][..], address));
         assert!(tensor.refill(DType::F32, Shape::from([3]), 11, write(0)).is_err());

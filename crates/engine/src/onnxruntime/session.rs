@@ -11,7 +11,7 @@ use tensor::{TensorSpec, TensorView};
 
 use super::NAME;
 use super::value::{self, Input, Output};
-use crate::signature::{Port, check_inputs, match_ports};
+use crate::signature::{Port, check_inputs, check_types, match_ports};
 use crate::{LoadError, ModelSource, Optimisation, Outputs, RunError, Session, SessionOptions, Side};
 
 pub(super) fn load(
@@ -24,8 +24,8 @@ pub(super) fn load(
     if options.threads == 0 || i32::try_from(options.threads).is_err() {
         return Err(LoadError::Threads(options.threads));
     }
-    check_types(model, Side::Input, inputs)?;
-    check_types(model, Side::Output, outputs)?;
+    check_types(NAME, model, Side::Input, inputs, value::is_supported)?;
+    check_types(NAME, model, Side::Output, outputs, value::is_supported)?;
     let failed = |error: ort::Error| LoadError::Model {
         engine: NAME,
         model: model.to_string(),
@@ -41,19 +41,6 @@ pub(super) fn load(
     match_ports(model, Side::Input, inputs, &ports(session.inputs()))?;
     let order = match_ports(model, Side::Output, outputs, &ports(session.outputs()))?;
     Ok(OrtSession { session, inputs: inputs.to_vec(), outputs: outputs.to_vec(), order })
-}
-
-fn check_types(model: ModelSource<'_>, side: Side, specs: &[TensorSpec]) -> Result<(), LoadError> {
-    match specs.iter().find(|spec| !value::is_supported(spec.dtype)) {
-        None => Ok(()),
-        Some(spec) => Err(LoadError::Type {
-            engine: NAME,
-            model: model.to_string(),
-            side,
-            tensor: spec.name.clone(),
-            dtype: spec.dtype,
-        }),
-    }
 }
 
 /// One thread pool per session, of the cores that it owns, for one operator at a time: the stages of a

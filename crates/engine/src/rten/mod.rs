@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rten::{Dimension, Model, ModelOptions, NodeId, RunOptions, ThreadPool, ValueOrView, ValueType};
 use tensor::{DType, TensorSpec, TensorView};
 
-use crate::signature::{Port, check_inputs, match_ports};
+use crate::signature::{Port, check_inputs, check_types, match_ports};
 use crate::{Engine, LoadError, ModelSource, Outputs, RunError, Session, SessionOptions, Side};
 use convert::Output;
 
@@ -42,8 +42,9 @@ impl Engine for Rten {
         if options.threads == 0 {
             return Err(LoadError::Threads(0));
         }
-        check_types(model, Side::Input, inputs)?;
-        check_types(model, Side::Output, outputs)?;
+        let supported = |dtype| convert::held_as(dtype).is_some();
+        check_types(NAME, model, Side::Input, inputs, supported)?;
+        check_types(NAME, model, Side::Output, outputs, supported)?;
         let graph = read(model)?;
         let input_ids = find(model, Side::Input, inputs, &graph, graph.input_ids())?;
         let output_ids = find(model, Side::Output, outputs, &graph, graph.output_ids())?;
@@ -72,19 +73,6 @@ fn read(model: ModelSource<'_>) -> Result<Model, LoadError> {
         model: model.to_string(),
         message: error.to_string(),
     })
-}
-
-fn check_types(model: ModelSource<'_>, side: Side, specs: &[TensorSpec]) -> Result<(), LoadError> {
-    match specs.iter().find(|spec| convert::held_as(spec.dtype).is_none()) {
-        None => Ok(()),
-        Some(spec) => Err(LoadError::Type {
-            engine: NAME,
-            model: model.to_string(),
-            side,
-            tensor: spec.name.clone(),
-            dtype: spec.dtype,
-        }),
-    }
 }
 
 /// The nodes of the expected tensors, in their order.

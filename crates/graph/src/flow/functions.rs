@@ -11,14 +11,15 @@ type Key<'a> = (&'a str, &'a str, &'a str);
 /// The functions of a model.
 pub(crate) struct Functions<'a> {
     by_key: HashMap<Key<'a>, &'a FunctionProto>,
-    impure: HashSet<Key<'a>>,
+    impure: HashSet<*const FunctionProto>,
 }
 
 impl<'a> Functions<'a> {
     pub(crate) fn of(model: &'a ModelProto) -> Functions<'a> {
         let by_key = model.functions.iter().map(|f| (key_of(f), f)).collect();
         let mut functions = Functions { by_key, impure: HashSet::new() };
-        functions.find_impure();
+        functions.impure =
+            functions.that_use(&|node| functions.get(node).is_none() && !is_pure_operator(node));
         functions
     }
 
@@ -30,31 +31,31 @@ impl<'a> Functions<'a> {
     /// Whether a node gives the same for the same inputs. Operators of other domains are not taken to.
     pub(crate) fn is_pure(&self, node: &NodeProto) -> bool {
         let pure = match self.get(node) {
-            Some(function) => !self.impure.contains(&key_of(function)),
+            Some(function) => !self.impure.contains(&std::ptr::from_ref(function)),
             None => is_pure_operator(node),
         };
         pure && bodies(node).flat_map(|body| &body.node).all(|inner| self.is_pure(inner))
     }
 
-    /// Impure are the functions that use an impure operator, and from there on those that call them.
+    /// The functions that have a node for which `is_wanted` holds, and from there on those that call them.
     /// A work list and no recursion: a file may hold a chain of functions longer than our stack.
-    fn find_impure(&mut self) {
+    pub(crate) fn that_use(&self, is_wanted: &dyn Fn(&NodeProto) -> bool) -> HashSet<*const FunctionProto> {
         let mut callers: HashMap<Key<'a>, Vec<Key<'a>>> = HashMap::new();
         for (&caller, function) in &self.by_key {
             for node in all_nodes(&function.node) {
                 callers.entry(called(node)).or_default().push(caller);
             }
         }
-        let uses_impure = |f: &FunctionProto| {
-            all_nodes(&f.node).iter().any(|node| self.get(node).is_none() && !is_pure_operator(node))
-        };
-        let mut found: Vec<Key<'a>> =
-            self.by_key.iter().filter(|(_, f)| uses_impure(f)).map(|(&key, _)| key).collect();
-        while let Some(key) = found.pop() {
-            if self.impure.insert(key) {
-                found.extend(callers.get(&key).into_iter().flatten());
+        let uses_one = |f: &FunctionProto| all_nodes(&f.node).into_iter().any(is_wanted);
+        let mut pending: Vec<Key<'a>> =
+            self.by_key.iter().filter(|(_, f)| uses_one(f)).map(|(&key, _)| key).collect();
+        let mut found = HashSet::new();
+        while let Some(key) = pending.pop() {
+            if found.insert(std::ptr::from_ref(self.by_key[&key])) {
+                pending.extend(callers.get(&key).into_iter().flatten());
             }
         }
+        found
     }
 }
 

@@ -196,3 +196,16 @@ fn measured_sizes_are_fixed_only_where_no_input_is_open() {
         assert_eq!(model.stage(1..2).unwrap().inputs[0].shape_text(), expected);
     }
 }
+
+#[test]
+fn measured_sizes_that_depend_on_data_stay_open() {
+    let nodes = vec![node("MatMul", &["x", "w"], &["a"]), node("NonZero", &["a"], &["b"])];
+    let found = vec![value("found", DType::I64, &[2, -1])];
+    let nodes = [nodes, vec![node("Neg", &["b"], &["c"]), node("Identity", &["c"], &["found"])]].concat();
+    let mut model = read(graph(squares(&["x"]), found, vec![large("w", 1)], nodes));
+    let measured = |name: &str, dims: [usize; 2]| (name.to_owned(), Shape::from(dims));
+    let sizes = [("a", [32, 32]), ("b", [2, 7]), ("c", [2, 7]), ("found", [2, 7])];
+    model.set_shapes(&sizes.map(|(name, dims)| measured(name, dims)).into());
+    let crossing = |end: usize| model.stage(0..end).unwrap().outputs[0].shape_text();
+    assert_eq!([1, 2, 3, 4].map(crossing), ["32x32", "?x?", "?x?", "2x<batch>"]);
+}
