@@ -16,13 +16,18 @@ demo: build
 	@$(DEFER) engine install || echo "demo: ONNX Runtime is not there, going on with the built-in engine rten: this model takes about 5 times longer"
 	$(DEFER) run --spawn 4 models/efficientnet_lite0.onnx models/photos --repeat $(REPEAT) --whole
 
-## All tests. Those that need the ONNX Runtime library are left out only when it cannot be fetched.
+## All tests. Those that need the ONNX Runtime library are left out only when it cannot be fetched, the one over
+## network namespaces only where they cannot be made: without root, or without iproute2.
 test: build
 	@if library=$$($(DEFER) engine install); then \
 	    export DEFER_ONNXRUNTIME="$$library"; \
 	else \
 	    echo "test: *** ONNX RUNTIME COULD NOT BE FETCHED: THE TESTS THAT NEED IT DO NOT RUN ***"; \
 	    export DEFER_TEST_WITHOUT_ONNXRUNTIME=1; \
+	fi; \
+	if ! { ip netns add defer-probe-$$$$ && ip netns del defer-probe-$$$$; } 2>/dev/null; then \
+	    echo "test: *** NO NETWORK NAMESPACES (needs root, and ip from iproute2): THE TEST OVER THREE MACHINES DOES NOT RUN ***"; \
+	    export DEFER_TEST_WITHOUT_ROOT=1; \
 	fi; \
 	set -x; $(CARGO) test --release --locked --workspace
 

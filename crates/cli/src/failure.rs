@@ -7,6 +7,8 @@ use std::fmt;
 
 use anyhow::{Error, Result};
 
+use crate::output::printable;
+
 /// The exit code of a run that failed.
 const FAILED: u8 = 1;
 
@@ -50,7 +52,9 @@ pub(crate) fn describe(error: &Error) -> (String, u8) {
     }
     let mut causes: Vec<String> = Vec::new();
     for cause in error.chain() {
-        let text = cause.to_string();
+        // Nodes' messages and names of their choice are in it.
+        let text: Vec<String> = cause.to_string().lines().map(printable).collect();
+        let text = text.join("\n");
         // Many errors repeat their source in their own text; say everything once.
         if !causes.iter().any(|said| said.contains(&text)) {
             causes.push(text);
@@ -118,6 +122,7 @@ mod tests {
         let closed = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
         let closed = Err::<(), _>(closed).hint("read on").unwrap_err();
         assert!(closed.chain().any(|e| e.is::<std::io::Error>()), "advice hides the error: {closed:?}");
+        check(anyhow!("node `a\x1b[2J\r`\nleft"), "error: node `a\u{fffd}[2J\u{fffd}`\nleft", 1);
         let interrupted = Err::<(), _>(Interrupted).context("while streaming").unwrap_err();
         check(interrupted, "interrupted", 130);
         let taken = std::io::Error::from(std::io::ErrorKind::AddrInUse);

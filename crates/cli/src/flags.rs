@@ -288,6 +288,12 @@ pub(crate) fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Items in flight: a number above zero, within reason, because the inputs of all of them are kept in memory.
+pub(crate) fn window(text: &str) -> Result<usize, String> {
+    const MAX: usize = 65_536;
+    positive(text).and_then(|n| if n <= MAX { Ok(n) } else { Err(format!("at most {MAX}")) })
+}
+
 /// Bytes: `512MB`, `1.5GiB`, `4096`.
 pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     let (number, unit) = split_unit(text);
@@ -364,6 +370,10 @@ mod tests {
         assert!(duration("1h").is_err());
         assert_eq!(dimension("a=b=3"), Ok(("a=b".into(), 3)));
         assert!(dimension("a").is_err() && dimension("a=0").is_err());
+        assert_eq!(
+            (window("65536"), window("0").is_err(), window("65537").is_err()),
+            (Ok(65_536), true, true)
+        );
         assert_eq!(size("3x5"), Ok([3, 5]));
         assert!(size("3").is_err());
     }

@@ -22,9 +22,6 @@ use tracing_subscriber::EnvFilter;
 
 use commands::Cli;
 
-/// Replaces the level that `--verbose` sets, in the syntax of `tracing_subscriber::EnvFilter`.
-const LOG_VARIABLE: &str = "DEFER_LOG";
-
 fn main() -> ExitCode {
     let cli = Cli::parse();
     log(cli.common.verbose);
@@ -49,7 +46,8 @@ fn log(verbose: u8) {
         _ => ("debug", "error"),
     };
     let default = format!("{level},zenoh={zenoh},zenoh_transport={zenoh},zenoh_link={zenoh},ort=error");
-    let filter = EnvFilter::try_from_env(LOG_VARIABLE).unwrap_or_else(|_| EnvFilter::new(default));
+    let named = places::log_filter().and_then(|filter| EnvFilter::try_new(filter).ok());
+    let filter = named.unwrap_or_else(|| EnvFilter::new(default));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

@@ -1,4 +1,4 @@
-//! Where things lie on the user's machine: the cache, ONNX Runtime libraries.
+//! Where things lie on the user's machine: the cache, ONNX Runtime libraries; and the log's filter.
 //!
 //! The only module of the whole workspace that reads the environment and the home folder.
 #![allow(clippy::disallowed_methods)] // std::env::var_os: see above
@@ -17,6 +17,14 @@ const CACHE_VARIABLE: &str = "DEFER_CACHE";
 
 /// Names an ONNX Runtime library, or a folder with one.
 const LIBRARY_VARIABLE: &str = "DEFER_ONNXRUNTIME";
+
+/// Replaces the log level that `--verbose` sets, in the syntax of `tracing_subscriber::EnvFilter`.
+const LOG_VARIABLE: &str = "DEFER_LOG";
+
+/// What shall be logged, if the user says so in `DEFER_LOG`.
+pub(crate) fn log_filter() -> Option<String> {
+    env::var(LOG_VARIABLE).ok().filter(|filter| !filter.is_empty())
+}
 
 /// The cache folder: the flag, else `DEFER_CACHE`, else `defer` in the user's cache folder (XDG).
 pub(crate) fn cache(flag: Option<&Path>) -> Result<PathBuf> {

@@ -207,6 +207,25 @@ fn a_node_keeps_its_memory_limit_and_its_engine() {
 }
 
 #[test]
+fn a_model_too_large_for_one_node_still_runs_on_two() {
+    let place = Place::new();
+    // Weights and activations of the whole model take 41 MB, those of half of it 20.
+    let _nodes = ["a", "b"].map(|name| place.node(name, &["--memory", "34MB", "--threads", "1"]));
+    let (model, photo) = (vendored("efficientnet_lite0.onnx"), vendored("photos/apple.jpg"));
+    let args = ["--group", place.group(), "--stages", "2", "--whole", &model, &photo];
+    let ended = place.run(&args);
+    assert_eq!(ended.code, Some(FAILED), "{}", ended.stderr);
+    for part in ["the whole model on one node", "41.3 MB", "hint: the whole model may not fit one node"] {
+        assert!(ended.stderr.contains(part), "`{part}` is not in\n{}", ended.stderr);
+    }
+    // What the chain did is said all the same.
+    let (items, report) = ended.results();
+    assert_eq!((&items[0]["label"], &report["items"]), (&"Granny Smith apple".into(), &1.into()));
+    assert_eq!(report["stages"].as_array().unwrap().len(), 2);
+    assert_eq!(report["whole_model"], Value::Null);
+}
+
+#[test]
 fn cluster_files_that_are_not_right() {
     let place = Place::new();
     let check = |content: &str, parts: &[&str]| {

@@ -63,6 +63,7 @@ fn answers_and_report_are_as_documented() {
     assert!(report["shipped_weight_bytes"].as_u64().unwrap() > 1_000_000, "a digit model is 1 MB: {report}");
     let whole = &report["whole_model"];
     assert!(whole["largest_difference"].as_f64().unwrap() < 1e-4, "{report}");
+    assert_eq!(whole["compared_items"], 10, "the rounds after the first are not compared: {report}");
     assert!(whole["items_per_s"].as_f64().unwrap() > 0.0, "{report}");
     let stages = report["stages"].as_array().unwrap();
     assert_eq!(stages.len(), 3);
@@ -190,17 +191,10 @@ fn random_items_hang_on_the_seed_alone() {
     assert_ne!(first, outputs("6"));
 }
 
-/// With ONNX Runtime, when `make test` has fetched it.
+/// With ONNX Runtime, which `make test` has fetched.
 #[test]
 fn onnxruntime_on_the_nodes() {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "as the engines' tests: where the library is, is said here"
-    )]
-    let Some(library) = std::env::var_os("DEFER_ONNXRUNTIME") else {
-        announce("*** SKIPPED: onnxruntime_on_the_nodes: DEFER_ONNXRUNTIME names no library ***");
-        return;
-    };
+    let Some(library) = onnxruntime() else { return };
     let place = Place::new();
     let library = library.to_str().unwrap();
     let args = ["run", "--engine", "onnxruntime", "--onnxruntime", library, "--spawn", "3", "--json"];
@@ -211,6 +205,20 @@ fn onnxruntime_on_the_nodes() {
     for stage in report["stages"].as_array().unwrap() {
         assert!(stage["engine"].as_str().unwrap().starts_with("onnxruntime "), "{stage}");
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "as the engines' tests: where the library is, is said here")]
+fn onnxruntime() -> Option<std::ffi::OsString> {
+    let library = std::env::var_os("DEFER_ONNXRUNTIME");
+    if library.is_none() {
+        assert!(
+            std::env::var_os("DEFER_TEST_WITHOUT_ONNXRUNTIME").is_some_and(|v| v == "1"),
+            "no ONNX Runtime library was named: `make test` fetches one; or set DEFER_ONNXRUNTIME to the path of one; \
+             or set DEFER_TEST_WITHOUT_ONNXRUNTIME=1 to test without it"
+        );
+        announce("*** SKIPPED: onnxruntime_on_the_nodes: DEFER_ONNXRUNTIME names no library ***");
+    }
+    library
 }
 
 /// A run that would take hours, of which the first items have been answered.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow};
 use graph::Model;
 use indicatif::ProgressBar;
 use pipeline::{Cluster, NodeInfo, Options, Pipeline, PrepareOptions, Prepared, Progress, Wanted};
@@ -72,13 +72,12 @@ impl Fleet {
         let Some(engine) = engine else { return Ok(()) };
         for node in self.nodes() {
             let runs = &node.description.engine;
-            ensure!(
-                runs.starts_with(engine.name()),
-                "the node `{}` runs {runs}, not {}: start it with --engine {}",
-                node.description.name,
-                engine.name(),
-                engine.name()
-            );
+            // Followed by the version.
+            if runs.split(' ').next() != Some(engine.name()) {
+                let (node, engine) = (&node.description.name, engine.name());
+                return Err(anyhow!("the node `{node}` runs {runs}, not {engine}"))
+                    .hint(format!("start that node with --engine {engine}, or leave --engine out here"));
+            }
         }
         Ok(())
     }
@@ -99,10 +98,7 @@ impl Fleet {
         let options = Options { progress: Some(Arc::new(hear)), ..options.clone() };
         let deployed = Pipeline::deploy_prepared(prepared, &self.cluster, &options);
         bar.finish_and_clear();
-        deployed.with_context(|| format!("cannot deploy `{}`", prepared.name)).hint(
-            "`defer plan MODEL --cuts` lists the cuts, `defer nodes` the nodes with their memory; \
-             fewer --stages or more nodes may help",
-        )
+        deployed.with_context(|| format!("cannot deploy `{}`", prepared.name))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The commands, one a file: each reads its flags, calls a library and prints what came back.
 
 mod advice;
+mod compare;
 mod engine;
 mod fleet;
 mod node;

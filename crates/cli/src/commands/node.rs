@@ -39,10 +39,12 @@ pub(crate) struct Args {
     /// Threads that compute [default: the cores of this machine]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) threads: Option<usize>,
-    /// Memory for weights, activations and queues, such as 512MB [default: three quarters of this machine's]
+    /// Memory limit, such as 512MB: a stage is refused when the weights and activations promised would go beyond
+    /// it, and given up when, once loaded, the private memory of this process does [default: three quarters of
+    /// this machine's]
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub(crate) memory: Option<u64>,
-    /// Weights kept on disk beyond those in use
+    /// Weights kept on disk at most, in use or not
     #[arg(long, value_name = "SIZE", value_parser = bytes, default_value = "8GB")]
     pub(crate) cache_size: u64,
     /// End when standard input ends: for whoever starts nodes as children

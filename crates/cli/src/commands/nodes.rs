@@ -56,6 +56,10 @@ fn row(node: &NodeInfo) -> NodeRow {
         memory_bytes: d.memory_limit,
         memory_used_bytes: d.memory_used,
         engine: d.engine.clone(),
-        runs: d.stages.iter().map(|s| format!("{} {}/{}", s.model, s.stage + 1, s.stages)).collect(),
+        runs: d
+            .stages
+            .iter()
+            .map(|s| format!("{} {}/{}", s.model, s.stage.saturating_add(1), s.stages))
+            .collect(),
     }
 }

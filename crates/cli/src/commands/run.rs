@@ -4,18 +4,21 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use graph::Model;
-use pipeline::{Options, PrepareOptions, SplitOptions};
+use pipeline::{Options, PrepareOptions, Prepared, SplitOptions};
 use tensor::{Tensor, TensorSpec};
 
+use super::compare::FirstRound;
 use super::fleet::{self, Fleet, load_model};
 use super::stream::{self, Done};
 use crate::failure::{Hint, Interrupted};
-use crate::flags::{CodecName, Common, Cuts, Engine, Network, Nodes, Photos, classes, dimension, positive};
+use crate::flags::{
+    CodecName, Common, Cuts, Engine, Network, Nodes, Photos, classes, dimension, positive, window,
+};
 use crate::input::{Dims, Items, Random};
 use crate::interrupt::Interrupt;
 use crate::output::answer::Classes;
-use crate::output::difference;
 use crate::output::files::Target;
+use crate::output::report::WholeReport;
 use crate::output::results::Results;
 use crate::preprocess::Settings;
 
@@ -54,7 +57,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = positive, default_value_t = 1)]
     pub(crate) repeat: usize,
     /// Most items in the chain at once [default: two for each stage, and two more]
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = window)]
     pub(crate) window: Option<usize>,
     /// How tensors travel between nodes
     #[arg(long, value_name = "NAME", default_value = "raw")]
@@ -108,77 +111,60 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
         common.json,
     );
     let mut first_round = FirstRound::new(args.whole, job.items.distinct());
-    let chain = fleet.deploy(&prepared, &options, common)?;
+    let chain = fleet.deploy(&prepared, &options, common).hint(
+        "`defer plan MODEL --cuts` lists the cuts, `defer nodes` the nodes with their memory; \
+         fewer --stages or more nodes may help",
+    )?;
     interrupt.hold();
-    let streamed = stream::stream(&chain, &mut job.items, "chain", &interrupt, common, &mut |done| {
-        first_round.keep(&done);
-        let views: Vec<_> = done.outputs.iter().map(Tensor::view).collect();
-        results.take(done.index, &done.name, &views, done.latency)
-    });
     let streamed =
-        streamed.hint("the nodes' own messages may say more; `defer nodes` shows which are there")?;
+        stream::stream(&chain, &mut job.items, args.window, "chain", &interrupt, common, &mut |done| {
+            first_round.keep(&done);
+            let views: Vec<_> = done.outputs.iter().map(Tensor::view).collect();
+            results.take(done.index, &done.name, &views, done.latency)
+        });
+    let streamed = streamed.hint(NODES_KNOW)?;
     let mut report = streamed.report(&chain);
     chain.close();
 
+    let mut whole = Ok(());
     if args.whole && !interrupt.asked() {
-        options.split = SplitOptions { stages: Some(1), cuts: vec![] };
-        options.description = None;
-        job.items.rewind();
-        let whole = fleet.deploy(&prepared, &options, common)?;
-        let streamed =
-            stream::stream(&whole, &mut job.items, "whole model", &interrupt, common, &mut |done| {
-                first_round.compare(&done)
-            })?;
-        report.whole_model =
-            Some(streamed.whole_report(first_round.largest_difference, first_round.largest_output));
-        whole.close();
+        let run = || whole_model(&fleet, &prepared, options, job.items, first_round, &interrupt, common);
+        whole = run().map(|figures| report.whole_model = Some(figures));
     }
+    // What the chain did is said in any case.
     results.finish(&report)?;
+    whole?;
     if interrupt.asked() { Err(Interrupted.into()) } else { Ok(()) }
 }
 
-/// The chain's answers to the items that differ, to hold the whole model's against.
-struct FirstRound {
-    wanted: usize,
-    outputs: Vec<Vec<Tensor>>,
-    kept_bytes: usize,
-    largest_difference: f64,
-    largest_output: f64,
-}
+/// What to do when a chain broke.
+const NODES_KNOW: &str = "the nodes' own messages may say more; `defer nodes` shows which are there";
 
-/// Answers are kept up to so many bytes; items after that are not compared.
-const COMPARED_BYTES: usize = 256 << 20;
-
-impl FirstRound {
-    fn new(compare: bool, distinct: usize) -> FirstRound {
-        let wanted = if compare { distinct } else { 0 };
-        FirstRound {
-            wanted,
-            outputs: Vec::new(),
-            kept_bytes: 0,
-            largest_difference: 0.0,
-            largest_output: 0.0,
-        }
-    }
-
-    fn keep(&mut self, done: &Done) {
-        let bytes: usize = done.outputs.iter().map(|t| t.bytes().len()).sum();
-        if done.index < self.wanted && self.kept_bytes + bytes <= COMPARED_BYTES {
-            self.kept_bytes += bytes;
-            self.outputs.push(done.outputs.clone());
-        } else {
-            self.wanted = self.outputs.len();
-        }
-    }
-
-    fn compare(&mut self, done: &Done) -> Result<()> {
-        for (a, b) in done.outputs.iter().zip(self.outputs.get(done.index).into_iter().flatten()) {
-            let difference = difference::largest(&a.view(), &b.view())?;
-            self.largest_difference = self.largest_difference.max(difference);
-            self.largest_output = self.largest_output.max(difference::magnitude(&a.view())?);
-        }
-        Ok(())
-    }
+/// Streams the same items through the whole model on one node.
+fn whole_model(
+    fleet: &Fleet,
+    prepared: &Prepared,
+    chain: Options,
+    mut items: Items,
+    mut first_round: FirstRound,
+    interrupt: &Interrupt,
+    common: &Common,
+) -> Result<WholeReport> {
+    let split = SplitOptions { stages: Some(1), cuts: vec![] };
+    let options = Options { split, description: None, ..chain };
+    items.rewind();
+    let whole = fleet.deploy(prepared, &options, common).context("cannot run the whole model on one node");
+    let whole = whole.hint(
+        "the whole model may not fit one node, which is what the chain is for: leave --whole out, \
+         or give a node more --memory",
+    )?;
+    let compare = &mut |done: Done| first_round.compare(&done);
+    let streamed =
+        stream::stream(&whole, &mut items, options.window, "whole model", interrupt, common, compare);
+    let streamed = streamed.context("while the whole model ran on one node").hint(NODES_KNOW)?;
+    let report = streamed.whole_report(first_round.compared());
+    whole.close();
+    Ok(report)
 }
 
 /// A run whose inputs are known to be right; no node has been spoken to yet.

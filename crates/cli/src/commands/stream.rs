@@ -12,10 +12,10 @@ use crate::flags::Common;
 use crate::input::Items;
 use crate::interrupt::Interrupt;
 use crate::output::progress;
-use crate::output::report::{RunReport, StageRow, WholeReport};
+use crate::output::report::{Comparison, RunReport, StageRow, WholeReport};
 
-/// Items that were admitted and whose results nobody has looked at yet. The chain's window bounds what is in
-/// flight; this bounds results that wait for a slow disk or terminal.
+/// Items that were admitted and whose results nobody has looked at yet, at least: a larger window has as many as it
+/// holds. The window bounds what is in flight; this bounds results that wait for a slow disk or terminal.
 const MAX_WAITING: usize = 64;
 
 /// An item with its result.
@@ -23,7 +23,9 @@ pub(super) struct Done {
     pub(super) index: usize,
     pub(super) name: String,
     pub(super) outputs: Vec<Tensor>,
-    /// From its admission to its result.
+    /// When its result was handed out, since the stream began.
+    pub(super) arrived: Duration,
+    /// From its admission to that moment; what is done with the result afterwards does not count.
     pub(super) latency: Duration,
 }
 
@@ -44,9 +46,14 @@ struct Sent {
 
 /// Streams all items; `take` gets every result, in the order of the items. After Ctrl-C no more items are
 /// sent, and those on their way still arrive.
+///
+/// Three threads: one makes and submits items, one notes when results arrive, this one takes them. An item has a
+/// place from before its submission until `take` is done with it, so that no thread but the first ever waits for
+/// a slow `take`, and the times are those of the chain.
 pub(super) fn stream(
     chain: &Pipeline,
     items: &mut Items,
+    window: Option<usize>,
     title: &str,
     interrupt: &Interrupt,
     common: &Common,
@@ -55,20 +62,28 @@ pub(super) fn stream(
     let before = chain.measure()?;
     let bar = progress::items(items.len() as u64, common.progress());
     bar.set_message(title.to_owned());
+    let places = MAX_WAITING.max(window.unwrap_or(0));
+    let (occupy, vacate) = bounded(places);
+    let (sender, sent) = bounded(places);
+    let (arrive, arrived) = bounded(places);
     let started = Instant::now();
     let mut latencies = Vec::new();
     let mut arrivals = Vec::new();
-    let (sender, receiver) = bounded(MAX_WAITING);
     std::thread::scope(|scope| {
-        let sending = scope.spawn(|| send(chain, items, interrupt, sender));
-        let taken = receive(&receiver, &mut |done| {
+        let sending = scope.spawn(move || send(chain, items, interrupt, &occupy, &sender));
+        scope.spawn(move || note_arrivals(&sent, &arrive, started));
+        let taken = arrived.iter().try_for_each(|done: Result<Done>| {
+            let done = done?;
             latencies.push(done.latency);
-            arrivals.push(started.elapsed());
+            arrivals.push(done.arrived);
             bar.inc(1);
-            take(done)
+            take(done)?;
+            // The place of the item just taken: there is one for each result.
+            let _ = vacate.try_recv();
+            Ok(())
         });
-        // Without a receiver the sending thread stops.
-        drop(receiver);
+        // Without them the other threads stop.
+        drop((arrived, vacate));
         let sent = sending.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         taken.and(sent)
     })?;
@@ -79,27 +94,45 @@ pub(super) fn stream(
     Ok(Streamed { seconds, items_per_s: rate(&arrivals, chain.stages().len()), latencies, stages })
 }
 
-fn send(chain: &Pipeline, items: &mut Items, interrupt: &Interrupt, sent: Sender<Sent>) -> Result<()> {
+fn send(
+    chain: &Pipeline,
+    items: &mut Items,
+    interrupt: &Interrupt,
+    occupy: &Sender<()>,
+    sent: &Sender<Sent>,
+) -> Result<()> {
     for item in items {
         if interrupt.asked() {
             break;
         }
         let item = item?;
-        let pending = chain.submit(item.tensors).with_context(|| format!("input {}", item.name))?;
-        let sending = sent.send(Sent { name: item.name, admitted: Instant::now(), pending });
-        if sending.is_err() {
+        if occupy.send(()).is_err() {
             break; // taking results has failed, and says why
+        }
+        let pending = chain.submit(item.tensors).with_context(|| format!("input {}", item.name))?;
+        if sent.send(Sent { name: item.name, admitted: Instant::now(), pending }).is_err() {
+            break; // as above
         }
     }
     Ok(())
 }
 
-fn receive(sent: &Receiver<Sent>, take: &mut dyn FnMut(Done) -> Result<()>) -> Result<()> {
+/// Nothing here waits for anything but results: `arrived` has a place for every item.
+fn note_arrivals(sent: &Receiver<Sent>, arrived: &Sender<Result<Done>>, started: Instant) {
     for (index, Sent { name, admitted, pending }) in sent.iter().enumerate() {
-        let outputs = pending.wait().with_context(|| format!("input {name}"))?;
-        take(Done { index, name, outputs, latency: admitted.elapsed() })?;
+        let outputs = pending.wait();
+        let (arrival, latency) = (started.elapsed(), admitted.elapsed());
+        let done = outputs.with_context(|| format!("input {name}")).map(|outputs| Done {
+            index,
+            name,
+            outputs,
+            arrived: arrival,
+            latency,
+        });
+        if arrived.send(done).is_err() {
+            break;
+        }
     }
-    Ok(())
 }
 
 /// Results per second once the chain is full: the first two for each stage are left out, if enough remain.
@@ -110,14 +143,15 @@ fn rate(arrivals: &[Duration], stages: usize) -> f64 {
     count as f64 / (*last - start).as_secs_f64().max(1e-9)
 }
 
+/// What a stage did between two looks. A node's word is not trusted to be sound.
 fn since(after: &StageFigures, before: &StageFigures) -> StageFigures {
     StageFigures {
-        items: after.items - before.items,
+        items: after.items.saturating_sub(before.items),
         receive_seconds: after.receive_seconds - before.receive_seconds,
         compute_seconds: after.compute_seconds - before.compute_seconds,
         send_seconds: after.send_seconds - before.send_seconds,
-        bytes_in: after.bytes_in - before.bytes_in,
-        bytes_out: after.bytes_out - before.bytes_out,
+        bytes_in: after.bytes_in.saturating_sub(before.bytes_in),
+        bytes_out: after.bytes_out.saturating_sub(before.bytes_out),
         elapsed_seconds: after.elapsed_seconds - before.elapsed_seconds,
         process_cpu_seconds: after.process_cpu_seconds - before.process_cpu_seconds,
     }
@@ -155,14 +189,13 @@ impl Streamed {
     }
 
     /// The report on the whole model on one node.
-    pub(super) fn whole_report(&self, largest_difference: f64, largest_output: f64) -> WholeReport {
+    pub(super) fn whole_report(&self, comparison: Comparison) -> WholeReport {
         WholeReport {
             items_per_s: self.items_per_s,
             latency_ms_p50: self.latency_ms(0.5),
             latency_ms_p99: self.latency_ms(0.99),
             cpu_ms_per_item: self.cpu_ms_per_item(),
-            largest_difference,
-            largest_output,
+            comparison,
         }
     }
 

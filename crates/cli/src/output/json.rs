@@ -97,6 +97,11 @@ fn list<T: Element, V: Serialize, S: Serializer>(
     seq.end()
 }
 
+/// A number of a report that may be absent (`null`) or infinite.
+pub(crate) fn optional_float<S: Serializer>(value: &Option<f64>, serializer: S) -> Result<S::Ok, S::Error> {
+    value.map(|v| Float(v, v)).serialize(serializer)
+}
+
 /// A number as its own type prints it, and its value.
 struct Float<T>(T, f64);
 

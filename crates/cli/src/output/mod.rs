@@ -15,6 +15,11 @@ use std::io::{self, Write};
 
 use anyhow::Result;
 
+/// Text from elsewhere without control characters, which could rule a terminal.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
 /// Prints one line of a result.
 pub(crate) fn line(text: impl std::fmt::Display) -> Result<()> {
     Ok(writeln!(io::stdout().lock(), "{text}")?)

@@ -1,8 +1,9 @@
 //! Progress bars on stderr, for people only: hidden when stderr is no terminal, with `--json` and with `--quiet`.
 
+use std::fmt;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 /// Between two redraws of a spinner.
 const TICK: Duration = Duration::from_millis(120);
@@ -18,7 +19,7 @@ pub(crate) enum Visibility {
 
 /// A bar over `total` items.
 pub(crate) fn items(total: u64, visibility: Visibility) -> ProgressBar {
-    let template = "{msg:<12} {wide_bar} {human_pos}/{human_len}  {per_sec}  {eta} left";
+    let template = "{msg:<12} {wide_bar} {human_pos}/{human_len}  {rate}{left}";
     bar(ProgressBar::new(total), template, visibility)
 }
 
@@ -42,5 +43,19 @@ fn bar(bar: ProgressBar, template: &str, visibility: Visibility) -> ProgressBar 
         Visibility::Terminal => ProgressDrawTarget::stderr(),
         Visibility::Hidden => ProgressDrawTarget::hidden(),
     });
-    bar.with_style(ProgressStyle::with_template(template).expect("the templates above are well formed"))
+    let style = ProgressStyle::with_template(template).expect("the templates above are well formed");
+    bar.with_style(style.with_key("rate", rate).with_key("left", left))
+}
+
+/// One digit: more of them flicker.
+fn rate(state: &ProgressState, out: &mut dyn fmt::Write) {
+    // A bar that cannot be written is not shown.
+    let _ = write!(out, "{:.1}/s", state.per_sec());
+}
+
+/// The time left, once there is something to estimate it from.
+fn left(state: &ProgressState, out: &mut dyn fmt::Write) {
+    if state.pos() > 0 {
+        let _ = write!(out, "  {:#} left", HumanDuration(state.eta()));
+    }
 }

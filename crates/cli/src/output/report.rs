@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::json::optional_float;
 use super::table::Column::{Number, Text};
 use super::table::table;
 
@@ -48,10 +49,39 @@ pub(crate) struct WholeReport {
     pub(crate) latency_ms_p50: f64,
     pub(crate) latency_ms_p99: f64,
     pub(crate) cpu_ms_per_item: f64,
-    /// Over all outputs of all items.
-    pub(crate) largest_difference: f64,
+    #[serde(flatten)]
+    pub(crate) comparison: Comparison,
+}
+
+/// How far the chain's answers lie from the whole model's. Without an item compared, there is no difference.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct Comparison {
+    pub(crate) compared_items: usize,
+    /// Over all outputs of the items compared.
+    #[serde(serialize_with = "optional_float")]
+    pub(crate) largest_difference: Option<f64>,
     /// The largest magnitude among the outputs compared, to hold the difference against.
-    pub(crate) largest_output: f64,
+    #[serde(serialize_with = "optional_float")]
+    pub(crate) largest_output: Option<f64>,
+}
+
+impl Comparison {
+    /// Takes in one output: how far it lies from the other, and its largest magnitude.
+    pub(crate) fn add(&mut self, difference: f64, magnitude: f64) {
+        let larger = |a: Option<f64>, b: f64| Some(a.map_or(b, |a| a.max(b)));
+        self.largest_difference = larger(self.largest_difference, difference);
+        self.largest_output = larger(self.largest_output, magnitude);
+    }
+
+    fn text(&self) -> String {
+        let (Some(difference), Some(output)) = (self.largest_difference, self.largest_output) else {
+            return "no answer was compared with the whole model's".to_owned();
+        };
+        format!(
+            "largest difference to the whole model: {difference:.1e}, of outputs up to {output:.1}, over {} items",
+            self.compared_items
+        )
+    }
 }
 
 /// One node that was found.
@@ -156,10 +186,7 @@ impl RunReport {
             megabytes(self.shipped_weight_bytes)
         );
         if let Some(whole) = &self.whole_model {
-            text += &format!(
-                "\nlargest difference to the whole model: {:.1e}, of outputs up to {:.1}",
-                whole.largest_difference, whole.largest_output
-            );
+            text += &format!("\n{}", whole.comparison.text());
         }
         text
     }
@@ -258,8 +285,8 @@ impl PlanReport {
         let links = table(&columns, self.links.iter().map(link));
         format!(
             "{stages}\n\n{links}\n\n\
-             predicted: {:.1} items/s (one every {:.2} ms), latency {:.1} ms, limited by {}\n\
-             one device of speed 1 alone: {:.1} items/s; timed with {}",
+             predicted: {:.1} items/s (one every {:.2} ms), latency {:.1} ms\n\
+             limited by {}; one device of speed 1 alone: {:.1} items/s; timed with {}",
             self.items_per_s,
             self.period_ms,
             self.latency_ms,
@@ -340,17 +367,29 @@ mod tests {
                 latency_ms_p50: 16.0,
                 latency_ms_p99: 17.0,
                 cpu_ms_per_item: 8.0,
-                largest_difference: 0.0,
-                largest_output: 7.0,
+                comparison: Comparison {
+                    compared_items: 123_456,
+                    largest_difference: Some(0.0),
+                    largest_output: Some(7.0),
+                },
             }),
         };
         let text = report.text();
         for line in text.lines() {
             assert!(line.chars().count() <= 100, "{line}");
         }
-        for part in ["80.0", "12.3", "56.8", "18.50 MB of weights shipped", "whole model: 0.0e0", "99"] {
+        for part in [
+            "80.0",
+            "12.3",
+            "56.8",
+            "18.50 MB of weights shipped",
+            "whole model: 0.0e0, of",
+            "over 123456 items",
+            "99",
+        ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
+        assert!(Comparison::default().text().contains("no answer was compared"));
         let tensors = vec!["/features/stage4/unit3/conv2/Conv_output_0".to_owned(); 3];
         let row = PlanRow {
             stage: 1,
