@@ -13,7 +13,10 @@ use crate::profile::{Profile, ProfileError, arbitrary_item, profile, spec_bytes}
 
 /// CPU seconds that sending or receiving one byte takes: system call, copy and checksum on one end of a
 /// link. `cargo bench -p pipeline` prints what it is on the machine at hand.
-const SECONDS_PER_BYTE: f64 = 0.2e-9;
+const SECONDS_PER_BYTE: f64 = 0.25e-9;
+
+/// What medians of a few runs cannot tell apart, as a share.
+const TIMING_ERROR: f64 = 0.03;
 
 /// How a model is made ready.
 #[derive(Clone, Debug)]
@@ -161,7 +164,7 @@ impl Prepared {
                 Some(cuts)
             }
         };
-        let options = plan::Options { stages: split.stages, cuts };
+        let options = plan::Options { stages: split.stages, cuts, slack: TIMING_ERROR };
         Ok(plan::solve(&self.problem(devices, links), &options)?)
     }
 

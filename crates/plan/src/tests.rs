@@ -30,11 +30,11 @@ fn stages(stages: &[(usize, std::ops::Range<usize>)]) -> Vec<Assignment> {
 }
 
 fn demand(stages: usize) -> Options {
-    Options { stages: Some(stages), cuts: None }
+    Options { stages: Some(stages), ..Options::default() }
 }
 
 fn cut(cuts: &[usize]) -> Options {
-    Options { stages: None, cuts: Some(cuts.to_vec()) }
+    Options { cuts: Some(cuts.to_vec()), ..Options::default() }
 }
 
 #[test]
@@ -138,6 +138,16 @@ fn ties_go_to_less_latency_then_to_fewer_devices() {
 }
 
 #[test]
+fn slack_buys_less_work_and_no_more_than_allowed() {
+    // The cut in the middle balances best, but carries ten times the bytes of the one before it.
+    let mut problem = chain(&[4.0, 0.1, 4.1], 2);
+    problem.boundaries[2].bytes = 10 * problem.boundaries[1].bytes;
+    problem.devices.iter_mut().for_each(|d| d.seconds_per_byte = 1e-6);
+    let cut_at = |slack| solve(&problem, &Options { slack, ..demand(2) }).unwrap().stages[0].units.end;
+    assert_eq!((cut_at(0.0), cut_at(0.01), cut_at(0.03)), (2, 2, 1));
+}
+
+#[test]
 fn faults_are_named() {
     let problem = chain(&[1.0; 4], 3);
     for (options, expected) in [
@@ -148,7 +158,7 @@ fn faults_are_named() {
         (cut(&[0]), "cut 0 is out of place: cuts must rise and lie between 1 and 3"),
         (cut(&[4]), "cut 4 is out of place: cuts must rise and lie between 1 and 3"),
         (cut(&[2, 2]), "cut 2 is out of place: cuts must rise and lie between 1 and 3"),
-        (Options { stages: Some(3), cuts: Some(vec![2]) }, "1 cuts make 2 stages, but 3 were asked for"),
+        (Options { stages: Some(3), ..cut(&[2]) }, "1 cuts make 2 stages, but 3 were asked for"),
     ] {
         assert_eq!(solve(&problem, &options).unwrap_err().to_string(), expected);
     }
