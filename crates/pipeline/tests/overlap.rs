@@ -45,9 +45,22 @@ impl Outputs for Busy {
     }
 }
 
+/// On a busy machine a thread may miss its turn for the length of an item, so the best of a few runs counts; a
+/// stage that does one thing after the other shows no overlap in any of them.
+const RUNS: usize = 5;
+
 #[test]
 fn receiving_computing_and_sending_of_different_items_overlap() {
-    let spans = run();
+    let shares: Vec<(f64, f64)> = (0..RUNS).map(|_| overlaps(&run())).collect();
+    let enough = |&(received, sent): &(f64, f64)| received >= 0.9 && sent >= 0.9;
+    assert!(
+        shares.iter().any(enough),
+        "shares of items computed while a later one was received, and one before was sent: {shares:?}"
+    );
+}
+
+/// The shares of items that were computed while a later one was received, and while the one before was sent.
+fn overlaps(spans: &[Span]) -> (f64, f64) {
     let of = |step: Step, sequence: u64| -> &Span {
         spans.iter().find(|s| s.step == step && s.sequence == sequence).expect("every step is traced")
     };
@@ -56,16 +69,15 @@ fn receiving_computing_and_sending_of_different_items_overlap() {
     let later = |n: u64| n + 1..(n + 4).min(ITEMS);
     let received = |&n: &u64| later(n).any(|m| meet(of(Step::Receive, m), of(Step::Compute, n)));
     let sent = |&n: &u64| meet(of(Step::Send, n - 1), of(Step::Compute, n));
-    let count = |with: &dyn Fn(&u64) -> bool| (1..ITEMS - 4).filter(with).count();
-    let (received, sent, all) = (count(&received), count(&sent), (1..ITEMS - 4).count());
-    // A stage that did one thing after the other would show none. All would be too much to ask of a busy machine,
-    // where a thread may not get its turn for the length of an item.
-    assert!(2 * received > all, "{received} of {all} items were computed while a later one was received");
-    assert!(2 * sent > all, "{sent} of {all} items were computed while the one before was sent");
     // One thread each: a step never overlaps itself.
     for step in [Step::Receive, Step::Compute, Step::Send] {
         assert!((1..ITEMS).all(|n| of(step, n - 1).end <= of(step, n).start));
     }
+    let items = 1..ITEMS - 4;
+    let share = |with: &dyn Fn(&u64) -> bool| {
+        items.clone().filter(with).count() as f64 / items.clone().count() as f64
+    };
+    (share(&received), share(&sent))
 }
 
 /// Sends the items through a stage; gives its trace.
