@@ -1,9 +1,10 @@
 //! What one hop costs: frame, send, receive, hand-over between the stage's threads.
 //!
 //! A producer sends items over TCP to a real stage whose engine does nothing, and the stage sends them on to
-//! a consumer. Beside it, in turns, a bare copy loop over the same two connections: read a buffer, write it.
-//! Prints microseconds per item and CPU seconds per GB and hop (both connections and all threads, halved),
-//! medians of the rounds.
+//! a consumer: with checksums, as between machines, and without, as inside one. Beside them, in turns, a bare
+//! copy loop over two std connections: read a buffer, write it. Prints microseconds per item and CPU seconds
+//! per GB and hop (both connections and all threads, halved), medians of the rounds; ratios are medians of the
+//! rounds' ratios.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -11,16 +12,17 @@ use std::time::Instant;
 
 use engine::{Outputs, RunError, Session};
 use pipeline::node::stage::{Stage, StageSetup};
-use pipeline::transport::{FrameReader, FrameWriter, Received, tune};
+use pipeline::transport::{Checksums, FrameReader, FrameWriter, Received, tune};
 use tensor::{DType, Shape, Tensor, TensorSpec, TensorView};
 use wire::control::Route;
 use wire::{CodecId, Header, Kind};
 
-const ROUNDS: usize = 21;
+const ROUNDS: usize = 61;
 const SIZES: [usize; 4] = [4 << 10, 200 << 10, 800 << 10, 3 << 20];
-/// Bytes that each round moves, and the items it moves at least.
-const BYTES_PER_ROUND: usize = 200 << 20;
-const MAX_ITEMS: usize = 5_000;
+/// Bytes that each measurement moves, and the items it moves at most. Short, so that what else this machine
+/// does falls on neighbours alike.
+const BYTES: usize = 60 << 20;
+const MAX_ITEMS: usize = 2_000;
 
 /// An engine that is fed nothing and gives nothing: the item passes through.
 struct Nothing;
@@ -54,41 +56,37 @@ struct Cost {
 #[expect(clippy::print_stdout, reason = "a bench prints its table")]
 fn main() {
     println!("one hop on {} cores, median of {ROUNDS} rounds", std::thread::available_parallelism().unwrap());
-    println!(
-        "{:>10} {:>13} {:>13} {:>8} {:>13} {:>13} {:>8}",
-        "", "stage", "bare TCP", "", "stage", "bare TCP", ""
-    );
-    println!(
-        "{:>10} {:>13} {:>13} {:>8} {:>13} {:>13} {:>8}",
-        "bytes", "us/item", "us/item", "ratio", "CPU s/GB", "CPU s/GB", "ratio"
-    );
+    println!("{:>8} {:>38} {:>38}", "", "us per item", "CPU s per GB");
+    let head = format!("{:>8} {:>14} {:>14}", "bare", "local", "checksums");
+    println!("{:>8} {head} {head}", "bytes");
     for size in SIZES {
-        let items = (BYTES_PER_ROUND / size).min(MAX_ITEMS);
-        let rounds: Vec<(Cost, Cost)> =
-            (0..ROUNDS).map(|_| (stage(size, items), bare(size, items))).collect();
-        let median = |value: &dyn Fn(&(Cost, Cost)) -> f64| {
-            let mut values: Vec<f64> = rounds.iter().map(value).collect();
-            values.sort_by(f64::total_cmp);
-            values[ROUNDS / 2]
+        let items = (BYTES / size).min(MAX_ITEMS);
+        let round =
+            |_| [bare(size, items), stage(size, items, Checksums::Off), stage(size, items, Checksums::On)];
+        let rounds: Vec<[Cost; 3]> = (0..ROUNDS).map(round).collect();
+        let columns = |value: fn(&Cost) -> f64| {
+            let one = |i: usize| median(rounds.iter().map(|r| value(&r[i])));
+            let ratio = |i: usize| median(rounds.iter().map(|r| value(&r[i]) / value(&r[0])));
+            let digits = if one(0) < 10.0 { 3 } else { 1 };
+            let beside = |i: usize| format!("{:>7.digits$} {:>5.2}x", one(i), ratio(i));
+            format!("{:>8.digits$} {} {}", one(0), beside(1), beside(2))
         };
-        println!(
-            "{size:>10} {:>13.1} {:>13.1} {:>8.2} {:>13.3} {:>13.3} {:>8.2}",
-            median(&|r| r.0.micros_per_item),
-            median(&|r| r.1.micros_per_item),
-            median(&|r| r.0.micros_per_item / r.1.micros_per_item),
-            median(&|r| r.0.cpu_seconds_per_gb),
-            median(&|r| r.1.cpu_seconds_per_gb),
-            median(&|r| r.0.cpu_seconds_per_gb / r.1.cpu_seconds_per_gb),
-        );
+        println!("{size:>8} {} {}", columns(|c| c.micros_per_item), columns(|c| c.cpu_seconds_per_gb));
     }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 fn connection() -> (TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let far = listener.accept().unwrap().0;
-    tune(&near).unwrap();
-    tune(&far).unwrap();
+    near.set_nodelay(true).unwrap();
+    far.set_nodelay(true).unwrap();
     (near, far)
 }
 
@@ -102,10 +100,11 @@ fn measure(size: usize, items: usize, run: impl FnOnce()) -> Cost {
     }
 }
 
-fn stage(size: usize, items: usize) -> Cost {
+fn stage(size: usize, items: usize, checksums: Checksums) -> Cost {
     let spec = TensorSpec::fixed("x", DType::U8, Shape::from([size]));
     let (producer, input) = connection();
     let (output, consumer) = connection();
+    [&producer, &input, &output, &consumer].into_iter().for_each(|s| tune(s).unwrap());
     let setup = StageSetup {
         session: Box::new(Nothing),
         input,
@@ -117,6 +116,7 @@ fn stage(size: usize, items: usize) -> Cost {
         routes: vec![Route::Passed(0)],
         codec_in: CodecId::Raw,
         codec_out: CodecId::Raw,
+        checksums,
         max_tensor_len: size,
         trace: None,
     };
@@ -124,7 +124,7 @@ fn stage(size: usize, items: usize) -> Cost {
     let cost = measure(size, items, || {
         let send = move || {
             let item = Tensor::zeros(DType::U8, Shape::from([size])).unwrap();
-            let mut writer = FrameWriter::new(producer, CodecId::Raw);
+            let mut writer = FrameWriter::new(producer, CodecId::Raw, checksums);
             for sequence in 0..items as u64 {
                 let header = Header { kind: Kind::Item, epoch: 1, sequence };
                 writer.send(&header, &[item.view()]).unwrap();

@@ -11,7 +11,7 @@ use common::compose::Run;
 use common::engines::rten;
 use common::rogue::{EPOCH, Rogue, attach, connect, order};
 use common::{Nodes, deploy, join, small_model, start};
-use pipeline::transport::{FrameReader, FrameWriter, Received};
+use pipeline::transport::{Checksums, FrameReader, FrameWriter, Received};
 use pipeline::{Options, Pipeline, SplitOptions};
 use tensor::{DType, Shape, Tensor, TensorSpec};
 use wire::control::{self, DeploymentId, Hello, Purpose, Request, Response, StageOrder};
@@ -168,7 +168,7 @@ fn frames_that_do_not_belong_end_their_own_stage_only() {
         let mut bytes = Vec::new();
         let views: Vec<_> = tensors.iter().map(Tensor::view).collect();
         let header = Header { kind: Kind::Item, epoch, sequence: 0 };
-        FrameWriter::new(&mut bytes, CodecId::Raw).send(&header, &views).unwrap();
+        FrameWriter::new(&mut bytes, CodecId::Raw, Checksums::On).send(&header, &views).unwrap();
         bytes
     };
     let good = frame(EPOCH, &[ids(&[3, 4])]);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 use engine::{Outputs, RunError, Session};
 use pipeline::node::stage::{Span, Stage, StageSetup, Step};
-use pipeline::transport::{FrameReader, FrameWriter, Received, tune};
+use pipeline::transport::{Checksums, FrameReader, FrameWriter, Received, tune};
 use tensor::{DType, Shape, Tensor, TensorSpec, TensorView};
 use wire::control::Route;
 use wire::{CodecId, Header, Kind};
@@ -97,6 +97,7 @@ fn run() -> Vec<Span> {
         routes: vec![Route::Passed(0)],
         codec_in: CodecId::Raw,
         codec_out: CodecId::Raw,
+        checksums: Checksums::On,
         max_tensor_len: ITEM_LEN,
         trace: Some(trace),
     };
@@ -104,7 +105,7 @@ fn run() -> Vec<Span> {
     let stage = Stage::start(setup, move |reason| ended.send(reason).unwrap()).unwrap();
     let send = move || {
         let item = Tensor::zeros(DType::U8, Shape::from([ITEM_LEN])).unwrap();
-        let mut writer = FrameWriter::new(producer, CodecId::Raw);
+        let mut writer = FrameWriter::new(producer, CodecId::Raw, Checksums::On);
         for sequence in 0..ITEMS {
             writer.send(&Header { kind: Kind::Item, epoch: 1, sequence }, &[item.view()]).unwrap();
         }

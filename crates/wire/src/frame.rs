@@ -22,10 +22,11 @@
 //!      0    1  codec: 0 raw, 1 lz4
 //!      1    1  element type, as numbered by ONNX
 //!      2    1  rank, at most 8
-//!      3    5  zero
+//!      3    1  1 if the checksum at 24 is there, 0 if not
+//!      4    4  zero
 //!      8    8  bytes of the tensor's memory form
 //!     16    8  encoded bytes; if raw, those of the memory form
-//!     24    8  checksum (XXH3-64) of the encoded bytes
+//!     24    8  checksum (XXH3-64) of the encoded bytes, or zero
 //!     32   64  eight dimensions, zero beyond the rank
 //! ```
 
@@ -74,8 +75,8 @@ pub struct Descriptor {
     pub len: usize,
     /// Bytes on the wire.
     pub encoded_len: usize,
-    /// Checksum of the bytes on the wire.
-    pub checksum: u64,
+    /// Checksum of the bytes on the wire; none where they cross no wire.
+    pub checksum: Option<u64>,
 }
 
 /// Bytes that are no frame, or not one that this link may carry.
@@ -136,10 +137,16 @@ pub fn write_header(header: &Header, descriptors: &[Descriptor], out: &mut Vec<u
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(&header.sequence.to_le_bytes());
     for d in descriptors {
-        out.extend_from_slice(&[d.codec.code(), d.dtype.code(), d.shape.rank() as u8, 0, 0, 0, 0, 0]);
+        out.extend_from_slice(&[
+            d.codec.code(),
+            d.dtype.code(),
+            d.shape.rank() as u8,
+            d.checksum.is_some().into(),
+        ]);
+        out.extend_from_slice(&[0; 4]);
         out.extend_from_slice(&(d.len as u64).to_le_bytes());
         out.extend_from_slice(&(d.encoded_len as u64).to_le_bytes());
-        out.extend_from_slice(&d.checksum.to_le_bytes());
+        out.extend_from_slice(&d.checksum.unwrap_or(0).to_le_bytes());
         for i in 0..MAX_RANK {
             let dim = d.shape.dims().get(i).copied().unwrap_or(0);
             out.extend_from_slice(&(dim as u64).to_le_bytes());
@@ -194,9 +201,14 @@ fn read_descriptor(bytes: &[u8]) -> Result<Descriptor, FrameError> {
     use FrameError::Malformed;
     let codec = CodecId::from_code(bytes[0]).ok_or(Malformed("unknown codec"))?;
     let dtype = DType::from_code(bytes[1].into()).ok_or(Malformed("unknown element type"))?;
-    if bytes[3..8] != [0; 5] {
+    if bytes[4..8] != [0; 4] {
         return Err(Malformed("reserved bytes are not zero"));
     }
+    let checksum = match (bytes[3], u64_at(bytes, 24)) {
+        (0, 0) => None,
+        (1, sum) => Some(sum),
+        _ => return Err(Malformed("a checksum that is there and is not")),
+    };
     let mut dims = [0; MAX_RANK];
     for (i, dim) in dims.iter_mut().enumerate() {
         *dim = size_at(bytes, 32 + 8 * i)?;
@@ -217,7 +229,7 @@ fn read_descriptor(bytes: &[u8]) -> Result<Descriptor, FrameError> {
     if codec == CodecId::Raw && encoded_len != len {
         return Err(Malformed("the encoded length of raw bytes is another"));
     }
-    Ok(Descriptor { codec, dtype, shape, len, encoded_len, checksum: u64_at(bytes, 24) })
+    Ok(Descriptor { codec, dtype, shape, len, encoded_len, checksum })
 }
 
 fn u64_at(bytes: &[u8], offset: usize) -> u64 {
@@ -245,10 +257,17 @@ mod tests {
             shape: Shape::from([1, 3, 2]),
             len: 24,
             encoded_len: 24,
-            checksum: 0x0123_4567_89ab_cdef,
+            checksum: Some(0x0123_4567_89ab_cdef),
         };
         let lz4 = Descriptor { codec: CodecId::Lz4, encoded_len: 11, ..raw };
-        let scalar = Descriptor { dtype: DType::I64, shape: Shape::SCALAR, len: 8, encoded_len: 8, ..raw };
+        let scalar = Descriptor {
+            dtype: DType::I64,
+            shape: Shape::SCALAR,
+            len: 8,
+            encoded_len: 8,
+            checksum: None,
+            ..raw
+        };
         (header, vec![raw, lz4, scalar])
     }
 
@@ -301,6 +320,9 @@ mod tests {
         check(6, &[1], "reserved bytes are not zero");
         check(first, &[9], "unknown codec");
         check(first + 1, &[0], "unknown element type");
+        check(first + 3, &[0], "a checksum that is there and is not");
+        check(first + 3, &[2], "a checksum that is there and is not");
+        check(first + 4, &[1], "reserved bytes are not zero");
         check(first + 2, &[9], "rank above the limit");
         check(first + 2, &[2], "a dimension beyond the rank");
         check(first + 8, &25u64.to_le_bytes(), "the length does not fit type and shape");

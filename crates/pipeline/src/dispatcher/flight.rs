@@ -17,7 +17,7 @@ use wire::{CodecId, Header, Kind};
 
 use super::delivery::{Action, Delivery, Event};
 use super::shut;
-use crate::transport::{FrameReader, FrameWriter, Received};
+use crate::transport::{Checksums, FrameReader, FrameWriter, Received};
 
 /// Why an item has no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -146,7 +146,7 @@ impl Flight {
             freed: event_listener::Event::new(),
             broken: broken_in,
         });
-        let writer = FrameWriter::new(input.try_clone()?, codec);
+        let writer = FrameWriter::new(input.try_clone()?, codec, Checksums::for_link(input)?);
         let reader = FrameReader::new(results.try_clone()?, outputs, codec, max_tensor_len);
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.to_owned()).spawn(run)

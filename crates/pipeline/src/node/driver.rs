@@ -20,7 +20,7 @@ use super::stage::{Stage, StageSetup};
 use super::state::{Action, Event, Limits, State, Ticket};
 use super::{Cache, NodeConfig};
 use crate::control::{Inquiry, Presence};
-use crate::transport::{Timeouts, connect, weights, write_message};
+use crate::transport::{Checksums, Timeouts, connect, weights, write_message};
 
 /// Events that may wait. Each is a request, a connection or the end of some work; a node that is this far
 /// behind answers that it is busy.
@@ -436,6 +436,7 @@ fn setup(
     output: TcpStream,
 ) -> io::Result<StageSetup> {
     let (codec_in, codec_out) = order.codecs().expect("checked when the order was accepted");
+    let checksums = Checksums::for_link(&output)?;
     Ok(StageSetup {
         session,
         input,
@@ -447,6 +448,7 @@ fn setup(
         routes: order.routes.clone(),
         codec_in,
         codec_out,
+        checksums,
         max_tensor_len: usize::try_from(order.max_tensor_len).unwrap_or(usize::MAX),
         trace: None,
     })

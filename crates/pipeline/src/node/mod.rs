@@ -6,7 +6,6 @@
 mod cache;
 mod driver;
 mod listener;
-mod pool;
 pub mod stage;
 pub mod state;
 

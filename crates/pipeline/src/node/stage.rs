@@ -21,15 +21,14 @@ use tensor::{Tensor, TensorSpec, TensorView};
 use wire::control::{Route, StageFigures};
 use wire::{CodecId, Header, Kind};
 
-use super::pool::{Giver, Taker, pool};
-use crate::transport::{FrameReader, FrameWriter, Received};
+use crate::transport::{Checksums, FrameReader, FrameWriter, Received};
 
 /// Items that wait between two threads. One keeps both busy; more would only add latency and memory.
 const QUEUE_LEN: usize = 1;
 
-/// Sets of input buffers: one being received, one waiting, one in the engine, and one passed through that
-/// egress still sends.
-const BUFFER_SETS: usize = 4;
+/// Sets of input buffers: one being received, one waiting, one in the engine. While egress still sends a tensor
+/// that passed through, one of the others waits: a fourth set would be colder memory for no more overlap.
+const BUFFER_SETS: usize = 3;
 
 /// How a stage's reason begins when what fails is behind it.
 pub(crate) const OUTPUT_FAILED: &str = "the link out of this stage failed";
@@ -56,6 +55,8 @@ pub struct StageSetup {
     pub codec_in: CodecId,
     /// Codec of the leaving link.
     pub codec_out: CodecId,
+    /// Whether leaving tensors carry a checksum.
+    pub checksums: Checksums,
     /// Bound on sizes that the model leaves open, bytes per tensor.
     pub max_tensor_len: usize,
     /// Where to tell when each step began and ended.
@@ -136,7 +137,10 @@ impl Stage {
         let log = |figures: &Arc<Figures>| Log { figures: figures.clone(), trace: setup.trace.clone() };
 
         let reader = FrameReader::new(setup.input, setup.inputs, setup.codec_in, setup.max_tensor_len);
-        let (giver, taker) = pool((0..BUFFER_SETS).map(|_| reader.buffers()).collect());
+        let (giver, taker) = bounded(BUFFER_SETS);
+        for _ in 0..BUFFER_SETS {
+            giver.send(reader.buffers()).expect("there is a place for each set");
+        }
         let ingress =
             Ingress { reader, epoch: setup.epoch, free: taker, arrived: arrived_in, log: log(&figures) };
         let passes = setup.routes.iter().any(|r| matches!(r, Route::Passed(_)));
@@ -150,7 +154,7 @@ impl Stage {
             log: log(&figures),
         };
         let egress = Egress {
-            writer: FrameWriter::new(setup.output, setup.codec_out),
+            writer: FrameWriter::new(setup.output, setup.codec_out, setup.checksums),
             epoch: setup.epoch,
             specs: setup.outputs,
             max_tensor_len: setup.max_tensor_len,
@@ -238,7 +242,7 @@ impl Log {
 struct Ingress {
     reader: FrameReader<TcpStream>,
     epoch: u32,
-    free: Taker<Vec<Tensor>>,
+    free: Receiver<Vec<Tensor>>,
     arrived: Sender<Arrived>,
     log: Log,
 }
@@ -246,7 +250,7 @@ struct Ingress {
 impl Ingress {
     fn run(mut self) -> Result<(), String> {
         let mut unused = None;
-        while let Some(mut buffers) = unused.take().or_else(|| self.free.take()) {
+        while let Some(mut buffers) = unused.take().or_else(|| self.free.recv().ok()) {
             let received = self.reader.receive(&mut buffers);
             let (received, timing) = received.map_err(|e| format!("the link into this stage failed: {e}"))?;
             let (header, content) = match received {
@@ -276,7 +280,7 @@ struct Compute {
     passes: bool,
     arrived: Receiver<Arrived>,
     computed: Sender<Computed>,
-    free: Giver<Vec<Tensor>>,
+    free: Sender<Vec<Tensor>>,
     log: Log,
 }
 
@@ -305,7 +309,7 @@ impl Compute {
         let inputs = if keep {
             Some(buffers)
         } else {
-            self.free.give(buffers);
+            let _ = self.free.send(buffers);
             None
         };
         Ok(Ready { outputs: outputs?, inputs })
@@ -319,7 +323,7 @@ struct Egress {
     max_tensor_len: usize,
     routes: Vec<Route>,
     computed: Receiver<Computed>,
-    free: Giver<Vec<Tensor>>,
+    free: Sender<Vec<Tensor>>,
     log: Log,
 }
 
@@ -331,7 +335,7 @@ impl Egress {
                 Ok(ready) => {
                     let sent = self.send(sequence, &ready);
                     if let Some(inputs) = ready.inputs {
-                        self.free.give(inputs);
+                        let _ = self.free.send(inputs);
                     }
                     sent
                 }

@@ -6,6 +6,6 @@ mod frames;
 mod tcp;
 pub(crate) mod weights;
 
-pub use frames::{FrameReader, FrameWriter, ReceiveError, Received, Timing};
+pub use frames::{Checksums, FrameReader, FrameWriter, ReceiveError, Received, Timing};
 pub use tcp::{GREETING_TIMEOUT, Timeouts, connect, greet, tune, welcome};
 pub(crate) use tcp::{read_message, write_message};
