@@ -2,9 +2,10 @@
 //! whole model run directly, with the same engine and one thread per stage.
 //!
 //! Everything is in this process, so its CPU time holds all there is: engines, codecs, sockets, dispatcher.
-//! The chain keeps every core busy, which slows each of them down; so the whole model runs on every core too,
-//! an instance on each. Rounds alternate; medians are printed. ONNX Runtime is measured too when DEFER_ONNXRUNTIME names its
-//! library.
+//! Stages that share a core evict one another's data from its cache, which devices of their own would not; so
+//! the whole model runs in two ways beside it: an instance on each core, and as many at once as the chain has
+//! stages. Rounds alternate; medians are printed, ratios are medians of the rounds' ratios. ONNX Runtime is
+//! measured too when DEFER_ONNXRUNTIME names its library.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -20,10 +21,8 @@ use pipeline::{
 use tensor::Tensor;
 
 const STAGES: usize = 4;
-const ROUNDS: usize = 7;
+const ROUNDS: usize = 11;
 const ITEMS: usize = 40;
-/// Items before each measurement, until the chain is full.
-const WARM_UP: usize = 3 * STAGES;
 
 #[expect(clippy::print_stdout, reason = "a bench prints its table")]
 #[expect(clippy::disallowed_methods, reason = "a bench is configured by its environment")]
@@ -33,20 +32,31 @@ fn main() {
         engines.push(Arc::new(OnnxRuntime::load(Path::new(&path)).unwrap()));
     }
     println!("ResNet50, {STAGES} stages, CPU ms per item, median of {ROUNDS} rounds of {ITEMS} items");
-    println!("{:>12} {:>10} {:>10} {:>8}", "engine", "whole", "chain", "ratio");
+    println!(
+        "{:>12} {:>18} {:>18} {:>10} {:>8} {:>8}",
+        "", "whole on each core", "whole in 4 threads", "chain", "", ""
+    );
     for engine in engines {
         let rounds = measure(&engine);
-        let median = |value: &dyn Fn(&(f64, f64)) -> f64| {
-            let mut values: Vec<f64> = rounds.iter().map(value).collect();
-            values.sort_by(f64::total_cmp);
-            values[ROUNDS / 2]
-        };
-        let (whole, chain) = (median(&|r| r.0), median(&|r| r.1));
-        println!("{:>12} {whole:>10.2} {chain:>10.2} {:>8.3}", engine.name(), median(&|r| r.1 / r.0));
+        let one = |i: usize| median(rounds.iter().map(|r| r[i]));
+        let beside = |i: usize| median(rounds.iter().map(|r| r[2] / r[i]));
+        let (name, [core, thread, chain]) = (engine.name(), [one(0), one(1), one(2)]);
+        println!(
+            "{name:>12} {core:>18.2} {thread:>18.2} {chain:>10.2} {:>7.3}x {:>7.3}x",
+            beside(0),
+            beside(1)
+        );
     }
 }
 
-fn measure(engine: &Arc<dyn Engine>) -> Vec<(f64, f64)> {
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// CPU ms per item of each round: whole on each core, whole in as many threads as stages, chain.
+fn measure(engine: &Arc<dyn Engine>) -> Vec<[f64; 3]> {
     let model = zoo::build("resnet50", 0).unwrap();
     let item = arbitrary_item(model.inputs());
     let bytes = model.to_bytes().unwrap();
@@ -54,7 +64,7 @@ fn measure(engine: &Arc<dyn Engine>) -> Vec<(f64, f64)> {
     let load =
         |_| engine.load(ModelSource::Bytes(&bytes), model.inputs(), model.outputs(), &options).unwrap();
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut whole: Vec<Box<dyn Session>> = (0..cores).map(load).collect();
+    let mut whole: Vec<Box<dyn Session>> = (0..cores.max(STAGES)).map(load).collect();
     drop(bytes);
 
     let cache = tempfile::tempdir().unwrap();
@@ -87,10 +97,17 @@ fn measure(engine: &Arc<dyn Engine>) -> Vec<(f64, f64)> {
     let split = SplitOptions { stages: Some(STAGES), cuts: vec![] };
     let chain =
         Pipeline::deploy_prepared(&prepared, &cluster, &Options { split, ..Options::default() }).unwrap();
-    (0..ROUNDS).map(|_| (run_whole(&mut whole, &item), run_chain(&chain, &item))).collect()
+    let mut round = || {
+        let per_core = run_whole(&mut whole[..cores], &item);
+        [per_core, run_whole(&mut whole[..STAGES], &item), run_chain(&chain, &item)]
+    };
+    round(); // warms everything up
+    (0..ROUNDS).map(|_| round()).collect()
 }
 
+/// `ITEMS` in all, dealt out among the sessions.
 fn run_whole(sessions: &mut [Box<dyn Session>], item: &[Tensor]) -> f64 {
+    let sessions_len = sessions.len();
     let mut run = |items: usize| {
         std::thread::scope(|scope| {
             for session in sessions.iter_mut() {
@@ -104,28 +121,23 @@ fn run_whole(sessions: &mut [Box<dyn Session>], item: &[Tensor]) -> f64 {
         });
         (sessions.len() * items) as f64
     };
-    run(WARM_UP);
     let cpu = cpu_seconds();
-    let items = run(ITEMS);
+    let items = run(ITEMS.div_ceil(sessions_len));
     (cpu_seconds() - cpu) * 1e3 / items
 }
 
-/// The chain stays full from the first measured item to the last.
+/// From an empty chain to an empty chain, so that the CPU time is that of exactly `ITEMS`.
 fn run_chain(chain: &Pipeline, item: &[Tensor]) -> f64 {
     let mut pending = VecDeque::new();
-    let mut start = 0.0;
-    for i in 0..WARM_UP + ITEMS {
+    let cpu = cpu_seconds();
+    for _ in 0..ITEMS {
         pending.push_back(chain.submit(item.to_vec()).unwrap());
         if pending.len() > 2 * STAGES {
             pending.pop_front().unwrap().wait().unwrap();
         }
-        if i + 1 == WARM_UP {
-            start = cpu_seconds();
-        }
     }
-    let cpu = cpu_seconds() - start;
     pending.into_iter().for_each(|p| drop(p.wait().unwrap()));
-    cpu * 1e3 / ITEMS as f64
+    (cpu_seconds() - cpu) * 1e3 / ITEMS as f64
 }
 
 fn cpu_seconds() -> f64 {
