@@ -23,6 +23,7 @@ use tracing_subscriber::EnvFilter;
 use commands::Cli;
 
 fn main() -> ExitCode {
+    places::forbid_telemetry();
     let cli = Cli::parse();
     log(cli.common.verbose);
     match commands::execute(cli) {

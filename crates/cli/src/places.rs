@@ -21,6 +21,15 @@ const LIBRARY_VARIABLE: &str = "DEFER_ONNXRUNTIME";
 /// Replaces the log level that `--verbose` sets, in the syntax of `tracing_subscriber::EnvFilter`.
 const LOG_VARIABLE: &str = "DEFER_LOG";
 
+/// Keeps ONNX Runtime from reporting on this machine, and from the files it keeps in the user's cache for that. Only
+/// this variable does: its API ends events after the first ones are on their way.
+///
+/// To be called first of all in `main`.
+pub(crate) fn forbid_telemetry() {
+    // SAFETY: nothing ran before this in `main`, so this is the only thread, and none can read the environment.
+    unsafe { env::set_var("ORT_DISABLE_TELEMETRY", "1") };
+}
+
 /// What shall be logged, if the user says so in `DEFER_LOG`.
 pub(crate) fn log_filter() -> Option<String> {
     env::var(LOG_VARIABLE).ok().filter(|filter| !filter.is_empty())

@@ -205,6 +205,8 @@ fn onnxruntime_on_the_nodes() {
     for stage in report["stages"].as_array().unwrap() {
         assert!(stage["engine"].as_str().unwrap().starts_with("onnxruntime "), "{stage}");
     }
+    // Of itself it would keep a device's name and a database of events there, for its telemetry.
+    assert!(!place.home().exists(), "something was written into the user's home folder");
 }
 
 #[expect(clippy::disallowed_methods, reason = "as the engines' tests: where the library is, is said here")]

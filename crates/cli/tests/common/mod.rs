@@ -59,11 +59,16 @@ impl Place {
         self.folder.path().join("cache")
     }
 
+    /// The home folder of what is started here; nothing is in it.
+    pub fn home(&self) -> PathBuf {
+        self.folder.path().join("home")
+    }
+
     /// `program` with the environment of this place.
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
-        command.env("DEFER_CACHE", self.cache());
-        for variable in ["DEFER_LOG", "DEFER_ONNXRUNTIME", "RUST_BACKTRACE"] {
+        command.env("DEFER_CACHE", self.cache()).env("HOME", self.home());
+        for variable in ["XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY", "DEFER_LOG", "DEFER_ONNXRUNTIME", "RUST_BACKTRACE"] {
             command.env_remove(variable);
         }
         command

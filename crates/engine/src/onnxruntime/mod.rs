@@ -1,7 +1,8 @@
 //! ONNX Runtime, loaded from a shared library at run time.
 //!
 //! The library is Microsoft's, found by [`crate::find_onnxruntime`]; a process holds one. Its messages go to
-//! `tracing`, never to the terminal, and its telemetry is off.
+//! `tracing`, never to the terminal. Its telemetry is off as far as its API goes; it still keeps files in the user's
+//! cache folder unless `ORT_DISABLE_TELEMETRY=1` is set before the process starts threads, as `defer` does.
 
 mod session;
 mod value;
