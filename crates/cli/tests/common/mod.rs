@@ -68,7 +68,9 @@ impl Place {
     pub fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.env("DEFER_CACHE", self.cache()).env("HOME", self.home());
-        for variable in ["XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY", "DEFER_LOG", "DEFER_ONNXRUNTIME", "RUST_BACKTRACE"] {
+        for variable in
+            ["XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY", "DEFER_LOG", "DEFER_ONNXRUNTIME", "RUST_BACKTRACE"]
+        {
             command.env_remove(variable);
         }
         command
