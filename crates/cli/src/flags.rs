@@ -152,7 +152,7 @@ impl Cuts {
 
     /// What the planner is asked for.
     pub(crate) fn split(&self) -> SplitOptions {
-        SplitOptions { stages: self.stages, cuts: self.cut.clone() }
+        SplitOptions { stages: self.stages, cuts: self.cut.clone(), keep_order: self.keep_order }
     }
 }
 
@@ -196,6 +196,9 @@ pub(crate) struct Cuts {
     /// Cut after these tensors; `defer plan MODEL --cuts` lists them
     #[arg(long, value_name = "NAME,...", value_delimiter = ',')]
     pub(crate) cut: Vec<String>,
+    /// Chain the devices as the cluster file lists them [default: in the best order]
+    #[arg(long, requires = "cluster")]
+    pub(crate) keep_order: bool,
 }
 
 /// How a photo becomes a tensor, and outputs become labels; these win over the file beside the model.

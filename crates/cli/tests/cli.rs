@@ -1,9 +1,10 @@
 //! The real `defer` binary on inputs that are not right: a message that names the file and says what to do, the
-//! right exit code, no panic.
+//! right exit code, no panic; and the commands that start nothing.
 
 mod common;
 
-use common::{FAILED, Place, USAGE, conformance, npy_of, vendored};
+use common::{FAILED, Place, RESNET, USAGE, conformance, npy_of, vendored};
+use serde_json::Value;
 
 /// An `.npy` file of zeros.
 fn zeros(descr: &str, shape: &str, data_len: usize) -> Vec<u8> {
@@ -121,6 +122,31 @@ fn settings_that_are_not_right() {
     place.fails(&["run", &model, &digit], FAILED, &[&settings, "line 3", "unknown field `maen`", "hint: "]);
     place.file("model.toml", b"version = 1\nchannels = 'gray'\nmean = '0'\nstd = [255]\n");
     place.fails(&["run", &model, &digit], FAILED, &[&settings, "line 3", "invalid type"]);
+}
+
+/// The way from the first device to the second takes far longer than the way back.
+#[test]
+fn the_planner_finds_the_order_of_devices() {
+    let place = Place::new();
+    let cluster = place.file(
+        "cluster.toml",
+        b"version = 1\n[[device]]\nname = 'a'\n[[device]]\nname = 'b'\n\
+          [[link]]\nfrom = 'a'\nto = 'b'\nbandwidth = '10kbit/s'\n",
+    );
+    let plan = |more: &[&str]| {
+        let args =
+            ["plan", &vendored(RESNET), "--engine", "rten", "--json", "--cluster", &cluster, "--stages", "2"];
+        let plan: Value = serde_json::from_str(&place.prints(&[&args, more].concat())).unwrap();
+        let devices: Vec<_> =
+            plan["stages"].as_array().unwrap().iter().map(|s| s["device"].clone()).collect();
+        let (period, bound) = (plan["period_ms"].as_f64().unwrap(), plan["bound_ms"].as_f64().unwrap());
+        // What measurements cannot tell apart may cost 3 %.
+        assert!(bound <= period && period <= 1.031 * bound, "{plan}");
+        (devices, period)
+    };
+    let (any, given) = (plan(&[]), plan(&["--keep-order"]));
+    assert_eq!((any.0, given.0), (vec!["b".into(), "a".into()], vec!["a".into(), "b".into()]));
+    assert!(any.1 * 10.0 < given.1, "{} ms, in the given order {} ms", any.1, given.1);
 }
 
 #[test]

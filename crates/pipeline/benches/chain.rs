@@ -94,7 +94,7 @@ fn measure(engine: &Arc<dyn Engine>) -> Vec<[f64; 3]> {
         &|_, _| {},
     )
     .unwrap();
-    let split = SplitOptions { stages: Some(STAGES), cuts: vec![] };
+    let split = SplitOptions { stages: Some(STAGES), ..SplitOptions::default() };
     let chain =
         Pipeline::deploy_prepared(&prepared, &cluster, &Options { split, ..Options::default() }).unwrap();
     let mut round = || {

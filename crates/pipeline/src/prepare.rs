@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use engine::{Engine, ModelSource, SessionOptions};
 use graph::{Model, ModelError, Simplified};
-use plan::{Boundary, Device, Links, Plan, PlanError, Problem, Unit};
+use plan::{Boundary, Device, Links, PlanError, Problem, Solution, Unit};
 use tensor::{Dim, Shape, SpecError, Tensor};
 
 use crate::profile::{Profile, ProfileError, arbitrary_item, profile, spec_bytes};
@@ -100,6 +100,8 @@ pub struct SplitOptions {
     pub stages: Option<usize>,
     /// Exactly at these cuts, by name.
     pub cuts: Vec<String>,
+    /// Nodes follow one another as the cluster lists them; otherwise in whatever order is best.
+    pub keep_order: bool,
 }
 
 impl Prepared {
@@ -154,7 +156,7 @@ impl Prepared {
         devices: Vec<Device>,
         links: Links,
         split: &SplitOptions,
-    ) -> Result<Plan, PrepareError> {
+    ) -> Result<Solution, PrepareError> {
         let cuts = match &split.cuts[..] {
             [] => None,
             names => {
@@ -164,7 +166,8 @@ impl Prepared {
                 Some(cuts)
             }
         };
-        let options = plan::Options { stages: split.stages, cuts, slack: TIMING_ERROR };
+        let SplitOptions { stages, keep_order, .. } = *split;
+        let options = plan::Options { stages, cuts, keep_order, slack: TIMING_ERROR };
         Ok(plan::solve(&self.problem(devices, links), &options)?)
     }
 

@@ -41,7 +41,7 @@ fn whole(model: &Model, item: &[Tensor]) -> Vec<Tensor> {
 }
 
 fn in_stages(stages: usize) -> Options {
-    Options { split: SplitOptions { stages: Some(stages), cuts: vec![] }, ..Options::default() }
+    Options { split: SplitOptions { stages: Some(stages), ..SplitOptions::default() }, ..Options::default() }
 }
 
 #[test]

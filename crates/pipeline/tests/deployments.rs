@@ -135,7 +135,8 @@ fn a_node_keeps_its_limit_whatever_a_dispatcher_believes() {
     // What this cluster knows of the nodes' memory was true before the first deployment.
     let cluster = join(&nodes);
     let model = vendored_model("efficientnet_lite0.onnx");
-    let options = Options { split: SplitOptions { stages: Some(2), cuts: vec![] }, ..Options::default() };
+    let options =
+        Options { split: SplitOptions { stages: Some(2), ..SplitOptions::default() }, ..Options::default() };
     let prepared = Prepared::new(model.clone(), "test", &*rten(), &options.prepare, &|_, _| {}).unwrap();
     // A node counts what its whole process takes, which here is also what tests beside this one take: it may
     // refuse the first already.
@@ -169,8 +170,10 @@ fn manual_cuts_are_kept() {
 fn splits_that_cannot_be_are_refused_with_the_reason() {
     let nodes = start("splits", 3);
     let cluster = join(&nodes);
-    let stages =
-        |stages| Options { split: SplitOptions { stages: Some(stages), cuts: vec![] }, ..Options::default() };
+    let stages = |stages| Options {
+        split: SplitOptions { stages: Some(stages), ..SplitOptions::default() },
+        ..Options::default()
+    };
     let check = |model: &Model, options: Options, message: &str| {
         assert_eq!(deploy(model, &cluster, &options).err().expect(message).to_string(), message);
     };

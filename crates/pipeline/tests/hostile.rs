@@ -27,7 +27,7 @@ struct Victim {
 impl Victim {
     fn deploy(nodes: &Nodes) -> Victim {
         let model = small_model("dynamic");
-        let split = SplitOptions { stages: Some(2), cuts: vec![] };
+        let split = SplitOptions { stages: Some(2), ..SplitOptions::default() };
         let pipeline = deploy(&model, &join(nodes), &Options { split, ..Options::default() }).unwrap();
         let item = vec![Tensor::from_slice(Shape::from([3, 8]), &[0.25f32; 24]).unwrap()];
         let expected = Run::full(&*rten()).whole(&model, &item);

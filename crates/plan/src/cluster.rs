@@ -12,7 +12,7 @@
 //! bandwidth = "1Gbit/s"
 //! delay = "200us"
 //!
-//! [[device]]                      # one or more, in the order of the chain
+//! [[device]]                      # one or more; the planner finds their order
 //! name = "pi-kitchen"             # required, unique
 //! address = "tcp/10.0.0.7:7447"   # Zenoh endpoint of its control plane; without it, found by its name
 //! cores = 4                       # without it, what the node reports
@@ -52,7 +52,7 @@ const DISPATCHER: &str = "dispatcher";
 pub struct Cluster {
     /// The dispatcher's own connection.
     pub dispatcher: Connection,
-    /// The devices in the order of the chain, their names unique.
+    /// The devices, their names unique.
     pub devices: Vec<DeviceEntry>,
     /// What holds for every link without figures of its own.
     pub links: Connection,

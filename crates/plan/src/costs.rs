@@ -3,6 +3,8 @@
 //! The one place where the cost model is written down: the optimiser and the predictor both ask here, so
 //! that a plan is worth exactly what was promised.
 
+use std::ops::Range;
+
 use crate::error::PlanError;
 use crate::{Assignment, End, Link, Problem};
 
@@ -18,6 +20,12 @@ struct RangeCost {
     seconds: f64,
     weight_bytes: u64,
     activation_bytes: u64,
+}
+
+impl RangeCost {
+    fn memory_bytes(&self) -> u64 {
+        self.weight_bytes.saturating_add(self.activation_bytes)
+    }
 }
 
 /// What one more stage, or the way back to the dispatcher, adds to a chain.
@@ -58,19 +66,39 @@ impl<'a> Costs<'a> {
 
     /// A stage on a device, with the link that leads to it.
     pub(crate) fn stage(&self, from: End, Assignment { device, units }: &Assignment) -> Step {
-        let hop = self.hop(from, End::Device(*device), units.start);
-        let range = &self.ranges[units.start][units.len() - 1];
-        let device = &self.problem.devices[*device];
-        let compute_seconds = range.seconds / device.speed;
-        let moved = self.bytes(units.start) + self.bytes(units.end);
-        let memory_bytes = range.weight_bytes.saturating_add(range.activation_bytes);
         Step {
-            compute_seconds,
-            busy_seconds: compute_seconds + moved * device.seconds_per_byte,
-            memory_bytes,
-            excess_bytes: device.memory_bytes.map_or(0, |limit| memory_bytes.saturating_sub(limit)),
-            ..hop
+            compute_seconds: self.compute_seconds(*device, units),
+            busy_seconds: self.busy_seconds(*device, units),
+            memory_bytes: self.range(units).memory_bytes(),
+            excess_bytes: self.excess_bytes(*device, units),
+            ..self.hop(from, End::Device(*device), units.start)
         }
+    }
+
+    /// Time that a device computes these units.
+    pub(crate) fn compute_seconds(&self, device: usize, units: &Range<usize>) -> f64 {
+        self.range(units).seconds / self.problem.devices[device].speed
+    }
+
+    /// Time that a device is busy with a stage of these units.
+    pub(crate) fn busy_seconds(&self, device: usize, units: &Range<usize>) -> f64 {
+        let moved = self.bytes(units.start) + self.bytes(units.end);
+        self.compute_seconds(device, units) + moved * self.problem.devices[device].seconds_per_byte
+    }
+
+    /// Memory that a stage of these units needs and the device does not have.
+    pub(crate) fn excess_bytes(&self, device: usize, units: &Range<usize>) -> u64 {
+        let limit = self.problem.devices[device].memory_bytes;
+        limit.map_or(0, |limit| self.range(units).memory_bytes().saturating_sub(limit))
+    }
+
+    /// Time that a link is busy with what crosses a boundary.
+    pub(crate) fn link_seconds(&self, from: End, to: End, boundary: usize) -> f64 {
+        self.bytes(boundary) / self.problem.links.get(from, to).bandwidth
+    }
+
+    fn range(&self, units: &Range<usize>) -> &RangeCost {
+        &self.ranges[units.start][units.len() - 1]
     }
 
     /// The way of the results from the last device.
@@ -81,7 +109,7 @@ impl<'a> Costs<'a> {
     fn hop(&self, from: End, to: End, boundary: usize) -> Step {
         let link = self.problem.links.get(from, to);
         Step {
-            link_seconds: self.bytes(boundary) / link.bandwidth,
+            link_seconds: self.link_seconds(from, to, boundary),
             delay_seconds: link.delay,
             compute_seconds: 0.0,
             busy_seconds: 0.0,

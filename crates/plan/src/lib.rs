@@ -10,18 +10,21 @@
 pub mod cluster;
 mod costs;
 mod error;
+mod large;
+mod order;
 mod predict;
 mod problem;
 mod quantity;
 mod search;
 mod solve;
+mod steps;
 
 pub use cluster::{Cluster, ClusterError};
 pub use error::{PlanError, Shortage};
 pub use predict::{Assignment, Hop, Plan, Resource, Stage, predict};
 pub use problem::{Boundary, Device, End, Link, Links, Problem, Unit};
 pub use quantity::{Bandwidth, ByteSize, Delay, QuantityError};
-pub use solve::{Options, solve};
+pub use solve::{Options, Solution, solve};
 
 #[cfg(test)]
 mod tests;

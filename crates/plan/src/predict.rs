@@ -134,15 +134,16 @@ pub(crate) fn shortage(costs: &Costs<'_>, stage: &Assignment, step: &Step) -> Op
     })
 }
 
+/// What the steps of a chain add up to.
 #[derive(Default)]
-struct Totals {
-    period: f64,
+pub(crate) struct Totals {
+    pub period: f64,
     latency: f64,
     bottleneck: Option<Resource>,
 }
 
 impl Totals {
-    fn add(&mut self, step: &Step, from: End, to: End) {
+    pub(crate) fn add(&mut self, step: &Step, from: End, to: End) {
         if step.period(self.period) > self.period {
             self.bottleneck = Some(match to {
                 End::Device(device) if step.busy_seconds > step.link_seconds => Resource::Device(device),

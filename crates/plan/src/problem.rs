@@ -3,7 +3,7 @@
 //! Filled in by whoever measured (the pipeline's profiler, a cluster file, a test). Plain data: it is
 //! checked when it is used, by [`solve`](crate::solve) and [`predict`](crate::predict).
 
-/// A model to be split over devices in the given order.
+/// A model to be split over devices.
 ///
 /// The dispatcher's own CPU is not part of the model: its work does not depend on the plan.
 #[derive(Clone, Debug, PartialEq)]
@@ -13,7 +13,7 @@ pub struct Problem {
     /// The tensors live before unit 0 (the model's inputs), between units, and after the last one (its
     /// outputs): one more than units.
     pub boundaries: Vec<Boundary>,
-    /// The devices, in the order of the chain.
+    /// The devices.
     pub devices: Vec<Device>,
     /// The network paths between them.
     pub links: Links,

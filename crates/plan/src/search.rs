@@ -1,125 +1,322 @@
-//! A dynamic programme over chains of stages on devices in a fixed order.
+//! The exact search: which chains exist under a limit on the period, and the quickest of them.
 //!
-//! Used by the optimiser, once for each thing that is minimised. The state is (device of the last stage,
-//! boundary where it ends), with the number of stages where that is demanded: O(p^2 L^2) steps for p devices
-//! and L boundaries, times the number of stages if demanded. The two factors p are those of the devices left
-//! out between two stages, whose links may differ.
+//! Used by the optimiser. Whether a chain exists under a limit is a matter of sets: at which boundaries can a
+//! chain stand that ends with this node (see [`Order`])? A set follows from those before it by a few operations
+//! on words of bits. The shortest period is found by bisection, and proven: the last test asks for anything
+//! shorter than the chain in hand and finds nothing. For p devices of different kinds and L boundaries a test
+//! takes about 2^p p (p + L) steps in any order, p^2 + p L in a given one.
 
 use crate::costs::{Costs, Step};
+use crate::order::Order;
+use crate::predict::Totals;
+use crate::steps::{Limits, Steps, has, points};
 use crate::{Assignment, End};
+
+/// Bisection stops here, as a share of the period, and asks for anything shorter at all.
+const NEAR: f64 = 1e-3;
 
 /// The chains to choose from.
 pub(crate) struct Space<'a> {
     pub costs: &'a Costs<'a>,
-    /// The boundaries where a stage may end, rising; the last one is the end of the model.
-    pub ends: Vec<usize>,
-    /// The exact number of stages, at least 1; `None` leaves it open.
-    pub stages: Option<usize>,
+    /// The boundaries where a stage may begin or end, rising: first 0, last the end of the model.
+    pub points: Vec<usize>,
+    pub order: Order,
 }
 
-/// The best chain into one state.
+/// A stage while it is still searched: its node, its first and its last point.
+type Run = (usize, usize, usize);
+
+/// The best chain into one point of one node.
 #[derive(Clone, Copy)]
-struct Best<S> {
-    score: S,
-    /// Device and index of the boundary of the stage before; `None` for the first stage.
+struct Best {
+    latency: f64,
+    stages: usize,
+    /// The node and the point before; `None` for the first stage.
     before: Option<(usize, usize)>,
 }
 
-/// The states of one number of stages: by device, then by index of the boundary.
-type Layer<S> = Vec<Vec<Option<Best<S>>>>;
-
 impl Space<'_> {
-    /// The chain with the least score, which starts as `start` and grows with every step by `extend`;
-    /// `None` from `extend` forbids the step. `extend` must not let a better chain become worse than
-    /// another by the same step. Of equal chains the first is taken, stages before on earlier devices and
-    /// beginning at earlier boundaries coming first.
-    pub(crate) fn best<S: Copy + PartialOrd>(
-        &self,
-        start: S,
-        extend: impl Fn(S, &Step) -> Option<S>,
-    ) -> Option<(S, Vec<Assignment>)> {
-        let mut layers: Vec<Layer<S>> = Vec::new();
-        for stage in 0..self.stages.unwrap_or(1) {
-            let layer = self.layer(layers.last(), (stage == 0).then_some(start), &extend);
-            layers.push(layer);
-        }
-        let last = self.ends.len() - 1;
-        let mut best: Option<(S, usize)> = None;
-        for (device, states) in layers.last()?.iter().enumerate() {
-            let chain = states[last].and_then(|state| extend(state.score, &self.costs.way_back(device)));
-            if let Some(score) = chain
-                && best.is_none_or(|(least, _)| score < least)
-            {
-                best = Some((score, device));
-            }
-        }
-        best.map(|(score, device)| (score, self.trace(&layers, device)))
-    }
-
-    /// The states reached by one more stage than `before`; by any number of stages, if the number is open.
-    fn layer<S: Copy + PartialOrd>(
-        &self,
-        before: Option<&Layer<S>>,
-        start: Option<S>,
-        extend: &impl Fn(S, &Step) -> Option<S>,
-    ) -> Layer<S> {
-        let mut layer: Layer<S> = Vec::new();
-        for device in 0..self.costs.problem.devices.len() {
-            let before = if self.stages.is_none() { Some(&layer) } else { before };
-            let states =
-                (0..self.ends.len()).map(|end| self.state(before, start, (device, end), extend)).collect();
-            layer.push(states);
-        }
-        layer
-    }
-
-    fn state<S: Copy + PartialOrd>(
-        &self,
-        before: Option<&Layer<S>>,
-        start: Option<S>,
-        (device, end): (usize, usize),
-        extend: &impl Fn(S, &Step) -> Option<S>,
-    ) -> Option<Best<S>> {
-        let mut best: Option<Best<S>> = None;
-        let mut consider = |score: S, before: Option<(usize, usize)>| {
-            let from = before.map_or(End::Dispatcher, |(device, _)| End::Device(device));
-            let step = self.costs.stage(from, &self.assignment(before, (device, end)));
-            if let Some(score) = extend(score, &step)
-                && best.is_none_or(|least| score < least.score)
-            {
-                best = Some(Best { score, before });
-            }
-        };
-        if let Some(score) = start {
-            consider(score, None);
-        }
-        for (earlier, states) in before.into_iter().flatten().take(device).enumerate() {
-            for (boundary, state) in states[..end].iter().enumerate() {
-                if let Some(state) = state {
-                    consider(state.score, Some((earlier, boundary)));
+    /// A chain of the shortest period; `None` when none fits into memory.
+    pub(crate) fn shortest(&self) -> Option<(f64, Vec<Assignment>)> {
+        let mut chain = self.chain(Limits { period: f64::INFINITY, excess_bytes: 0 })?;
+        let (mut low, mut high) = (0.0, self.totals(&chain).period);
+        loop {
+            let near = high - low <= NEAR * high;
+            let period = if near { high.next_down() } else { low + (high - low) / 2.0 };
+            match self.chain(Limits { period, excess_bytes: 0 }) {
+                Some(better) => {
+                    (high, chain) = (self.totals(&better).period, better);
+                    assert!(high <= period, "a chain within {period} s has a period of {high} s");
                 }
+                None if near => return Some((high, chain)),
+                None => low = period,
+            }
+        }
+    }
+
+    /// The chain whose largest shortage of memory is least.
+    pub(crate) fn least_shortage(&self) -> Vec<Assignment> {
+        let chain = |excess_bytes| self.chain(Limits { period: f64::INFINITY, excess_bytes });
+        let mut best = chain(u64::MAX).expect("without limits there is always a chain");
+        let (mut low, mut high) = (0, self.excess(&best));
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match chain(middle) {
+                Some(better) => {
+                    (high, best) = (self.excess(&better), better);
+                    assert!(high <= middle, "a chain within a shortage of {middle} bytes has one of {high}");
+                }
+                None => low = middle + 1,
             }
         }
         best
     }
 
-    /// The stages of the best chain that ends with the model, on `device`.
-    fn trace<S: Copy>(&self, layers: &[Layer<S>], device: usize) -> Vec<Assignment> {
-        let mut at = Some((device, self.ends.len() - 1));
-        let mut layer = layers.len() - 1;
-        let mut chain = Vec::new();
-        while let Some((device, end)) = at {
-            let before = layers[layer][device][end].and_then(|state| state.before);
-            chain.push(self.assignment(before, (device, end)));
-            at = before;
-            layer = layer.saturating_sub(1);
-        }
-        chain.reverse();
-        chain
+    /// Of the chains within a period the one of least latency, then the one of fewest stages. There must be one.
+    pub(crate) fn quickest(&self, period: f64) -> Vec<Assignment> {
+        let steps = self.steps(Limits { period, excess_bytes: 0 });
+        let mut reached = self.reached(&steps);
+        self.keep_what_arrives(&steps, &mut reached);
+        let chains = Chains::new(self, &steps, &reached);
+        self.assignments(&chains.least().expect("a chain within this period"))
     }
 
-    fn assignment(&self, before: Option<(usize, usize)>, (device, end): (usize, usize)) -> Assignment {
-        let start = before.map_or(0, |(_, boundary)| self.ends[boundary]);
-        Assignment { device, units: start..self.ends[end] }
+    /// Any chain within the limits.
+    pub(crate) fn chain(&self, limits: Limits) -> Option<Vec<Assignment>> {
+        let steps = self.steps(limits);
+        let reached = self.reached(&steps);
+        let words = steps.words();
+        let last = self.points.len() - 1;
+        let (mut node, mut end) =
+            ((0..self.order.nodes()).find(|&node| self.ends(&steps, &reached, node))?, last);
+        let mut runs = Vec::new();
+        loop {
+            let kind = self.order.kind(node);
+            if self.starts(&steps, node) && has(steps.run(kind, 0), end) {
+                runs.push((node, 0, end));
+                runs.reverse();
+                return Some(self.assignments(&runs));
+            }
+            let (before, point) = self
+                .order
+                .before(node)
+                .find_map(|before| {
+                    let set = &reached[before * words..(before + 1) * words];
+                    let pass = steps.pass(self.order.kind(before), kind);
+                    let mut usable = points(set).filter(|&p| has(pass, p) && has(steps.run(kind, p), end));
+                    usable.next().map(|point| (before, point))
+                })
+                .expect("a point is reached from somewhere");
+            runs.push((node, point, end));
+            (node, end) = (before, point);
+        }
+    }
+
+    fn steps(&self, limits: Limits) -> Steps {
+        Steps::new(self.costs, &self.points, self.order.kinds(), limits)
+    }
+
+    fn starts(&self, steps: &Steps, node: usize) -> bool {
+        self.order.is_first(node) && steps.enters(self.order.kind(node))
+    }
+
+    /// Whether a chain that ends with this node is complete.
+    fn ends(&self, steps: &Steps, reached: &[u64], node: usize) -> bool {
+        let words = steps.words();
+        has(&reached[node * words..(node + 1) * words], self.points.len() - 1)
+            && steps.leaves(self.order.kind(node))
+            && self.order.is_last(node)
+    }
+
+    /// By node: the points at which a chain may stand that ends with it.
+    fn reached(&self, steps: &Steps) -> Vec<u64> {
+        let words = steps.words();
+        let mut reached = vec![0; self.order.nodes() * words];
+        let mut from = vec![0; words];
+        for node in 0..self.order.nodes() {
+            let kind = self.order.kind(node);
+            let (done, rest) = reached.split_at_mut(node * words);
+            let set = &mut rest[..words];
+            from.fill(0);
+            from[0] = u64::from(self.starts(steps, node));
+            for before in self.order.before(node) {
+                let pass = steps.pass(self.order.kind(before), kind);
+                let earlier = &done[before * words..(before + 1) * words];
+                for ((from, earlier), pass) in from.iter_mut().zip(earlier).zip(pass) {
+                    *from |= earlier & pass;
+                }
+            }
+            for first in points(&from) {
+                set.iter_mut().zip(steps.run(kind, first)).for_each(|(set, run)| *set |= run);
+            }
+        }
+        reached
+    }
+
+    /// Takes away the points from which no chain arrives at the end of the model.
+    fn keep_what_arrives(&self, steps: &Steps, reached: &mut [u64]) {
+        let words = steps.words();
+        let last = self.points.len() - 1;
+        let mut kept = vec![0; reached.len()];
+        let mut wanted = vec![0; words];
+        for node in (0..self.order.nodes()).rev() {
+            let kind = self.order.kind(node);
+            if self.ends(steps, reached, node) {
+                add_to(&mut kept, node * words, last);
+            }
+            let set = &kept[node * words..(node + 1) * words];
+            if set.iter().all(|&bits| bits == 0) {
+                continue;
+            }
+            wanted.fill(0);
+            for first in 1..last {
+                if steps.run(kind, first).iter().zip(set).any(|(run, set)| run & set != 0) {
+                    add_to(&mut wanted, 0, first);
+                }
+            }
+            for before in self.order.before(node) {
+                let pass = steps.pass(self.order.kind(before), kind);
+                for word in 0..words {
+                    let at = before * words + word;
+                    kept[at] |= reached[at] & pass[word] & wanted[word];
+                }
+            }
+        }
+        reached.copy_from_slice(&kept);
+    }
+
+    /// Gives every kind's devices out in their order.
+    fn assignments(&self, runs: &[Run]) -> Vec<Assignment> {
+        let mut members: Vec<_> = self.order.kinds().iter().map(|kind| kind.members.iter()).collect();
+        let assign = |&(node, first, last): &Run| {
+            let device = members[self.order.kind(node)].next();
+            let &device = device.expect("no more devices of a kind than there are");
+            Assignment { device, units: self.points[first]..self.points[last] }
+        };
+        runs.iter().map(assign).collect()
+    }
+
+    fn totals(&self, chain: &[Assignment]) -> Totals {
+        let mut totals = Totals::default();
+        let mut from = End::Dispatcher;
+        for stage in chain {
+            let to = End::Device(stage.device);
+            totals.add(&self.costs.stage(from, stage), from, to);
+            from = to;
+        }
+        if let Some(stage) = chain.last() {
+            totals.add(&self.costs.way_back(stage.device), from, End::Dispatcher);
+        }
+        totals
+    }
+
+    fn excess(&self, chain: &[Assignment]) -> u64 {
+        let excess = |stage: &Assignment| self.costs.excess_bytes(stage.device, &stage.units);
+        chain.iter().map(excess).max().unwrap_or(0)
+    }
+}
+
+fn add_to(sets: &mut [u64], at: usize, point: usize) {
+    sets[at + point / 64] |= 1 << (point % 64);
+}
+
+/// The best chains into every point that is of use.
+struct Chains<'a> {
+    space: &'a Space<'a>,
+    steps: &'a Steps,
+    reached: &'a [u64],
+    /// By node: where its points begin in `best`.
+    starts: Vec<usize>,
+    best: Vec<Best>,
+}
+
+impl<'a> Chains<'a> {
+    fn new(space: &'a Space<'a>, steps: &'a Steps, reached: &'a [u64]) -> Chains<'a> {
+        let mut chains = Chains { space, steps, reached, starts: Vec::new(), best: Vec::new() };
+        for node in 0..space.order.nodes() {
+            chains.starts.push(chains.best.len());
+            for end in points(chains.set(node)) {
+                let best = chains.best_into(node, end);
+                chains.best.push(best);
+            }
+        }
+        chains
+    }
+
+    fn set(&self, node: usize) -> &'a [u64] {
+        let words = self.steps.words();
+        &self.reached[node * words..(node + 1) * words]
+    }
+
+    /// The best chain into `end`, from those into the nodes before.
+    fn best_into(&self, node: usize, end: usize) -> Best {
+        let order = &self.space.order;
+        let kind = order.kind(node);
+        let mut best: Option<Best> = None;
+        let mut consider = |before: Option<(usize, usize)>, so_far: (f64, usize)| {
+            let (sender, first) = match before {
+                None => (End::Dispatcher, 0),
+                Some((node, point)) => (self.sender(node, kind), point),
+            };
+            let step = self.step(sender, kind, first, end);
+            let chain = Best { latency: step.latency(so_far.0), stages: so_far.1 + 1, before };
+            if best.is_none_or(|b| (chain.latency, chain.stages) < (b.latency, b.stages)) {
+                best = Some(chain);
+            }
+        };
+        if self.space.starts(self.steps, node) && has(self.steps.run(kind, 0), end) {
+            consider(None, (0.0, 0));
+        }
+        for before in order.before(node) {
+            let pass = self.steps.pass(order.kind(before), kind);
+            for (i, first) in points(self.set(before)).enumerate() {
+                if has(pass, first) && has(self.steps.run(kind, first), end) {
+                    let earlier = self.best[self.starts[before] + i];
+                    consider(Some((before, first)), (earlier.latency, earlier.stages));
+                }
+            }
+        }
+        best.expect("a point is reached from somewhere")
+    }
+
+    /// The best complete chain.
+    fn least(&self) -> Option<Vec<Run>> {
+        let last = self.space.points.len() - 1;
+        let complete = (0..self.space.order.nodes())
+            .filter(|&node| self.space.ends(self.steps, self.reached, node))
+            .map(|node| {
+                let best = self.at(node, last);
+                let device = self.space.order.kinds()[self.space.order.kind(node)].members[0];
+                let step = self.space.costs.way_back(device);
+                (step.latency(best.latency), best.stages, node)
+            });
+        let (.., mut node) = complete.min_by(|a, b| a.partial_cmp(b).expect("no latency is NaN"))?;
+        let (mut end, mut runs) = (last, Vec::new());
+        loop {
+            let before = self.at(node, end).before;
+            runs.push((node, before.map_or(0, |(_, point)| point), end));
+            let Some(next) = before else { break };
+            (node, end) = next;
+        }
+        runs.reverse();
+        Some(runs)
+    }
+
+    fn at(&self, node: usize, point: usize) -> Best {
+        let position = points(self.set(node)).position(|p| p == point).expect("a point of the node");
+        self.best[self.starts[node] + position]
+    }
+
+    /// A device that may send to a device of `kind`.
+    fn sender(&self, node: usize, kind: usize) -> End {
+        let sender = self.space.order.kind(node);
+        End::Device(self.space.order.kinds()[sender].members[usize::from(sender == kind)])
+    }
+
+    fn step(&self, from: End, kind: usize, first: usize, last: usize) -> Step {
+        let space = self.space;
+        let units = space.points[first]..space.points[last];
+        let device = space.order.kinds()[kind].members[0];
+        space.costs.stage(from, &Assignment { device, units })
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use pipeline::{PrepareOptions, Prepared};
-use plan::{Device, Link, Links, Plan};
+use plan::{Device, Link, Links, Solution};
 use tensor::TensorSpec;
 
 use super::fleet::{self, load_model, read_cluster};
@@ -73,10 +73,10 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
         split.stages = Some(devices.len());
     }
     let names: Vec<String> = devices.iter().map(|d| d.name.clone()).collect();
-    let plan = prepared
+    let solution = prepared
         .plan(devices, links, &split)
         .hint("`defer plan MODEL --cuts` lists all places where the model can be cut")?;
-    let report = report(&prepared, &plan, &names);
+    let report = report(&prepared, &solution, &names);
     if common.json { json_line(&report) } else { line(report.text()) }
 }
 
@@ -115,7 +115,8 @@ fn print_cuts(prepared: &Prepared, common: &Common) -> Result<()> {
     ))
 }
 
-fn report(prepared: &Prepared, plan: &Plan, names: &[String]) -> PlanReport {
+fn report(prepared: &Prepared, solution: &Solution, names: &[String]) -> PlanReport {
+    let plan = &solution.plan;
     let profile = &prepared.profile;
     let end = |end| match end {
         plan::End::Dispatcher => "dispatcher".to_owned(),
@@ -146,6 +147,8 @@ fn report(prepared: &Prepared, plan: &Plan, names: &[String]) -> PlanReport {
         period_ms: plan.period * 1e3,
         items_per_s: 1.0 / plan.period,
         latency_ms: plan.latency * 1e3,
+        bound_ms: solution.bound * 1e3,
+        gap: solution.gap(),
         whole_ms: profile.total_seconds() * 1e3,
         bottleneck: match plan.bottleneck {
             plan::Resource::Device(i) => names[i].clone(),

@@ -150,7 +150,7 @@ fn whole_model(
     interrupt: &Interrupt,
     common: &Common,
 ) -> Result<WholeReport> {
-    let split = SplitOptions { stages: Some(1), cuts: vec![] };
+    let split = SplitOptions { stages: Some(1), ..SplitOptions::default() };
     let options = Options { split, description: None, ..chain };
     items.rewind();
     let whole = fleet.deploy(prepared, &options, common).context("cannot run the whole model on one node");

@@ -143,6 +143,10 @@ pub(crate) struct PlanReport {
     pub(crate) whole_ms: f64,
     /// The resource that sets the period.
     pub(crate) bottleneck: String,
+    /// No plan under the same options has a shorter period.
+    pub(crate) bound_ms: f64,
+    /// By how much the period may exceed the shortest, as a share of that.
+    pub(crate) gap: f64,
 }
 
 /// One place where a model can be cut.
@@ -286,14 +290,26 @@ impl PlanReport {
         format!(
             "{stages}\n\n{links}\n\n\
              predicted: {:.1} items/s (one every {:.2} ms), latency {:.1} ms\n\
-             limited by {}; one device of speed 1 alone: {:.1} items/s; timed with {}",
+             limited by {}; {}\n\
+             one device of speed 1 alone: {:.1} items/s; timed with {}",
             self.items_per_s,
             self.period_ms,
             self.latency_ms,
             self.bottleneck,
+            self.proof(),
             1e3 / self.whole_ms.max(1e-9),
             self.engine
         )
+    }
+}
+
+impl PlanReport {
+    /// What is proven of the period.
+    fn proof(&self) -> String {
+        match self.gap {
+            ..1e-9 => "no plan is faster on these costs".to_owned(),
+            gap => format!("no plan is more than {:.1} % faster on these costs", 100.0 * gap),
+        }
     }
 }
 
@@ -409,7 +425,9 @@ mod tests {
             items_per_s: 250.0,
             latency_ms: 9.0,
             whole_ms: 16.0,
-            bottleneck: "x".into(),
+            bottleneck: "a-device-with-a-long-name.local".into(),
+            bound_ms: 3.9,
+            gap: 0.0256,
         };
         for line in plan.text().lines() {
             assert!(line.chars().count() <= 100, "{line}");

@@ -193,7 +193,7 @@ impl Pipeline {
             return Err(DeployError::Description { devices, nodes });
         }
         let (devices, links) = resources(cluster.nodes(), options.description.as_ref());
-        let plan = prepared.plan(devices, links, &options.split)?;
+        let plan = prepared.plan(devices, links, &options.split)?.plan;
         let control = cluster.control().clone();
         let dispatcher = control.id();
         let common = Common {

@@ -83,7 +83,7 @@ pub fn join(nodes: &Nodes) -> Cluster {
 /// Split exactly at these cuts.
 pub fn at_cuts(cuts: &[&str]) -> Options {
     let cuts = cuts.iter().map(|&name| name.to_owned()).collect();
-    Options { split: SplitOptions { stages: None, cuts }, ..Options::default() }
+    Options { split: SplitOptions { cuts, ..SplitOptions::default() }, ..Options::default() }
 }
 
 /// Deploys a model, measured with the built-in engine.
