@@ -1,5 +1,7 @@
 //! A byte buffer aligned for SIMD and for every element type, reused from item to item.
 
+use std::collections::TryReserveError;
+
 /// Alignment of every buffer, bytes: one cache line, and the widest vector register.
 const ALIGN: usize = 64;
 
@@ -36,6 +38,15 @@ impl Buffer {
             self.blocks.resize(blocks, bytemuck::Zeroable::zeroed());
         }
         self.len = len;
+    }
+
+    /// As [`Buffer::resize`], for lengths that somebody else names: without enough memory it is an error, and the
+    /// buffer is as it was.
+    pub fn try_resize(&mut self, len: usize) -> Result<(), TryReserveError> {
+        let more = len.div_ceil(ALIGN).saturating_sub(self.blocks.len());
+        self.blocks.try_reserve_exact(more)?;
+        self.resize(len);
+        Ok(())
     }
 
     /// Length in bytes.
@@ -85,6 +96,8 @@ mod tests {
             assert_eq!(buffer.len(), len);
             assert_eq!(buffer.as_bytes().as_ptr(), address);
         }
+        assert_eq!(buffer.as_bytes(), [7; 200]);
+        assert!(buffer.try_resize(1 << 60).is_err());
         assert_eq!(buffer.as_bytes(), [7; 200]);
     }
 }

@@ -58,6 +58,9 @@ pub enum TensorError {
         /// Element type.
         dtype: DType,
     },
+    /// There is no memory for so many bytes.
+    #[error("there is no memory for a tensor of {0} bytes")]
+    Memory(usize),
     /// A string tensor's offsets or text are broken.
     #[error("the string tensor is malformed: {0}")]
     Strings(&'static str),
@@ -116,8 +119,8 @@ impl Tensor {
         fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let mut data = std::mem::take(&mut self.data);
-        data.resize(len);
-        let filled = fill(data.as_mut_bytes());
+        let room = data.try_resize(len).map_err(|_| E::from(TensorError::Memory(len)));
+        let filled = room.and_then(|()| fill(data.as_mut_bytes()));
         let valid = filled.and_then(|()| Ok(TensorView::new(dtype, shape, data.as_bytes()).map(|_| ())?));
         (self.dtype, self.shape) = if valid.is_ok() { (dtype, shape) } else { (DType::U8, [0].into()) };
         if valid.is_err() {
@@ -273,6 +276,8 @@ mod tests {
         assert_eq!((tensor.as_slice::<u8>().unwrap(), tensor.bytes().as_ptr()), (&[7u8; 3][..], address));
         assert!(tensor.refill(DType::F32, Shape::from([3]), 11, write(0)).is_err());
         assert_eq!(tensor.bytes(), []);
+        let error = tensor.refill(DType::U8, Shape::from([1 << 60]), 1 << 60, write(0)).unwrap_err();
+        assert_eq!(error, TensorError::Memory(1 << 60));
     }
 
     #[test]

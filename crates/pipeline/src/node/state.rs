@@ -167,7 +167,9 @@ impl State {
         }
     }
 
-    fn on_prepare(&mut self, ticket: Ticket, order: Box<StageOrder>) -> Vec<Action> {
+    fn on_prepare(&mut self, ticket: Ticket, mut order: Box<StageOrder>) -> Vec<Action> {
+        // Sizes that the model leaves open are bounded by what this node has, not by a dispatcher's word alone.
+        order.max_tensor_len = order.max_tensor_len.min(self.limits.memory);
         match self.accepts(&order) {
             Err(reason) => vec![Action::Answer(ticket, Response::Refused(reason))],
             Ok(()) => {
@@ -437,6 +439,16 @@ mod tests {
         s.on_event(Event::Asked(2, Request::Load(ID)));
         s.on_event(Event::Built(ID, Ok("engine".into())));
         s
+    }
+
+    #[test]
+    fn open_sizes_are_bounded_by_this_nodes_memory() {
+        for (promised, kept) in [(40, 40), (1 << 60, 100)] {
+            let mut order = order(false);
+            order.max_tensor_len = promised;
+            let actions = state().on_event(Event::Asked(1, Request::Prepare(order)));
+            assert!(matches!(&actions[..], [Action::LookUp(order)] if order.max_tensor_len == kept));
+        }
     }
 
     #[test]
