@@ -1,10 +1,13 @@
 //! A stage receives, computes and sends different items at the same time.
+//!
+//! No clock decides: an item stays in the engine until the next one has been received, and then until the one
+//! before it has been sent, which the receiver holds up till then. So all three are under way at once, and a stage
+//! that did one thing after the other would wait for itself for ever.
 
-use std::hint::black_box;
 use std::net::{TcpListener, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use engine::{Outputs, RunError, Session};
 use pipeline::node::stage::{Span, Stage, StageSetup, Step};
 use pipeline::transport::{Checksums, FrameReader, FrameWriter, Received, tune};
@@ -12,15 +15,37 @@ use tensor::{DType, Shape, Tensor, TensorSpec, TensorView};
 use wire::control::Route;
 use wire::{CodecId, Header, Kind};
 
-const ITEMS: u64 = 60;
-/// Three times what the socket holds: sending takes as long as the receiver takes to read.
-const ITEM_LEN: usize = 3 << 20;
-const COMPUTE: Duration = Duration::from_millis(4);
+const ITEMS: u64 = 20;
+/// Far more than sockets hold: an item is not sent before its receiver reads.
+const ITEM_LEN: usize = 16 << 20;
+/// Whoever waits so long waits for ever.
+const HUNG: Duration = Duration::from_secs(60);
 
-/// Computes for a while. The item passes through.
-struct Busy;
+/// An engine that watches the stage it is in. The item passes through.
+struct Watching {
+    /// The item that is computed next.
+    item: u64,
+    /// What the stage did, as it says.
+    spans: Receiver<Span>,
+    seen: Vec<(Step, u64)>,
+    /// Told when an item is in the engine and the next one has been received.
+    inside: Sender<u64>,
+}
 
-impl Session for Busy {
+impl Watching {
+    fn wait_for(&mut self, step: Step, item: u64) -> Result<(), RunError> {
+        while !self.seen.contains(&(step, item)) {
+            let span = self.spans.recv_timeout(HUNG).map_err(|_| RunError::Engine {
+                engine: "watching",
+                message: format!("no {step:?} of item {item} while {} was computed", self.item),
+            })?;
+            self.seen.push((span.step, span.sequence));
+        }
+        Ok(())
+    }
+}
+
+impl Session for Watching {
     fn inputs(&self) -> &[TensorSpec] {
         &[]
     }
@@ -30,64 +55,36 @@ impl Session for Busy {
     }
 
     fn run(&mut self, _: &[TensorView<'_>]) -> Result<Box<dyn Outputs>, RunError> {
-        let start = Instant::now();
-        let mut x = 0u64;
-        while start.elapsed() < COMPUTE {
-            (0..1000).for_each(|i| x = black_box(x.wrapping_mul(31).wrapping_add(i)));
+        let item = self.item;
+        if item + 1 < ITEMS {
+            self.wait_for(Step::Receive, item + 1)?;
         }
-        Ok(Box::new(Busy))
+        self.inside.send(item).expect("the receiver lives");
+        if item > 0 {
+            self.wait_for(Step::Send, item - 1)?;
+        }
+        self.item += 1;
+        Ok(Box::new(Nothing))
     }
 }
 
-impl Outputs for Busy {
+struct Nothing;
+
+impl Outputs for Nothing {
     fn view(&self, index: usize) -> TensorView<'_> {
         panic!("there is no output {index}")
     }
 }
 
-/// On a busy machine a thread may miss its turn for the length of an item, so the best of a few runs counts; a
-/// stage that does one thing after the other shows no overlap in any of them.
-const RUNS: usize = 5;
-
 #[test]
 fn receiving_computing_and_sending_of_different_items_overlap() {
-    let shares: Vec<(f64, f64)> = (0..RUNS).map(|_| overlaps(&run())).collect();
-    let enough = |&(received, sent): &(f64, f64)| received >= 0.9 && sent >= 0.9;
-    assert!(
-        shares.iter().any(enough),
-        "shares of items computed while a later one was received, and one before was sent: {shares:?}"
-    );
-}
-
-/// The shares of items that were computed while a later one was received, and while the one before was sent.
-fn overlaps(spans: &[Span]) -> (f64, f64) {
-    let of = |step: Step, sequence: u64| -> &Span {
-        spans.iter().find(|s| s.step == step && s.sequence == sequence).expect("every step is traced")
-    };
-    let meet = |a: &Span, b: &Span| a.start < b.end && b.start < a.end;
-    // An item may wait in the queue before compute, so what is received meanwhile may be one or two later.
-    let later = |n: u64| n + 1..(n + 4).min(ITEMS);
-    let received = |&n: &u64| later(n).any(|m| meet(of(Step::Receive, m), of(Step::Compute, n)));
-    let sent = |&n: &u64| meet(of(Step::Send, n - 1), of(Step::Compute, n));
-    // One thread each: a step never overlaps itself.
-    for step in [Step::Receive, Step::Compute, Step::Send] {
-        assert!((1..ITEMS).all(|n| of(step, n - 1).end <= of(step, n).start));
-    }
-    let items = 1..ITEMS - 4;
-    let share = |with: &dyn Fn(&u64) -> bool| {
-        items.clone().filter(with).count() as f64 / items.clone().count() as f64
-    };
-    (share(&received), share(&sent))
-}
-
-/// Sends the items through a stage; gives its trace.
-fn run() -> Vec<Span> {
     let spec = TensorSpec::fixed("x", DType::U8, Shape::from([ITEM_LEN]));
     let (producer, input) = connection();
     let (output, consumer) = connection();
-    let (trace, spans) = bounded(3 * ITEMS as usize);
+    let (trace, spans) = unbounded();
+    let (inside, entered) = unbounded();
     let setup = StageSetup {
-        session: Box::new(Busy),
+        session: Box::new(Watching { item: 0, spans, seen: Vec::new(), inside }),
         input,
         output,
         epoch: 1,
@@ -114,13 +111,15 @@ fn run() -> Vec<Span> {
     let mut reader = FrameReader::new(consumer, vec![spec], CodecId::Raw, ITEM_LEN);
     let mut buffers = reader.buffers();
     for sequence in 0..ITEMS {
+        // Before this item is read, the next is in the engine and the one after that has been received.
+        while sequence + 1 < ITEMS && entered.recv_timeout(HUNG).expect("the engine is entered") <= sequence {
+        }
         let received = reader.receive(&mut buffers).unwrap().0;
         assert_eq!(received, Received::Item(Header { kind: Kind::Item, epoch: 1, sequence }));
     }
     sender.join().unwrap();
-    assert_eq!(end.recv_timeout(Duration::from_secs(10)), Ok(None));
+    assert_eq!(end.recv_timeout(HUNG), Ok(None));
     stage.stop();
-    spans.try_iter().collect()
 }
 
 fn connection() -> (TcpStream, TcpStream) {
