@@ -18,6 +18,7 @@ demo: build
 
 ## All tests. Those that need the ONNX Runtime library are left out only when it cannot be fetched, the one over
 ## network namespaces only where they cannot be made: without root, or without iproute2.
+test: export ORT_DISABLE_TELEMETRY = 1
 test: build
 	@if library=$$($(DEFER) engine install); then \
 	    export DEFER_ONNXRUNTIME="$$library"; \
@@ -29,8 +30,12 @@ test: build
 	    echo "test: *** NO NETWORK NAMESPACES (needs root, and ip from iproute2): THE TEST OVER THREE MACHINES DOES NOT RUN ***"; \
 	    export DEFER_TEST_WITHOUT_ROOT=1; \
 	fi; \
-	set -x; $(CARGO) test --release --locked --workspace
+	(set -x; $(CARGO) test --release --locked --workspace --no-fail-fast); status=$$?; \
+	test -z "$$DEFER_TEST_WITHOUT_ONNXRUNTIME" || echo "test: *** the tests that need ONNX Runtime did not run ***"; \
+	test -z "$$DEFER_TEST_WITHOUT_ROOT" || echo "test: *** the test over three machines did not run ***"; \
+	exit $$status
 
+bench: export ORT_DISABLE_TELEMETRY = 1
 bench: build
 	$(CARGO) bench --locked --workspace --benches
 

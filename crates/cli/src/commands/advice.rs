@@ -7,8 +7,8 @@ use crate::failure::Hint;
 
 /// What to do when nodes are missing.
 pub(super) const FIND_NODES: &str = "start `defer node` on each machine, with --insecure to be reachable from others (and here \
-                          to look for them); in another network, name one with --connect HOST:PORT; or try \
-                          --spawn 4, which starts nodes here";
+                          to look for them); in another network, name one with --connect and the address \
+                          of its --listen; `defer run --spawn 4` needs no nodes, it starts its own";
 
 /// Enters the control plane.
 pub(super) fn join(network: &NetworkConfig) -> Result<Cluster> {

@@ -34,7 +34,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// List the engines on this machine; the first usable one is taken
+    /// List the engines on this machine in the order of their precedence
     List {
         /// The ONNX Runtime library, or a folder that holds it
         #[arg(long, value_name = "PATH")]

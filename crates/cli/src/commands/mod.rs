@@ -23,8 +23,8 @@ use crate::flags::Common;
 #[command(after_help = "\
 Examples:
   defer run --spawn 4 models/efficientnet_lite0.onnx models/photos
-  defer node --name kitchen            (on each machine)
-  defer run model.onnx photos/         (on one of them)")]
+  defer node --insecure                   on each machine of a network that you trust
+  defer run model.onnx photos/ --insecure on one of them")]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -92,8 +92,12 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     } else {
         let addresses: Vec<String> = data.iter().map(SocketAddr::to_string).collect();
         let addresses = addresses.join(", ");
+        let found = match listen.port() {
+            0 => "found by multicast (for --connect, give it a --listen ADDR:PORT)".to_owned(),
+            _ => format!("found by multicast or --connect {listen}"),
+        };
         line(format_args!(
-            "node `{name}` is ready: {engine_text}, {threads} threads, {} of memory, data on {addresses}",
+            "node `{name}` is ready: {engine_text}, {threads} threads, {} of memory\n{found}, data on {addresses}",
             size(memory)
         ))?;
     }

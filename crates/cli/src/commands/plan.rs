@@ -17,7 +17,7 @@ use crate::output::{json_line, line};
 /// Show where a model would be cut: stages, their costs, and what crosses each link
 ///
 /// The parts of the model are timed on this machine with the real engine. Devices are those of --cluster, or
-/// as many equal ones as --stages says, joined by links that are no limit.
+/// as many equal ones as --stages says (4 if nothing does), joined by links that are no limit.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:

@@ -36,8 +36,8 @@ Examples:
   defer run --spawn 4 models/efficientnet_lite0.onnx models/photos
   defer run model.onnx photo.jpg --mean 127 --std 128 --channels RGB --labels names.txt
   defer run bert.onnx --random 10 --dim sequence=128 --output answers/
-  defer run resnet50.onnx --random 1 --repeat 200 --cut add_3,add_7 --whole
-  defer run model.onnx item.npz --json | jq .outputs")]
+  defer run resnet50.onnx --random 1 --repeat 200 --cut layer2.0.relu3,layer3.0.relu3 --whole
+  defer run model.onnx photos/ --json | jq -r '.label // empty'")]
 pub(crate) struct Args {
     /// The ONNX model
     pub(crate) model: PathBuf,

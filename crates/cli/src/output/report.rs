@@ -230,7 +230,7 @@ fn stages(rows: &[StageRow]) -> String {
 pub(crate) fn nodes(rows: &[NodeRow]) -> String {
     let columns = [
         Text("name"),
-        Text("address"),
+        Text("data address"),
         Number("cores"),
         Number("threads"),
         Number("memory (MB)"),

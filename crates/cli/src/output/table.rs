@@ -29,7 +29,11 @@ pub(crate) enum Column {
 pub(crate) fn table(columns: &[Column], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(STYLE);
-    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width());
+    // A path stands whole even where that makes the table wider than the terminal: what is broken cannot be copied,
+    // and a table that makes room for it breaks everything else.
+    let paths = columns.iter().any(|column| matches!(column, Column::Path(_)));
+    let arrangement = if paths { ContentArrangement::Disabled } else { ContentArrangement::Dynamic };
+    table.set_content_arrangement(arrangement).set_width(width());
     table.set_header(columns.iter().map(|column| column.align(Cell::new(column.header()))));
     for row in rows {
         table.add_row(columns.iter().zip(row).map(|(column, text)| column.cell(&text)));
@@ -74,6 +78,17 @@ impl Column {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_path_breaks_nothing() {
+        let path = "/p".repeat(80);
+        let columns = [Column::Text("engine"), Column::Path("path")];
+        let text = table(&columns, [vec!["onnxruntime".to_owned(), path.clone()]]);
+        assert!(
+            text.lines().last().is_some_and(|row| row.starts_with("onnxruntime  ") && row.ends_with(&path)),
+            "{text}"
+        );
+    }
 
     #[test]
     fn units_stand_below_and_nothing_rules_the_terminal() {
