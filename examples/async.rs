@@ -1,6 +1,6 @@
 //! A model over the nodes of this machine, many items in flight, inside an async program; any executor will do.
 //!
-//! Start two or more `defer node`, then `cargo run --release -p pipeline --example async -- model.onnx`.
+//! Start two or more `defer node`, then `cargo run --release --example async -- model.onnx`.
 #![allow(clippy::print_stdout, reason = "an example shows what it gets")]
 
 use std::error::Error;

@@ -1,6 +1,6 @@
 //! A model over the nodes of this machine, one item at a time.
 //!
-//! Start two or more `defer node`, then `cargo run --release -p pipeline --example blocking -- model.onnx`.
+//! Start two or more `defer node`, then `cargo run --release --example blocking -- model.onnx`.
 #![allow(clippy::print_stdout, reason = "an example shows what it gets")]
 
 use std::error::Error;
