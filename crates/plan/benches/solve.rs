@@ -49,7 +49,11 @@ fn problem(devices: usize, units: usize, random: &mut Random) -> Problem {
     let ends = || std::iter::once(End::Dispatcher).chain((0..devices).map(End::Device));
     for from in ends() {
         for to in ends() {
-            let bandwidth = random.spread(1.25e6, 100.0);
+            let bandwidth = match (from, to) {
+                // Else the dispatcher's links alone decide.
+                (End::Dispatcher, _) | (_, End::Dispatcher) => 125e6,
+                _ => random.spread(1.25e6, 100.0),
+            };
             links.set(from, to, Link { bandwidth, delay: 2e-4 });
         }
     }

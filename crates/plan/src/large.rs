@@ -23,45 +23,66 @@ pub(crate) fn improve<'a>(
     points: Vec<usize>,
     stages: Option<usize>,
 ) -> (Space<'a>, Option<(f64, f64)>) {
-    let space = |order: &[usize]| Space { costs, points: points.clone(), order: Order::given(order, stages) };
+    let space = |sequence: &[usize]| {
+        let order = Order::given(sequence.to_vec(), stages);
+        Space { costs, points: points.clone(), order }
+    };
     let mut best: Option<(f64, Vec<usize>)> = None;
-    for order in sorted(costs) {
-        if let Some((period, _)) = space(&order).shortest()
+    for sequence in sorted(costs) {
+        if let Some((period, _)) = space(&sequence).shortest()
             && best.as_ref().is_none_or(|(least, _)| period < *least)
         {
-            best = Some((period, order));
+            best = Some((period, sequence));
         }
     }
-    let Some((mut period, mut order)) = best else {
-        return (space(&(0..costs.problem.devices.len()).collect::<Vec<_>>()), None);
+    let Some((mut period, mut sequence)) = best else {
+        return (space(&sorted(costs)[0]), None);
     };
     let bound = bound(costs);
+    // Whatever the order, the steps within a limit are the same.
+    let steps = |period: f64| {
+        space(&as_given(costs)).steps(Limits { period: period * (1.0 - STEP), excess_bytes: 0 })
+    };
+    let mut allowed = steps(period);
     let mut random = Random(0);
     for _ in 0..TRIES {
-        let limit = period * (1.0 - STEP);
-        if limit < bound {
+        if period * (1.0 - STEP) < bound {
             break;
         }
-        let mut other = order.clone();
-        let (a, b) = (random.below(other.len()), random.below(other.len()));
-        if random.below(2) == 0 {
-            other.swap(a, b);
-        } else {
-            let device = other.remove(a);
-            other.insert(b, device);
-        }
-        if space(&other).chain(Limits { period: limit, excess_bytes: 0 }).is_some() {
-            period = space(&other).shortest().expect("a chain within the limit").0;
-            order = other;
+        let other = space(&neighbour(&sequence, &mut random));
+        if let Some(chain) = other.chain_of(&allowed) {
+            period = other.totals(&chain).period;
+            sequence = other.order.sequence().to_vec();
+            allowed = steps(period);
         }
     }
-    (space(&order), Some((period, bound)))
+    let space = space(&sequence);
+    let (period, _) = space.shortest().expect("a chain in this order");
+    (space, Some((period, bound)))
+}
+
+/// The devices in the order of the problem.
+fn as_given(costs: &Costs<'_>) -> Vec<usize> {
+    (0..costs.problem.devices.len()).collect()
+}
+
+/// The sequence with two devices swapped, or one moved.
+fn neighbour(sequence: &[usize], random: &mut Random) -> Vec<usize> {
+    let mut other = sequence.to_vec();
+    let (a, b) = (random.below(other.len()), random.below(other.len()));
+    if random.below(2) == 0 {
+        other.swap(a, b);
+    } else {
+        let device = other.remove(a);
+        other.insert(b, device);
+    }
+    other
 }
 
 /// Orders to begin with: as given, fastest first and last, most memory first and last.
 fn sorted(costs: &Costs<'_>) -> Vec<Vec<usize>> {
     let devices = &costs.problem.devices;
-    let given: Vec<usize> = (0..devices.len()).collect();
+    let given = as_given(costs);
     let by = |key: &dyn Fn(usize) -> f64| {
         let mut order = given.clone();
         order.sort_by(|&a, &b| key(a).total_cmp(&key(b)));

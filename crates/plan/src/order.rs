@@ -16,18 +16,18 @@ pub(crate) struct Order {
 }
 
 enum Rule {
-    /// As given: a node is the last device, and the number of stages if that is demanded.
-    Given,
+    /// As given: a node is the last device's place in the sequence, and the number of stages if that is demanded.
+    Given { sequence: Vec<usize> },
     /// Any: a node is how many devices of each kind are used, and the kind of the last. By kind: what one more
     /// device adds to the number that stands for the counts.
     Any { strides: Vec<usize> },
 }
 
 impl Order {
-    /// The order in which the devices stand, some of them left out; `stages` of them if demanded.
-    pub(crate) fn given(devices: &[usize], stages: Option<usize>) -> Order {
-        let kinds = devices.iter().map(|&device| Kind { members: vec![device] }).collect();
-        Order { kinds, stages, rule: Rule::Given }
+    /// All devices in this sequence, some of them left out; `stages` of them if demanded. The kinds are the devices.
+    pub(crate) fn given(sequence: Vec<usize>, stages: Option<usize>) -> Order {
+        let kinds = (0..sequence.len()).map(|device| Kind { members: vec![device] }).collect();
+        Order { kinds, stages, rule: Rule::Given { sequence } }
     }
 
     /// Any order of any of the devices; `None` when that makes more than `limit` nodes.
@@ -43,6 +43,14 @@ impl Order {
         (nodes <= limit).then_some(Order { kinds, stages, rule: Rule::Any { strides } })
     }
 
+    /// The sequence that was given; empty if none was.
+    pub(crate) fn sequence(&self) -> &[usize] {
+        match &self.rule {
+            Rule::Given { sequence } => sequence,
+            Rule::Any { .. } => &[],
+        }
+    }
+
     pub(crate) fn kinds(&self) -> &[Kind] {
         &self.kinds
     }
@@ -50,7 +58,7 @@ impl Order {
     pub(crate) fn nodes(&self) -> usize {
         let kinds = self.kinds.len();
         match &self.rule {
-            Rule::Given => self.stages.unwrap_or(1) * kinds,
+            Rule::Given { .. } => self.stages.unwrap_or(1) * kinds,
             Rule::Any { strides } => {
                 kinds * self.kinds.iter().zip(strides).map(|(k, s)| k.members.len() * s).sum::<usize>()
                     + kinds
@@ -60,14 +68,18 @@ impl Order {
 
     /// The kind of the last device.
     pub(crate) fn kind(&self, node: usize) -> usize {
-        node % self.kinds.len()
+        let place = node % self.kinds.len();
+        match &self.rule {
+            Rule::Given { sequence } => sequence[place],
+            Rule::Any { .. } => place,
+        }
     }
 
     /// Whether a chain may begin with this node.
     pub(crate) fn is_first(&self, node: usize) -> bool {
         let (state, kind) = (node / self.kinds.len(), self.kind(node));
         match &self.rule {
-            Rule::Given => state == 0,
+            Rule::Given { .. } => state == 0,
             Rule::Any { strides } => state == strides[kind],
         }
     }
@@ -77,7 +89,7 @@ impl Order {
         let state = node / self.kinds.len();
         let Some(stages) = self.stages else { return true };
         match &self.rule {
-            Rule::Given => state + 1 == stages,
+            Rule::Given { .. } => state + 1 == stages,
             Rule::Any { strides } => {
                 (0..self.kinds.len()).map(|kind| self.used(strides, state, kind)).sum::<usize>() == stages
             }
@@ -89,9 +101,9 @@ impl Order {
         let kinds = self.kinds.len();
         let (state, kind) = (node / kinds, self.kind(node));
         match &self.rule {
-            Rule::Given if self.stages.is_none() => 0..node,
-            Rule::Given if state == 0 => 0..0,
-            Rule::Given => (state - 1) * kinds..(state - 1) * kinds + kind,
+            Rule::Given { .. } if self.stages.is_none() => 0..node,
+            Rule::Given { .. } if state == 0 => 0..0,
+            Rule::Given { .. } => (state - 1) * kinds..node - kinds,
             Rule::Any { strides } if self.used(strides, state, kind) > 0 => {
                 let earlier = state - strides[kind];
                 earlier * kinds..(earlier + 1) * kinds
@@ -169,7 +181,8 @@ mod tests {
     fn every_node_comes_after_those_before_it() {
         let problem = problem(&[1.0, 2.0, 1.0]);
         let any = |stages| Order::any(&problem, stages, 100).unwrap();
-        for order in [any(None), any(Some(2)), Order::given(&[2, 0, 1], None), Order::given(&[0, 1], Some(2))]
+        for order in
+            [any(None), any(Some(2)), Order::given(vec![2, 0, 1], None), Order::given(vec![1, 0], Some(2))]
         {
             assert!(
                 (0..order.nodes()).all(|node| order.before(node).end <= node - node % order.kinds().len()

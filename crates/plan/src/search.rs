@@ -82,17 +82,21 @@ impl Space<'_> {
     }
 
     /// Any chain within the limits.
-    pub(crate) fn chain(&self, limits: Limits) -> Option<Vec<Assignment>> {
-        let steps = self.steps(limits);
-        let reached = self.reached(&steps);
+    fn chain(&self, limits: Limits) -> Option<Vec<Assignment>> {
+        self.chain_of(&self.steps(limits))
+    }
+
+    /// Any chain of these steps, which are those of this space's points and kinds.
+    pub(crate) fn chain_of(&self, steps: &Steps) -> Option<Vec<Assignment>> {
+        let reached = self.reached(steps);
         let words = steps.words();
         let last = self.points.len() - 1;
         let (mut node, mut end) =
-            ((0..self.order.nodes()).find(|&node| self.ends(&steps, &reached, node))?, last);
+            ((0..self.order.nodes()).find(|&node| self.ends(steps, &reached, node))?, last);
         let mut runs = Vec::new();
         loop {
             let kind = self.order.kind(node);
-            if self.starts(&steps, node) && has(steps.run(kind, 0), end) {
+            if self.starts(steps, node) && has(steps.run(kind, 0), end) {
                 runs.push((node, 0, end));
                 runs.reverse();
                 return Some(self.assignments(&runs));
@@ -112,7 +116,7 @@ impl Space<'_> {
         }
     }
 
-    fn steps(&self, limits: Limits) -> Steps {
+    pub(crate) fn steps(&self, limits: Limits) -> Steps {
         Steps::new(self.costs, &self.points, self.order.kinds(), limits)
     }
 
@@ -196,7 +200,7 @@ impl Space<'_> {
         runs.iter().map(assign).collect()
     }
 
-    fn totals(&self, chain: &[Assignment]) -> Totals {
+    pub(crate) fn totals(&self, chain: &[Assignment]) -> Totals {
         let mut totals = Totals::default();
         let mut from = End::Dispatcher;
         for stage in chain {

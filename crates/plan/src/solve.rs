@@ -58,9 +58,8 @@ impl Solution {
 pub fn solve(problem: &Problem, options: &Options) -> Result<Solution, PlanError> {
     let costs = Costs::new(problem)?;
     let (points, stages) = points(&costs, options)?;
-    let devices: Vec<usize> = (0..problem.devices.len()).collect();
     let order = match options.keep_order {
-        true => Some(Order::given(&devices, stages)),
+        true => Some(Order::given((0..problem.devices.len()).collect(), stages)),
         false => Order::any(problem, stages, MAX_WORDS / words(points.len())),
     };
     let (space, shortest) = match order {
