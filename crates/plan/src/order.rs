@@ -112,6 +112,16 @@ impl Order {
         }
     }
 
+    /// Of nodes that are equally good to end with, the one with the least rank: so that devices of which no order is
+    /// better stand as they were given.
+    pub(crate) fn rank(&self, node: usize) -> usize {
+        let kinds = self.kinds.len();
+        match &self.rule {
+            Rule::Given { .. } => node,
+            Rule::Any { .. } => node / kinds * kinds + (kinds - 1 - node % kinds),
+        }
+    }
+
     fn used(&self, strides: &[usize], state: usize, kind: usize) -> usize {
         state / strides[kind] % (self.kinds[kind].members.len() + 1)
     }

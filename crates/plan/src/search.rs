@@ -256,7 +256,7 @@ impl<'a> Chains<'a> {
     fn best_into(&self, node: usize, end: usize) -> Best {
         let order = &self.space.order;
         let kind = order.kind(node);
-        let mut best: Option<Best> = None;
+        let mut best: Option<(Best, usize)> = None;
         let mut consider = |before: Option<(usize, usize)>, so_far: (f64, usize)| {
             let (sender, first) = match before {
                 None => (End::Dispatcher, 0),
@@ -264,8 +264,10 @@ impl<'a> Chains<'a> {
             };
             let step = self.step(sender, kind, first, end);
             let chain = Best { latency: step.latency(so_far.0), stages: so_far.1 + 1, before };
-            if best.is_none_or(|b| (chain.latency, chain.stages) < (b.latency, b.stages)) {
-                best = Some(chain);
+            let rank = before.map_or(0, |(node, _)| order.rank(node));
+            let worth = |(chain, rank): &(Best, usize)| (chain.latency, chain.stages, *rank);
+            if best.is_none_or(|best| worth(&(chain, rank)) < worth(&best)) {
+                best = Some((chain, rank));
             }
         };
         if self.space.starts(self.steps, node) && has(self.steps.run(kind, 0), end) {
@@ -280,7 +282,7 @@ impl<'a> Chains<'a> {
                 }
             }
         }
-        best.expect("a point is reached from somewhere")
+        best.expect("a point is reached from somewhere").0
     }
 
     /// The best complete chain.
@@ -292,7 +294,7 @@ impl<'a> Chains<'a> {
                 let best = self.at(node, last);
                 let device = self.space.order.kinds()[self.space.order.kind(node)].members[0];
                 let step = self.space.costs.way_back(device);
-                (step.latency(best.latency), best.stages, node)
+                (step.latency(best.latency), best.stages, self.space.order.rank(node), node)
             });
         let (.., mut node) = complete.min_by(|a, b| a.partial_cmp(b).expect("no latency is NaN"))?;
         let (mut end, mut runs) = (last, Vec::new());

@@ -147,6 +147,20 @@ fn ties_go_to_less_latency_then_to_fewer_devices() {
 }
 
 #[test]
+fn devices_of_which_no_order_is_better_stand_as_given() {
+    let mut problem = chain(&[1.0; 8], 4);
+    for (device, bytes) in problem.devices.iter_mut().zip([1000, 1002, 1001, 1003]) {
+        device.memory_bytes = Some(bytes);
+    }
+    let order = |problem: &Problem, options: &Options| {
+        best(problem, options).stages.iter().map(|s| s.device).collect::<Vec<_>>()
+    };
+    assert_eq!(order(&problem, &Options::default()), [0, 1, 2, 3]);
+    let two = Options { stages: Some(2), ..Options::default() };
+    assert_eq!(order(&problem, &two), [0, 1]);
+}
+
+#[test]
 fn slack_buys_less_work_and_no_more_than_allowed() {
     // The cut in the middle balances best, but carries ten times the bytes of the one before it.
     let mut problem = chain(&[4.0, 0.1, 4.1], 2);
