@@ -20,10 +20,11 @@ use crate::weights;
 /// Who changes the file while the model is in use gets other weights; who truncates it, a crash. Programs
 /// that replace a model write a new file and rename it, as [`crate::Model::save`] does.
 pub(crate) fn map(path: &Path) -> Result<Bytes, std::io::Error> {
-    let file = File::open(path)?;
-    if !file.metadata()?.is_file() {
+    // Asked first: to open a pipe would take for ever.
+    if !std::fs::metadata(path)?.is_file() {
         return Err(std::io::Error::other("not a file"));
     }
+    let file = File::open(path)?;
     if file.metadata()?.len() == 0 {
         return Ok(Bytes::new()); // an empty file can not be mapped
     }

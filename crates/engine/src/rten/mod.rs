@@ -89,8 +89,19 @@ fn find(
         // `convert::output` checks it.
         let either = ports.iter_mut().filter(|port| port.dtypes == [DType::I8]);
         either.for_each(|port| port.dtypes.push(DType::U8));
+        name_constant(&mut ports, specs);
     }
     Ok(match_ports(model, side, specs, &ports)?.into_iter().map(|i| ids[i]).collect())
+}
+
+/// An output that rten finds to be constant, as a `Shape` of known sizes is, loses its name.
+fn name_constant(ports: &mut [Port], specs: &[TensorSpec]) {
+    let mut missing = specs.iter().filter(|spec| ports.iter().all(|port| port.name != spec.name));
+    let (Some(spec), None) = (missing.next(), missing.next()) else { return };
+    let mut nameless = ports.iter_mut().filter(|port| port.name.is_empty());
+    if let (Some(port), None) = (nameless.next(), nameless.next()) {
+        port.name.clone_from(&spec.name);
+    }
 }
 
 fn port(graph: &Model, id: NodeId) -> Port {
@@ -164,6 +175,21 @@ impl Outputs for RtenOutputs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_nameless_output_is_the_one_that_is_missing() {
+        let named = |names: &[&str], expected: &[&str]| {
+            let port = |&name: &&str| Port { name: name.to_owned(), dtypes: vec![DType::I64], dims: None };
+            let mut ports: Vec<Port> = names.iter().map(port).collect();
+            let spec = |name: &&str| TensorSpec { name: (*name).to_owned(), dtype: DType::I64, dims: None };
+            name_constant(&mut ports, &["a", "b", "c"].iter().map(spec).collect::<Vec<_>>());
+            assert_eq!(ports.iter().map(|port| &port.name[..]).collect::<Vec<_>>(), expected);
+        };
+        named(&["a", "", "c"], &["a", "b", "c"]);
+        named(&["c", "a", "b"], &["c", "a", "b"]);
+        named(&["a", "", ""], &["a", "", ""]); // which is which nobody knows
+        named(&["a", "x", "c"], &["a", "x", "c"]);
+    }
 
     #[test]
     fn the_version_is_that_of_the_lock_file() {

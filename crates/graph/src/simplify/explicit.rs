@@ -7,7 +7,7 @@ use crate::error::ModelError;
 use crate::flow::is_op;
 use crate::model::Model;
 use crate::proto::attribute_proto::AttributeType;
-use crate::proto::{AttributeProto, NodeProto};
+use crate::proto::{AttributeProto, GraphProto, NodeProto};
 
 /// Operators whose kernel has the trailing dimensions of their weights, and which input these are.
 const KERNEL_OF_WEIGHTS: &[(&str, usize)] =
@@ -19,8 +19,7 @@ const STRIDES_OF_ONE: &[&str] = &["AveragePool", "LpPool", "MaxPool"];
 /// The model means the same before and after.
 pub(super) fn write_out(model: &mut Model) -> Result<(), ModelError> {
     model.rewrite(|model, graph| {
-        let weights = &model.graph().initializer;
-        let dims: HashMap<&str, &[i64]> = weights.iter().map(|w| (w.name(), &w.dims[..])).collect();
+        let dims = weight_dims(model.graph());
         let additions = graph.node.iter_mut().filter_map(|node| {
             let addition = kernel_shape(node, &dims).or_else(|| strides(node))?;
             node.attribute.push(addition);
@@ -32,13 +31,25 @@ pub(super) fn write_out(model: &mut Model) -> Result<(), ModelError> {
 }
 
 fn kernel_shape(node: &NodeProto, dims: &HashMap<&str, &[i64]>) -> Option<AttributeProto> {
-    let (_, input) = KERNEL_OF_WEIGHTS.iter().find(|(op_type, _)| is_op(node, op_type))?;
     if attribute(node, "kernel_shape").is_some() {
         return None;
     }
+    let (_, input) = KERNEL_OF_WEIGHTS.iter().find(|(op_type, _)| is_op(node, op_type))?;
     // Output and input channels come first.
     let kernel = dims.get(node.input.get(*input)?.as_str())?.get(2..)?;
     Some(ints("kernel_shape", kernel.to_vec()))
+}
+
+/// The size of a node's kernel, stated or that of its weights.
+pub(super) fn kernel_of(node: &NodeProto, graph: &GraphProto) -> Option<Vec<i64>> {
+    match attribute(node, "kernel_shape") {
+        Some(stated) => Some(stated.ints.clone()),
+        None => Some(kernel_shape(node, &weight_dims(graph))?.ints),
+    }
+}
+
+fn weight_dims(graph: &GraphProto) -> HashMap<&str, &[i64]> {
+    graph.initializer.iter().map(|weight| (weight.name(), &weight.dims[..])).collect()
 }
 
 fn strides(node: &NodeProto) -> Option<AttributeProto> {
@@ -50,11 +61,11 @@ fn strides(node: &NodeProto) -> Option<AttributeProto> {
     Some(ints("strides", vec![1; kernel.ints.len()]))
 }
 
-fn attribute<'a>(node: &'a NodeProto, name: &str) -> Option<&'a AttributeProto> {
+pub(super) fn attribute<'a>(node: &'a NodeProto, name: &str) -> Option<&'a AttributeProto> {
     node.attribute.iter().find(|attribute| attribute.name() == name)
 }
 
-fn ints(name: &str, ints: Vec<i64>) -> AttributeProto {
+pub(super) fn ints(name: &str, ints: Vec<i64>) -> AttributeProto {
     let kind = AttributeType::Ints.into();
     AttributeProto { name: Some(name.to_owned()), r#type: Some(kind), ints, ..AttributeProto::default() }
 }

@@ -10,6 +10,7 @@ use tensor::{Tensor, TensorSpec};
 
 use super::size::{Bound, bound};
 use super::{Evaluate, Simplified, dead};
+use crate::caveats::{computes_wide, wide_weights};
 use crate::error::ModelError;
 use crate::flow::{Origin, ValueId, domain, is_op};
 use crate::model::Model;
@@ -66,9 +67,13 @@ impl Round {
     fn of(model: &Model) -> Option<Round> {
         let flow = &model.flow;
         let mut known = sources(model);
+        let wide = wide_weights(model.graph());
         let mut part = Part::default();
         for &index in flow.sorted.iter().filter(|&&index| flow.is_needed(index) && flow.is_constant(index)) {
             let node = &model.graph().node[index];
+            if computes_wide(node, &wide) {
+                continue; // an engine with narrow numbers must not make them look like others
+            }
             if let Some(bound) = foldable(model, node, index, &known) {
                 known.extend(flow.links[index].writes.iter().map(|&id| (id, bound.clone())));
                 part.nodes.insert(index);

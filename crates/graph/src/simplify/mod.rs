@@ -8,6 +8,7 @@ mod bypass;
 mod dead;
 mod explicit;
 mod fold;
+pub(crate) mod portable;
 mod quantized;
 mod size;
 
@@ -49,6 +50,7 @@ impl Model {
         let mut model = Model::analyse(prepare(self))?;
         report.removed += dead::remove(&mut model)?;
         report.removed += bypass::remove(&mut model)?;
+        portable::write_out(&mut model)?;
         fold::fold(&mut model, evaluate, &mut report)?;
         report.fused = batchnorm::fuse(&mut model)?;
         report.removed += dead::remove(&mut model)?;

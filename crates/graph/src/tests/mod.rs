@@ -1,5 +1,6 @@
 //! Tests that reach over several modules.
 
+mod caveats;
 mod cut;
 mod hostile;
 mod read_write;
