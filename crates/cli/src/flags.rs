@@ -161,7 +161,7 @@ impl Cuts {
 #[command(next_help_heading = "Nodes")]
 pub(crate) struct Nodes {
     /// Start N compute nodes on this machine, and end them afterwards
-    #[arg(long, value_name = "N", value_parser = positive, conflicts_with = "cluster")]
+    #[arg(long, value_name = "N", value_parser = spawned, conflicts_with = "cluster")]
     pub(crate) spawn: Option<usize>,
     /// The nodes and links in this file, instead of the nodes that are found
     #[arg(long, value_name = "FILE")]
@@ -293,8 +293,21 @@ pub(crate) fn positive(text: &str) -> Result<usize, String> {
 
 /// Items in flight: a number above zero, within reason, because the inputs of all of them are kept in memory.
 pub(crate) fn window(text: &str) -> Result<usize, String> {
-    const MAX: usize = 65_536;
-    positive(text).and_then(|n| if n <= MAX { Ok(n) } else { Err(format!("at most {MAX}")) })
+    at_most(65_536, text)
+}
+
+/// Threads of an engine, which starts them all at once: as many as the largest machines have cores.
+pub(crate) fn threads(text: &str) -> Result<usize, String> {
+    at_most(1024, text)
+}
+
+/// Nodes started on one machine: each is a process with an engine of its own.
+fn spawned(text: &str) -> Result<usize, String> {
+    at_most(64, text)
+}
+
+fn at_most(max: usize, text: &str) -> Result<usize, String> {
+    positive(text).and_then(|n| if n <= max { Ok(n) } else { Err(format!("at most {max}")) })
 }
 
 /// Bytes: `512MB`, `1.5GiB`, `4096`.
@@ -377,6 +390,8 @@ mod tests {
             (window("65536"), window("0").is_err(), window("65537").is_err()),
             (Ok(65_536), true, true)
         );
+        assert_eq!((threads("1024"), threads("1025")), (Ok(1024), Err("at most 1024".to_owned())));
+        assert_eq!((spawned("64"), spawned("65")), (Ok(64), Err("at most 64".to_owned())));
         assert_eq!(size("3x5"), Ok([3, 5]));
         assert!(size("3").is_err());
     }

@@ -178,3 +178,76 @@ fn the_built_in_engine_is_always_listed() {
     let args = ["engine", "install", "--python", "/none/python"];
     place.fails(&args, FAILED, &["`/none/python`", "hint: without ONNX Runtime"]);
 }
+
+/// Nobody writes to these pipes: to open one would take for ever.
+#[test]
+fn pipes_are_not_read() {
+    let place = Place::new();
+    let pipe = |name: &str| {
+        let path = place.path(name);
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        path
+    };
+    let (model, photo) = (vendored("resnet20_mnist.onnx"), vendored("digits/3.png"));
+    let as_model = pipe("model.onnx");
+    place.fails(&["run", &as_model, &photo], FAILED, &["cannot load the model", &as_model, "not a file"]);
+    for input in [pipe("photo.jpg"), pipe("array.npy"), pipe("item.npz")] {
+        place.fails(&["run", &model, &input], FAILED, &[&input, "is not a file"]);
+    }
+}
+
+#[test]
+fn a_photo_whose_end_is_missing() {
+    let place = Place::new();
+    let whole = std::fs::read(vendored("photos/apple.jpg")).unwrap();
+    let half = place.file("half.jpg", &whole[..whole.len() / 2]);
+    let args = ["run", &vendored("efficientnet_lite0.onnx"), &half];
+    let settings = ["--photo-settings", &vendored("efficientnet_lite0.toml")];
+    place.fails(&[&args[..], &settings].concat(), FAILED, &[&half, "cut off"]);
+}
+
+#[test]
+fn numbers_beyond_reason() {
+    let place = Place::new();
+    let model = vendored("resnet20_mnist.onnx");
+    let check = |args: &[&str], most: &str| place.fails(args, USAGE, &[args[args.len() - 1], most]);
+    check(&["plan", &model, "--threads", "99999999999"], "at most 1024");
+    check(&["run", &model, "--random", "1", "--spawn", "65"], "at most 64");
+}
+
+/// A chain of operators so long that an engine's recursion over it needs a large stack.
+#[test]
+fn deep_models_are_measured() {
+    let place = Place::new();
+    let model = place.file("deep.onnx", chain_of_relus(20_000));
+    place.prints(&["plan", &model, "--engine", "rten", "--stages", "1"]);
+}
+
+/// An ONNX model of so many operators in a row.
+fn chain_of_relus(count: usize) -> Vec<u8> {
+    fn field(number: u8, content: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![number << 3 | 2];
+        let mut len = content.len();
+        while len >= 128 {
+            bytes.push(len as u8 | 128);
+            len >>= 7;
+        }
+        bytes.push(len as u8);
+        [&bytes, content].concat()
+    }
+    let value = |name: &str| {
+        // f32, one dimension of size 4.
+        let shape = field(1, &[&[1 << 3, 1][..], &field(2, &field(1, &[1 << 3, 4]))].concat());
+        [field(1, name.as_bytes()), field(2, &shape)].concat()
+    };
+    let operator = |i: usize| {
+        let (from, to) = (format!("t{i}"), format!("t{}", i + 1));
+        field(1, &[field(1, from.as_bytes()), field(2, to.as_bytes()), field(4, b"Relu")].concat())
+    };
+    let mut graph: Vec<u8> = (0..count).flat_map(operator).collect();
+    graph.extend(
+        [field(2, b"deep"), field(11, &value("t0")), field(12, &value(&format!("t{count}")))].concat(),
+    );
+    // IR version 8, operator set 17.
+    [vec![1 << 3, 8], field(7, &graph), field(8, &[2 << 3, 17])].concat()
+}

@@ -8,6 +8,7 @@
 mod cluster;
 mod control;
 pub mod dispatcher;
+mod engine_thread;
 pub mod node;
 mod prepare;
 mod profile;

@@ -5,10 +5,11 @@
 use std::collections::HashMap;
 
 use engine::{Engine, ModelSource, SessionOptions};
-use graph::{Model, ModelError, Simplified};
+use graph::{Caveat, Model, ModelError, Simplified};
 use plan::{Boundary, Device, Links, PlanError, Problem, Solution, Unit};
 use tensor::{Dim, Shape, SpecError, Tensor};
 
+use crate::engine_thread;
 use crate::profile::{Profile, ProfileError, arbitrary_item, profile, spec_bytes};
 
 /// CPU seconds that sending or receiving one byte takes: system call, copy and checksum on one end of a
@@ -17,6 +18,9 @@ const SECONDS_PER_BYTE: f64 = 0.25e-9;
 
 /// What medians of a few runs cannot tell apart, as a share.
 const TIMING_ERROR: f64 = 0.03;
+
+/// The engine that has 32-bit numbers only, and for which [`Model::caveats`] are errors.
+const NARROW_ENGINE: &str = "rten";
 
 /// How a model is made ready.
 #[derive(Clone, Debug)]
@@ -77,6 +81,18 @@ pub enum PrepareError {
         /// Its size in an earlier input.
         known: usize,
     },
+    /// The engine would silently compute something else.
+    #[error(
+        "operator `{}` ({}): {}, and engine {engine} would get that wrong; use ONNX Runtime: `defer engine \
+         install`",
+        .caveat.node, .caveat.operator, .caveat.what
+    )]
+    Misread {
+        /// The engine.
+        engine: &'static str,
+        /// What it misreads.
+        caveat: Caveat,
+    },
     /// Measuring it.
     #[error(transparent)]
     Profile(#[from] ProfileError),
@@ -116,6 +132,7 @@ impl Prepared {
         let item = options.sample.clone().unwrap_or_else(|| arbitrary_item(model.inputs()));
         check_item(&model, &item)?;
         let simplified = model.simplify(&mut |bytes| fold(engine, bytes))?;
+        check_caveats(&model, engine)?;
         let cuts = model.cuts(options.max_live);
         let profile = profile(&model, cuts, engine, options.threads, item, progress)?;
         let shapes: HashMap<String, Shape> = profile
@@ -222,13 +239,23 @@ pub(crate) fn check_item(model: &Model, item: &[Tensor]) -> Result<(), PrepareEr
     Ok(())
 }
 
+/// Whether the engine computes all of the model as ONNX means it. Only the built-in one is known not to.
+fn check_caveats(model: &Model, engine: &dyn Engine) -> Result<(), PrepareError> {
+    let engine = engine.name();
+    let caveats = if engine == NARROW_ENGINE { model.caveats() } else { Vec::new() };
+    caveats.into_iter().next().map_or(Ok(()), |caveat| Err(PrepareError::Misread { engine, caveat }))
+}
+
 /// Runs the constant part of a model.
 fn fold(engine: &dyn Engine, bytes: &[u8]) -> Result<Vec<Tensor>, String> {
     let constant = Model::from_bytes(bytes.to_vec()).map_err(|e| e.to_string())?;
+    check_caveats(&constant, engine).map_err(|e| e.to_string())?;
     let options = SessionOptions::threads(1);
-    let session = engine.load(ModelSource::Bytes(bytes), &[], constant.outputs(), &options);
-    let values = session.map_err(|e| e.to_string())?.run(&[]).map_err(|e| e.to_string())?;
-    Ok((0..constant.outputs().len()).map(|i| values.view(i).to_tensor()).collect())
+    engine_thread::run(|| {
+        let session = engine.load(ModelSource::Bytes(bytes), &[], constant.outputs(), &options);
+        let values = session.map_err(|e| e.to_string())?.run(&[]).map_err(|e| e.to_string())?;
+        Ok((0..constant.outputs().len()).map(|i| values.view(i).to_tensor()).collect())
+    })?
 }
 
 /// Edit distance, for suggestions.

@@ -9,6 +9,8 @@ use engine::{Engine, LoadError, ModelSource, RunError, SessionOptions};
 use graph::{Cut, Model, Route, Stage, StageError};
 use tensor::{Shape, Tensor, TensorSpec};
 
+use crate::engine_thread;
+
 /// A unit is run at least this often after one run to warm up, and more often while it is quick.
 const MIN_RUNS: usize = 3;
 const MAX_RUNS: usize = 15;
@@ -68,6 +70,16 @@ pub enum ProfileError {
         /// Why.
         source: RunError,
     },
+    /// The engine breaks down on a unit.
+    #[error("the operators from {first} on: with {engine}, {reason}")]
+    Engine {
+        /// Name of the unit's first operator.
+        first: String,
+        /// The engine.
+        engine: &'static str,
+        /// What it said.
+        reason: String,
+    },
 }
 
 impl Profile {
@@ -111,7 +123,10 @@ pub fn profile(
         progress(i, positions.len() - 1);
         let stage = model.stage(range[0]..range[1])?;
         let first = &model.operators()[range[0]].name;
-        let (seconds, next) = time(&stage, first, engine, threads, frame)?;
+        // An engine's bug costs the model, not the process.
+        let timed = engine_thread::run(|| time(&stage, first, engine, threads, frame));
+        let broke = |reason| ProfileError::Engine { first: first.clone(), engine: engine.name(), reason };
+        let (seconds, next) = timed.map_err(broke)??;
         frames.push(names(&next, &stage.outputs));
         let crossing = |i: usize| frames[i].iter().filter_map(spec_bytes).sum::<u64>();
         units.push(UnitCost {

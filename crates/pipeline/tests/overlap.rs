@@ -7,7 +7,7 @@
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use engine::{Outputs, RunError, Session};
 use pipeline::node::stage::{Span, Stage, StageSetup, Step};
 use pipeline::transport::{Checksums, FrameReader, FrameWriter, Received, tune};
@@ -81,8 +81,8 @@ fn receiving_computing_and_sending_of_different_items_overlap() {
     let spec = TensorSpec::fixed("x", DType::U8, Shape::from([ITEM_LEN]));
     let (producer, input) = connection();
     let (output, consumer) = connection();
-    let (trace, spans) = unbounded();
-    let (inside, entered) = unbounded();
+    let (trace, spans) = bounded(3 * ITEMS as usize);
+    let (inside, entered) = bounded(ITEMS as usize);
     let setup = StageSetup {
         session: Box::new(Watching { item: 0, spans, seen: Vec::new(), inside }),
         input,

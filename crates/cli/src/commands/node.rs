@@ -11,7 +11,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::advice::{advised, network_advice};
-use crate::flags::{Common, Engine, Network, bytes, positive};
+use crate::flags::{Common, Engine, Network, bytes, threads};
 use crate::machine::{default_memory, host_name};
 use crate::output::report::size;
 use crate::output::{json_line, line};
@@ -37,7 +37,7 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) name: Option<String>,
     /// Threads that compute [default: the cores of this machine]
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub(crate) threads: Option<usize>,
     /// Memory limit, such as 512MB: a stage is refused when the weights and activations promised would go beyond
     /// it, and given up when, once loaded, the private memory of this process does [default: three quarters of

@@ -9,7 +9,7 @@ use tensor::TensorSpec;
 
 use super::fleet::{self, load_model, read_cluster};
 use crate::failure::Hint;
-use crate::flags::{Common, Cuts, Engine, positive};
+use crate::flags::{Common, Cuts, Engine, threads};
 use crate::input::{Dims, Random};
 use crate::output::report::{CutRow, HopRow, PlanReport, PlanRow, cuts};
 use crate::output::{json_line, line};
@@ -37,7 +37,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     pub(crate) cluster: Option<PathBuf>,
     /// Threads of the engine that times the parts
-    #[arg(long, value_name = "N", value_parser = positive, default_value_t = 1)]
+    #[arg(long, value_name = "N", value_parser = threads, default_value_t = 1)]
     pub(crate) threads: usize,
     #[command(flatten)]
     pub(crate) where_cut: Cuts,

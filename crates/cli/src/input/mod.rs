@@ -3,6 +3,7 @@
 //! Files are listed and their kinds checked at once; each is read only when its turn comes, so that thousands of
 //! items never lie in memory together.
 
+mod jpeg;
 mod npy;
 pub(crate) mod npz;
 pub(crate) mod packed;
@@ -128,7 +129,7 @@ impl Items {
         let tensors = match source {
             Source::Photo(path) => {
                 let preprocess = self.preprocess.as_ref().context("photos need settings")?;
-                preprocess.photo(path).map(|tensor| vec![tensor])
+                jpeg::check_whole(path).and_then(|()| preprocess.photo(path)).map(|tensor| vec![tensor])
             }
             Source::Npy(path) => read_npy(path, &self.specs),
             Source::Npz(path) => npz::read(path, &self.specs),
@@ -204,6 +205,8 @@ fn add_sources(path: &Path, sources: &mut Vec<Source>) -> Result<()> {
     let shown = path.display();
     let metadata = std::fs::metadata(path).with_context(|| format!("cannot read the input `{shown}`"))?;
     if !metadata.is_dir() {
+        // To open a pipe would take for ever.
+        ensure!(metadata.is_file(), "input `{shown}` is not a file");
         let source = Source::of_file(path);
         sources.push(source.with_context(|| {
             format!("input `{shown}` is neither a photo (.jpg, .jpeg, .png) nor an array (.npy, .npz)")

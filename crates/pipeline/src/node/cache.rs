@@ -8,6 +8,7 @@
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use wire::control::{WeightEntry, WeightHash};
@@ -15,12 +16,21 @@ use wire::control::{WeightEntry, WeightHash};
 /// Read and hashed at a time, bytes.
 const PIECE_LEN: usize = 1 << 20;
 
-/// A cache folder, opened by one process.
+/// Locked in a process's folder while the process lives.
+const LOCK_FILE: &str = "lock";
+
+/// A cache folder, opened by one process. Errors name the path.
 pub struct Cache {
     objects: PathBuf,
-    work: PathBuf,
+    all_work: PathBuf,
+    work: Mutex<Work>,
     limit: u64,
-    /// Held as long as `work` is in use.
+}
+
+/// This process's folder under `work/`.
+struct Work {
+    folder: PathBuf,
+    /// Held as long as the folder is in use.
     _lock: File,
 }
 
@@ -28,25 +38,36 @@ impl Cache {
     /// Opens or creates the cache in `root`; it will keep at most `limit` bytes of weights that no
     /// deployment uses.
     pub fn open(root: &Path, limit: u64) -> io::Result<Cache> {
-        let named = |e: io::Error| io::Error::new(e.kind(), format!("cache folder {}: {e}", root.display()));
         let objects = root.join("objects");
         let all_work = root.join("work");
-        fs::create_dir_all(&objects).map_err(named)?;
-        fs::create_dir_all(&all_work).map_err(named)?;
-        sweep(&all_work);
-        let (work, lock) = create_work_folder(&all_work).map_err(named)?;
-        Ok(Cache { objects, work, limit, _lock: lock })
+        let create = || {
+            fs::create_dir_all(&objects).map_err(at(&objects))?;
+            fs::create_dir_all(&all_work).map_err(at(&all_work))?;
+            sweep(&all_work);
+            create_work_folder(&all_work)
+        };
+        let work = create().map_err(|e| io::Error::new(e.kind(), format!("cache folder {e}")))?;
+        Ok(Cache { objects, all_work, work: Mutex::new(work), limit })
     }
 
-    /// The folder of one deployment's stage, made empty.
+    /// The folder of one deployment's stage, made empty. Folders that somebody removed under the running
+    /// process are made again.
     pub fn stage_folder(&self, name: &str) -> io::Result<PathBuf> {
-        let folder = self.work.join(name);
-        match fs::remove_dir_all(&folder) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
+        let mut work = self.work();
+        if !work.folder.join(LOCK_FILE).exists() {
+            fs::create_dir_all(&self.all_work).map_err(at(&self.all_work))?;
+            *work = create_work_folder(&self.all_work)?;
         }
-        fs::create_dir(&folder)?;
+        fs::create_dir_all(&self.objects).map_err(at(&self.objects))?;
+        let folder = work.folder.join(name);
+        ignore_missing(fs::remove_dir_all(&folder)).map_err(at(&folder))?;
+        fs::create_dir(&folder).map_err(at(&folder))?;
         Ok(folder)
+    }
+
+    fn work(&self) -> MutexGuard<'_, Work> {
+        // Whoever panicked while it had it left a folder and its lock behind: both are whole.
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Links the weight into `folder` if it is here and sound. A damaged entry is removed, so that it is
@@ -54,21 +75,31 @@ impl Cache {
     pub fn take(&self, weight: &WeightEntry, folder: &Path) -> io::Result<bool> {
         let object = self.objects.join(file_name(&weight.hash));
         let target = folder.join(file_name(&weight.hash));
-        match link(&object, &target) {
+        match fs::symlink_metadata(&object) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-            other => other?,
+            // A folder cannot be linked, and to open a pipe would take for ever.
+            Ok(metadata) if !metadata.is_file() => {
+                tracing::warn!("cache entry {} is not a file; it will be fetched again", object.display());
+                remove(&object)?;
+                return Ok(false);
+            }
+            other => other.map_err(at(&object))?,
+        };
+        match link(&object, &target) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !object.exists() => return Ok(false),
+            other => other.map_err(at(&target))?,
         }
-        let file = File::open(&target)?;
-        if file.metadata()?.len() != weight.len || hash_of(file)? != weight.hash {
+        let file = File::open(&target).map_err(at(&target))?;
+        let len = file.metadata().map_err(at(&target))?.len();
+        if len != weight.len || hash_of(file).map_err(at(&target))? != weight.hash {
             tracing::warn!("cache entry {} is damaged; it will be fetched again", object.display());
-            fs::remove_file(&target)?;
-            ignore_missing(fs::remove_file(&object))?;
+            remove(&target)?;
+            remove(&object)?;
             return Ok(false);
         }
         // Freshly used: last to be evicted. The object may have been evicted meanwhile; the link stays.
-        ignore_missing(
-            File::options().append(true).open(&object).and_then(|f| f.set_modified(SystemTime::now())),
-        )?;
+        let touched = File::options().append(true).open(&object);
+        ignore_missing(touched.and_then(|f| f.set_modified(SystemTime::now()))).map_err(at(&object))?;
         Ok(true)
     }
 
@@ -79,35 +110,36 @@ impl Cache {
         let target = folder.join(&name);
         let (len, hash) = write_and_hash(bytes, &target)?;
         if len != weight.len || hash != weight.hash {
-            fs::remove_file(&target)?;
+            remove(&target)?;
             let reason = format!("weight {name} arrived damaged ({len} of {} bytes)", weight.len);
             return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
         }
         // Appears under its name whole or not at all; another node may have been faster.
-        match link(&target, &self.objects.join(&name)) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            other => other?,
+        let object = self.objects.join(&name);
+        match link(&target, &object) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            other => other.map_err(at(&object)),
         }
-        Ok(())
     }
 
     /// Removes the least recently used weights until the limit is kept.
     pub fn evict(&self) -> io::Result<()> {
         let mut entries = Vec::new();
         let mut total = 0;
-        for entry in fs::read_dir(&self.objects)? {
-            let entry = entry?;
+        let here = at(&self.objects);
+        for entry in fs::read_dir(&self.objects).map_err(&here)? {
+            let entry = entry.map_err(&here)?;
             // Another process may evict at the same time.
             let Ok(metadata) = entry.metadata() else { continue };
             total += metadata.len();
-            entries.push((metadata.modified()?, metadata.len(), entry.path()));
+            entries.push((metadata.modified().map_err(&here)?, metadata.len(), entry.path()));
         }
         entries.sort();
         for (_, len, path) in entries {
             if total <= self.limit {
                 break;
             }
-            ignore_missing(fs::remove_file(path))?;
+            remove(&path)?;
             total -= len;
         }
         Ok(())
@@ -115,7 +147,7 @@ impl Cache {
 
     /// Removes a deployment's folder.
     pub fn discard(&self, folder: &Path) {
-        if let Err(e) = fs::remove_dir_all(folder) {
+        if let Err(e) = ignore_missing(fs::remove_dir_all(folder)) {
             tracing::warn!("cannot remove {}: {e}", folder.display());
         }
     }
@@ -123,7 +155,7 @@ impl Cache {
 
 impl Drop for Cache {
     fn drop(&mut self) {
-        self.discard(&self.work);
+        self.discard(&self.work().folder);
     }
 }
 
@@ -132,18 +164,19 @@ fn file_name(hash: &WeightHash) -> String {
     graph::Hash(*hash).file_name()
 }
 
-fn create_work_folder(all_work: &Path) -> io::Result<(PathBuf, File)> {
+fn create_work_folder(all_work: &Path) -> io::Result<Work> {
     let pid = std::process::id();
     for n in 0.. {
-        let work = all_work.join(format!("{pid}-{n}"));
-        match fs::create_dir(&work) {
+        let folder = all_work.join(format!("{pid}-{n}"));
+        match fs::create_dir(&folder) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
-            other => other?,
+            other => other.map_err(at(&folder))?,
         }
-        let lock = File::create(work.join("lock"))?;
+        let path = folder.join(LOCK_FILE);
+        let lock = File::create(&path).map_err(at(&path))?;
         // A sweeper that came between the two lines above may have removed the folder: then try again.
-        if lock.try_lock().is_ok() && work.join("lock").exists() {
-            return Ok((work, lock));
+        if lock.try_lock().is_ok() && path.exists() {
+            return Ok(Work { folder, _lock: lock });
         }
     }
     unreachable!("some number is free")
@@ -152,7 +185,7 @@ fn create_work_folder(all_work: &Path) -> io::Result<(PathBuf, File)> {
 /// Removes the folders of processes that are gone.
 fn sweep(all_work: &Path) {
     for entry in fs::read_dir(all_work).into_iter().flatten().flatten() {
-        let abandoned = match File::open(entry.path().join("lock")) {
+        let abandoned = match File::open(entry.path().join(LOCK_FILE)) {
             Ok(lock) => lock.try_lock().is_ok(),
             Err(_) => false,
         };
@@ -174,6 +207,18 @@ fn link(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes whatever lies there, or nothing.
+fn remove(path: &Path) -> io::Result<()> {
+    let folder = fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
+    let removed = if folder { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    ignore_missing(removed).map_err(at(path))
+}
+
+/// Names the path in an error.
+pub(super) fn at(path: &Path) -> impl Fn(io::Error) -> io::Error {
+    move |e| io::Error::new(e.kind(), format!("{}: {e}", path.display()))
+}
+
 fn ignore_missing(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -189,8 +234,8 @@ fn hash_of(file: File) -> io::Result<WeightHash> {
 
 fn write_and_hash(bytes: &mut dyn Read, target: &Path) -> io::Result<(u64, WeightHash)> {
     // What may lie there already is perhaps linked elsewhere and mapped: it is replaced, never written to.
-    ignore_missing(fs::remove_file(target))?;
-    let mut file = File::options().write(true).create_new(true).open(target)?;
+    remove(target)?;
+    let mut file = File::options().write(true).create_new(true).open(target).map_err(at(target))?;
     let mut hasher = blake3::Hasher::new();
     let mut piece = vec![0; PIECE_LEN];
     let mut len = 0;
@@ -202,7 +247,7 @@ fn write_and_hash(bytes: &mut dyn Read, target: &Path) -> io::Result<(u64, Weigh
             Err(e) => return Err(e),
         };
         hasher.update(&piece[..n]);
-        file.write_all(&piece[..n])?;
+        file.write_all(&piece[..n]).map_err(at(target))?;
         len += n as u64;
     }
     Ok((len, *hasher.finalize().as_bytes()))
@@ -211,6 +256,8 @@ fn write_and_hash(bytes: &mut dyn Read, target: &Path) -> io::Result<(u64, Weigh
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::net::UnixListener;
+    use std::process::Command;
     use std::time::Duration;
 
     fn weight(content: &[u8]) -> WeightEntry {
@@ -251,6 +298,49 @@ mod tests {
         assert!(!object(root.path(), b"hello").exists());
     }
 
+    /// As when somebody frees the disk while a node runs.
+    #[test]
+    fn folders_that_were_removed_are_made_again() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = Cache::open(root.path(), 1000).unwrap();
+        let before = cache.stage_folder("1").unwrap();
+        fs::remove_dir_all(root.path()).unwrap();
+        let lost = cache.store(&weight(b"hello"), &mut &b"hello"[..], &before).unwrap_err();
+        assert!(lost.to_string().contains(before.to_str().unwrap()), "{lost}");
+        let folder = cache.stage_folder("2").unwrap();
+        assert!(!cache.take(&weight(b"hello"), &folder).unwrap());
+        cache.store(&weight(b"hello"), &mut &b"hello"[..], &folder).unwrap();
+        assert!(cache.take(&weight(b"hello"), &cache.stage_folder("3").unwrap()).unwrap());
+        // The lock is there again: the next process leaves the folder alone.
+        let _other = Cache::open(root.path(), 1000).unwrap();
+        assert!(folder.exists());
+        // Where nothing can be made, the path is named.
+        fs::remove_dir_all(root.path()).unwrap();
+        fs::write(root.path(), b"").unwrap();
+        let error = cache.stage_folder("4").unwrap_err().to_string();
+        assert!(error.contains(root.path().to_str().unwrap()), "{error}");
+        fs::remove_file(root.path()).unwrap();
+    }
+
+    #[test]
+    fn entries_that_are_no_files_are_replaced() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = Cache::open(root.path(), 1000).unwrap();
+        let entry = object(root.path(), b"hello");
+        let check = |make: &dyn Fn()| {
+            make();
+            let folder = cache.stage_folder("1").unwrap();
+            assert!(!cache.take(&weight(b"hello"), &folder).unwrap());
+            cache.store(&weight(b"hello"), &mut &b"hello"[..], &folder).unwrap();
+            assert!(cache.take(&weight(b"hello"), &cache.stage_folder("2").unwrap()).unwrap());
+            remove(&entry).unwrap();
+        };
+        check(&|| fs::create_dir_all(entry.join("inside")).unwrap());
+        check(&|| drop(UnixListener::bind(&entry).unwrap()));
+        check(&|| std::os::unix::fs::symlink("/dev/zero", &entry).unwrap());
+        check(&|| assert!(Command::new("mkfifo").arg(&entry).status().unwrap().success()));
+    }
+
     #[test]
     fn the_least_recently_used_goes_first_and_running_stages_keep_theirs() {
         let root = tempfile::tempdir().unwrap();
@@ -283,8 +373,8 @@ mod tests {
         fs::write(dead.join("lock"), b"").unwrap();
         let other = Cache::open(root.path(), 10).unwrap();
         assert!(!dead.exists());
-        assert!(living.work.exists());
-        let work = other.work.clone();
+        assert!(living.work().folder.exists());
+        let work = other.work().folder.clone();
         drop(other);
         assert!(!work.exists());
     }

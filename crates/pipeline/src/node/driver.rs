@@ -1,9 +1,8 @@
 //! Turns what happens to a node into events of [`super::state`] and carries its actions out.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{self, Write};
+use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,10 +15,12 @@ use wire::control::{
     WeightHash, Welcome,
 };
 
+use super::cache::at;
 use super::stage::{Stage, StageSetup};
 use super::state::{Action, Event, Limits, State, Ticket};
 use super::{Cache, NodeConfig};
 use crate::control::{Inquiry, Presence};
+use crate::engine_thread;
 use crate::transport::{Checksums, Timeouts, connect, weights, write_message};
 
 /// Events that may wait. Each is a request, a connection or the end of some work; a node that is this far
@@ -306,10 +307,8 @@ impl Driver {
             (self.memory_before + self.description.memory_limit, self.description.memory_limit);
         self.spawn("build", move |events| {
             // An engine's bug costs the deployment, not the node.
-            let build = AssertUnwindSafe(|| build_session(&*engine, &order, &folder, threads));
-            let built =
-                catch_unwind(build).unwrap_or_else(|_| Err("the engine panicked while loading".to_owned()));
-            let built = built.and_then(|session| match private_memory() {
+            let built = engine_thread::run(|| build_session(&*engine, &order, &folder, threads));
+            let built = built.flatten().and_then(|session| match private_memory() {
                 taken if taken <= allowed => Ok(session),
                 taken => Err(over_limit(taken - (allowed - limit), limit)),
             });
@@ -376,7 +375,8 @@ fn prepare_folder(
 ) -> io::Result<(PathBuf, Vec<WeightHash>)> {
     let folder = cache.stage_folder(name)?;
     let fill = || {
-        std::fs::File::create(folder.join(SKELETON_FILE))?.write_all(skeleton)?;
+        let model = folder.join(SKELETON_FILE);
+        std::fs::write(&model, skeleton).map_err(at(&model))?;
         let mut missing = Vec::new();
         for weight in weights {
             if !cache.take(weight, &folder)? {

@@ -21,6 +21,7 @@ use tensor::{Tensor, TensorSpec, TensorView};
 use wire::control::{Route, StageFigures};
 use wire::{CodecId, Header, Kind};
 
+use crate::engine_thread::STACK;
 use crate::transport::{Checksums, FrameReader, FrameWriter, Received};
 
 /// Items that wait between two threads. One keeps both busy; more would only add latency and memory.
@@ -164,13 +165,12 @@ impl Stage {
             log: log(&figures),
         };
 
-        let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
-            std::thread::Builder::new().name(name.to_owned()).spawn(run)
-        };
+        let builder = |name: &str| std::thread::Builder::new().name(name.to_owned());
         // Whatever goes wrong, each thread lets go of its channels and its neighbours end by themselves.
         let threads = vec![
-            spawn("compute", Box::new(move || compute.run()))?,
-            spawn("ingress", Box::new(move || run_ends(ingress, egress, wake, ended)))?,
+            // Engines may plan by recursion, at the first run too.
+            builder("compute").stack_size(STACK).spawn(move || compute.run())?,
+            builder("ingress").spawn(move || run_ends(ingress, egress, wake, ended))?,
         ];
         Ok(Stage { figures, started: Instant::now(), input, output, threads })
     }
