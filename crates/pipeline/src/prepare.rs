@@ -89,7 +89,7 @@ pub enum PrepareError {
     )]
     Misread {
         /// The engine.
-        engine: &'static str,
+        engine: String,
         /// What it misreads.
         caveat: Caveat,
     },
@@ -132,7 +132,7 @@ impl Prepared {
         let item = options.sample.clone().unwrap_or_else(|| arbitrary_item(model.inputs()));
         check_item(&model, &item)?;
         let simplified = model.simplify(&mut |bytes| fold(engine, bytes))?;
-        check_caveats(&model, engine)?;
+        check_caveats(&model, engine.name())?;
         let cuts = model.cuts(options.max_live);
         let profile = profile(&model, cuts, engine, options.threads, item, progress)?;
         let shapes: HashMap<String, Shape> = profile
@@ -239,17 +239,18 @@ pub(crate) fn check_item(model: &Model, item: &[Tensor]) -> Result<(), PrepareEr
     Ok(())
 }
 
-/// Whether the engine computes all of the model as ONNX means it. Only the built-in one is known not to.
-fn check_caveats(model: &Model, engine: &dyn Engine) -> Result<(), PrepareError> {
-    let engine = engine.name();
-    let caveats = if engine == NARROW_ENGINE { model.caveats() } else { Vec::new() };
-    caveats.into_iter().next().map_or(Ok(()), |caveat| Err(PrepareError::Misread { engine, caveat }))
+/// Whether the engine of this name, and perhaps version, computes all of the model as ONNX means it. Only the
+/// built-in one is known not to.
+pub(crate) fn check_caveats(model: &Model, engine: &str) -> Result<(), PrepareError> {
+    let caveats = if engine.starts_with(NARROW_ENGINE) { model.caveats() } else { Vec::new() };
+    let misread = |caveat| PrepareError::Misread { engine: engine.to_owned(), caveat };
+    caveats.into_iter().next().map_or(Ok(()), |caveat| Err(misread(caveat)))
 }
 
 /// Runs the constant part of a model.
 fn fold(engine: &dyn Engine, bytes: &[u8]) -> Result<Vec<Tensor>, String> {
     let constant = Model::from_bytes(bytes.to_vec()).map_err(|e| e.to_string())?;
-    check_caveats(&constant, engine).map_err(|e| e.to_string())?;
+    check_caveats(&constant, engine.name()).map_err(|e| e.to_string())?;
     let options = SessionOptions::threads(1);
     engine_thread::run(|| {
         let session = engine.load(ModelSource::Bytes(bytes), &[], constant.outputs(), &options);

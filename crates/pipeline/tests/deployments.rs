@@ -7,6 +7,7 @@ use std::path::Path;
 
 use common::compose::{Run, compare};
 use common::engines::rten;
+use common::gate::Gate;
 use common::{Nodes, at_cuts, config, deploy, join, small_model, start, start_with, vendored_model};
 use graph::Model;
 use pipeline::{Node, Options, Pipeline, Prepared, SplitOptions, arbitrary_item};
@@ -126,6 +127,25 @@ fn a_stage_beyond_a_nodes_memory_is_refused() {
         assert!(message.contains(part), "`{part}` is not in: {message}");
     }
     assert!(join(&nodes).nodes().iter().all(|node| node.description.memory_used == 0));
+}
+
+#[test]
+fn what_a_nodes_engine_would_get_wrong_is_refused_whoever_measured() {
+    let nodes = start("misread", 1);
+    let cluster = join(&nodes);
+    let model = small_model("cubic");
+    let refused = deploy(&model, &cluster, &Options::default()).err().unwrap().to_string();
+    // An engine of another name, of which nothing bad is known.
+    let (gate, other) = Gate::shut();
+    gate.pass(usize::MAX);
+    let options = Options::default();
+    let prepared = Prepared::new(model, "test", &*other, &options.prepare, &|_, _| {}).unwrap();
+    let late = Pipeline::deploy_prepared(&prepared, &cluster, &options).err().unwrap().to_string();
+    for message in [refused, late] {
+        for part in ["`make_y` (Resize): its interpolation is cubic", "engine rten", "defer engine install"] {
+            assert!(message.contains(part), "`{part}` is not in: {message}");
+        }
+    }
 }
 
 #[test]

@@ -34,8 +34,8 @@ def scalar(name, number, dtype):
     return numpy_helper.from_array(np.array(number, dtype=dtype), name)
 
 
-def node(op, inputs, output):
-    return h.make_node(op, inputs, [output], name=f"make_{output}")
+def node(op, inputs, output, **attributes):
+    return h.make_node(op, inputs, [output], name=f"make_{output}", **attributes)
 
 
 # Several inputs and outputs. `b` and `ids` pass through the stages at the front, `early` and `flags` are
@@ -94,6 +94,18 @@ save(
     [value("x", T.FLOAT, [2, WIDTH])],
     [value("found", T.INT64, ["count", 2]), value("strengths", T.FLOAT, ["count"])],
     [table("w1", 1), scalar("two", 2, np.float32)],
+)
+
+# An interpolation that the built-in engine takes for another.
+save(
+    "cubic",
+    [
+        node("Relu", ["x"], "positive"),
+        node("Resize", ["positive", "", "scales"], "y", mode="cubic"),
+    ],
+    [value("x", T.FLOAT, [1, 1, 4, 4])],
+    [value("y", T.FLOAT, [1, 1, 8, 8])],
+    [numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "scales")],
 )
 
 # Fails while it runs when an index lies outside the table of ten rows.
