@@ -239,10 +239,15 @@ pub(crate) fn check_item(model: &Model, item: &[Tensor]) -> Result<(), PrepareEr
     Ok(())
 }
 
-/// Whether the engine of this name, and perhaps version, computes all of the model as ONNX means it. Only the
+/// Whether an engine, given as its name and perhaps more, is known to get some models wrong.
+pub(crate) fn is_narrow(engine: &str) -> bool {
+    engine.starts_with(NARROW_ENGINE)
+}
+
+/// Whether the engine of this name, and perhaps more, computes all of the model as ONNX means it. Only the
 /// built-in one is known not to.
 pub(crate) fn check_caveats(model: &Model, engine: &str) -> Result<(), PrepareError> {
-    let caveats = if engine.starts_with(NARROW_ENGINE) { model.caveats() } else { Vec::new() };
+    let caveats = if is_narrow(engine) { model.caveats() } else { Vec::new() };
     let misread = |caveat| PrepareError::Misread { engine: engine.to_owned(), caveat };
     caveats.into_iter().next().map_or(Ok(()), |caveat| Err(misread(caveat)))
 }

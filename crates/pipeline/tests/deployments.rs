@@ -141,6 +141,7 @@ fn what_a_nodes_engine_would_get_wrong_is_refused_whoever_measured() {
     let options = Options::default();
     let prepared = Prepared::new(model, "test", &*other, &options.prepare, &|_, _| {}).unwrap();
     let late = Pipeline::deploy_prepared(&prepared, &cluster, &options).err().unwrap().to_string();
+    assert!(late.contains("of node `n0`"), "{late}");
     for message in [refused, late] {
         for part in ["`make_y` (Resize): its interpolation is cubic", "engine rten", "defer engine install"] {
             assert!(message.contains(part), "`{part}` is not in: {message}");

@@ -61,6 +61,9 @@ pub enum PlanError {
     /// Every plan exceeds the memory of some device.
     #[error("no plan fits into memory: even in the one that comes closest, {0}")]
     NothingFits(Shortage),
+    /// Of the plans that were tried, in a problem too large to try all, every one exceeds some device's memory.
+    #[error("no plan that fits into memory was found, though not every order of the devices was tried: {0}")]
+    NothingFound(Shortage),
     /// A figure of the problem is not usable.
     #[error("{what} must be {allowed}, not {value}")]
     BadFigure {

@@ -7,6 +7,7 @@
 use crate::End;
 use crate::costs::Costs;
 use crate::order::Order;
+use crate::predict::Totals;
 use crate::search::Space;
 use crate::steps::Limits;
 
@@ -51,7 +52,7 @@ pub(crate) fn improve<'a>(
         }
         let other = space(&neighbour(&sequence, &mut random));
         if let Some(chain) = other.chain_of(&allowed) {
-            period = other.totals(&chain).period;
+            period = Totals::of(costs, &chain).period;
             sequence = other.order.sequence().to_vec();
             allowed = steps(period);
         }

@@ -95,7 +95,6 @@ pub(crate) fn evaluate(costs: &Costs<'_>, assignment: &[Assignment]) -> Result<P
     check(costs.problem, assignment)?;
     let mut from = End::Dispatcher;
     let (mut stages, mut hops) = (Vec::new(), Vec::new());
-    let mut totals = Totals::default();
     for stage in assignment {
         let step = costs.stage(from, stage);
         if let Some(shortage) = shortage(costs, stage, &step) {
@@ -110,14 +109,12 @@ pub(crate) fn evaluate(costs: &Costs<'_>, assignment: &[Assignment]) -> Result<P
             busy_seconds: step.busy_seconds,
             memory_bytes: step.memory_bytes,
         });
-        totals.add(&step, from, to);
         from = to;
     }
     let last = assignment.last().ok_or(PlanError::NoStage)?;
     let step = costs.way_back(last.device);
     hops.push(hop(costs, from, End::Dispatcher, last.units.end, &step));
-    totals.add(&step, from, End::Dispatcher);
-    let Totals { period, latency, bottleneck } = totals;
+    let Totals { period, latency, bottleneck } = Totals::of(costs, assignment);
     let bottleneck = bottleneck.unwrap_or(Resource::Device(assignment[0].device));
     Ok(Plan { stages, hops, period, latency, bottleneck })
 }
@@ -143,7 +140,21 @@ pub(crate) struct Totals {
 }
 
 impl Totals {
-    pub(crate) fn add(&mut self, step: &Step, from: End, to: End) {
+    pub(crate) fn of(costs: &Costs<'_>, chain: &[Assignment]) -> Totals {
+        let mut totals = Totals::default();
+        let mut from = End::Dispatcher;
+        for stage in chain {
+            let to = End::Device(stage.device);
+            totals.add(&costs.stage(from, stage), from, to);
+            from = to;
+        }
+        if let Some(stage) = chain.last() {
+            totals.add(&costs.way_back(stage.device), from, End::Dispatcher);
+        }
+        totals
+    }
+
+    fn add(&mut self, step: &Step, from: End, to: End) {
         if step.period(self.period) > self.period {
             self.bottleneck = Some(match to {
                 End::Device(device) if step.busy_seconds > step.link_seconds => Resource::Device(device),

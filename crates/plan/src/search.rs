@@ -9,7 +9,7 @@
 use crate::costs::{Costs, Step};
 use crate::order::Order;
 use crate::predict::Totals;
-use crate::steps::{Limits, Steps, has, points};
+use crate::steps::{Limits, Steps, add, has, points};
 use crate::{Assignment, End};
 
 /// Bisection stops here, as a share of the period, and asks for anything shorter at all.
@@ -39,13 +39,13 @@ impl Space<'_> {
     /// A chain of the shortest period; `None` when none fits into memory.
     pub(crate) fn shortest(&self) -> Option<(f64, Vec<Assignment>)> {
         let mut chain = self.chain(Limits { period: f64::INFINITY, excess_bytes: 0 })?;
-        let (mut low, mut high) = (0.0, self.totals(&chain).period);
+        let (mut low, mut high) = (0.0, Totals::of(self.costs, &chain).period);
         loop {
             let near = high - low <= NEAR * high;
             let period = if near { high.next_down() } else { low + (high - low) / 2.0 };
             match self.chain(Limits { period, excess_bytes: 0 }) {
                 Some(better) => {
-                    (high, chain) = (self.totals(&better).period, better);
+                    (high, chain) = (Totals::of(self.costs, &better).period, better);
                     assert!(high <= period, "a chain within {period} s has a period of {high} s");
                 }
                 None if near => return Some((high, chain)),
@@ -166,7 +166,7 @@ impl Space<'_> {
         for node in (0..self.order.nodes()).rev() {
             let kind = self.order.kind(node);
             if self.ends(steps, reached, node) {
-                add_to(&mut kept, node * words, last);
+                add(&mut kept[node * words..], last);
             }
             let set = &kept[node * words..(node + 1) * words];
             if set.iter().all(|&bits| bits == 0) {
@@ -175,7 +175,7 @@ impl Space<'_> {
             wanted.fill(0);
             for first in 1..last {
                 if steps.run(kind, first).iter().zip(set).any(|(run, set)| run & set != 0) {
-                    add_to(&mut wanted, 0, first);
+                    add(&mut wanted, first);
                 }
             }
             for before in self.order.before(node) {
@@ -200,28 +200,10 @@ impl Space<'_> {
         runs.iter().map(assign).collect()
     }
 
-    pub(crate) fn totals(&self, chain: &[Assignment]) -> Totals {
-        let mut totals = Totals::default();
-        let mut from = End::Dispatcher;
-        for stage in chain {
-            let to = End::Device(stage.device);
-            totals.add(&self.costs.stage(from, stage), from, to);
-            from = to;
-        }
-        if let Some(stage) = chain.last() {
-            totals.add(&self.costs.way_back(stage.device), from, End::Dispatcher);
-        }
-        totals
-    }
-
     fn excess(&self, chain: &[Assignment]) -> u64 {
         let excess = |stage: &Assignment| self.costs.excess_bytes(stage.device, &stage.units);
         chain.iter().map(excess).max().unwrap_or(0)
     }
-}
-
-fn add_to(sets: &mut [u64], at: usize, point: usize) {
-    sets[at + point / 64] |= 1 << (point % 64);
 }
 
 /// The best chains into every point that is of use.

@@ -5,7 +5,7 @@
 //! that, the best of many orders and a bound that no plan can pass.
 
 use crate::costs::{Costs, Step};
-use crate::error::PlanError;
+use crate::error::{PlanError, Shortage};
 use crate::large;
 use crate::order::Order;
 use crate::predict::{evaluate, shortage};
@@ -62,6 +62,7 @@ pub fn solve(problem: &Problem, options: &Options) -> Result<Solution, PlanError
         true => Some(Order::given((0..problem.devices.len()).collect(), stages)),
         false => Order::any(problem, stages, MAX_WORDS / words(points.len())),
     };
+    let exact = order.is_some();
     let (space, shortest) = match order {
         Some(order) => {
             let space = Space { costs: &costs, points, order };
@@ -70,7 +71,13 @@ pub fn solve(problem: &Problem, options: &Options) -> Result<Solution, PlanError
         }
         None => large::improve(&costs, points, stages),
     };
-    let Some((period, bound)) = shortest else { return Err(nothing_fits(&space)) };
+    let Some((period, bound)) = shortest else {
+        let shortage = least_shortage(&space);
+        return Err(match exact {
+            true => PlanError::NothingFits(shortage),
+            false => PlanError::NothingFound(shortage),
+        });
+    };
     let assignment = space.quickest(period * (1.0 + options.slack.max(0.0)));
     Ok(Solution { plan: evaluate(&costs, &assignment)?, bound })
 }
@@ -111,10 +118,10 @@ fn checked(cuts: &[usize], units: usize) -> Result<Vec<usize>, PlanError> {
 }
 
 /// Which limit is in the way: the largest shortage of the plan whose largest shortage is least.
-fn nothing_fits(space: &Space<'_>) -> PlanError {
+fn least_shortage(space: &Space<'_>) -> Shortage {
     let assignment = space.least_shortage();
     let step = |stage: &Assignment| -> Step { space.costs.stage(End::Dispatcher, stage) };
     let worst = assignment.iter().max_by_key(|stage| step(stage).excess_bytes);
     let worst = worst.and_then(|stage| shortage(space.costs, stage, &step(stage)));
-    PlanError::NothingFits(worst.expect("a plan without shortage would have been found"))
+    worst.expect("a plan without shortage would have been found")
 }

@@ -232,6 +232,19 @@ fn missing_memory_is_named_with_the_device() {
     );
 }
 
+/// Too many different devices to try every order: what was not found may still exist.
+#[test]
+fn what_was_not_found_is_not_said_to_be_impossible() {
+    let mut problem = chain(&[1.0; 4], 40);
+    for (i, device) in problem.devices.iter_mut().enumerate() {
+        (device.speed, device.memory_bytes) = (1.0 + i as f64, Some(3));
+    }
+    let error = solve(&problem, &Options::default()).unwrap_err();
+    assert!(matches!(&error, PlanError::NothingFound(shortage) if shortage.needed_bytes > 3), "{error}");
+    // In the given order all of them were tried.
+    assert!(matches!(solve(&problem, &given()), Err(PlanError::NothingFits(_))));
+}
+
 #[test]
 fn assignments_that_are_no_plan_are_refused() {
     let problem = chain(&[1.0; 4], 3);

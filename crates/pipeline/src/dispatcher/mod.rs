@@ -24,7 +24,9 @@ use crate::cluster::{Cluster, NodeInfo};
 use crate::control::{Control, NetworkError, Presence, Role};
 use crate::node::stage::OUTPUT_FAILED;
 use crate::node::state::ENDED;
-use crate::prepare::{PrepareError, PrepareOptions, Prepared, SplitOptions, check_caveats, check_item};
+use crate::prepare::{
+    PrepareError, PrepareOptions, Prepared, SplitOptions, check_caveats, check_item, is_narrow,
+};
 use flight::{Ends, Flight};
 pub use flight::{ItemError, Pending};
 use orders::{Common, Order};
@@ -194,9 +196,10 @@ impl Pipeline {
         }
         let (devices, links) = resources(cluster.nodes(), options.description.as_ref());
         let plan = prepared.plan(devices, links, &options.split)?.plan;
-        for stage in &plan.stages {
-            // A node's engine may be another than the one that measured.
-            check_caveats(&prepared.model, &cluster.nodes()[stage.device].description.engine)?;
+        // A node's engine may be another than the one that measured.
+        let planned = plan.stages.iter().map(|stage| &cluster.nodes()[stage.device].description);
+        if let Some(node) = planned.into_iter().find(|node| is_narrow(&node.engine)) {
+            check_caveats(&prepared.model, &format!("{} of node `{}`", node.engine, node.name))?;
         }
         let control = cluster.control().clone();
         let dispatcher = control.id();

@@ -14,8 +14,8 @@ use wire::control::{self, Hello, MAX_HELLO_LEN, Welcome};
 pub const GREETING_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Kernel buffers of a data connection, bytes each way: enough to keep a gigabit link busy over a round trip of
-/// two milliseconds (or 100 Mbit/s over twenty), and small enough to stay in a core's cache: 1 MiB costs a
-/// tenth more CPU time per byte (`cargo bench -p pipeline --bench hop`).
+/// two milliseconds (or 100 Mbit/s over twenty), and small enough to stay in a core's cache: with more, the
+/// same bytes cost more CPU time.
 const SOCKET_BUFFER_LEN: usize = 256 << 10;
 
 /// An idle connection is probed this often, so that a peer whose machine is gone is noticed. (Not
