@@ -2,19 +2,57 @@
 //! links of 10 to 1000 Mbit/s, a third of the devices short of memory.
 //!
 //! Prints the time of one plan and the gap between its period and the bound: median and worst of the seeds.
+//! `cargo bench -p plan -- 16` runs only the rows whose name contains `16`.
 
 use std::time::Instant;
 
-use plan::{Boundary, Device, End, Link, Links, Options, Problem, Unit, solve};
+use fastrand::Rng;
+use plan::{
+    Boundary, Codec, CodecCost, Device, End, Host, Link, Links, Medium, Options, Problem, Queues, Unit, solve,
+};
+
+/// One row of the table.
+struct Row {
+    name: &'static str,
+    devices: usize,
+    units: usize,
+    seeds: u64,
+    codecs: bool,
+    replicas: bool,
+    medium: bool,
+}
+
+const PLAIN: Row =
+    Row { name: "", devices: 8, units: 60, seeds: 20, codecs: false, replicas: false, medium: false };
+
+const ROWS: [Row; 9] = [
+    Row { name: "8 devices", ..PLAIN },
+    Row { name: "8 devices, codecs", codecs: true, ..PLAIN },
+    Row { name: "8 devices, replicas, codecs", codecs: true, replicas: true, ..PLAIN },
+    Row { name: "8 devices on one medium", medium: true, ..PLAIN },
+    Row { name: "8 devices, 250 units", units: 250, ..PLAIN },
+    Row { name: "16 devices", devices: 16, seeds: 10, ..PLAIN },
+    Row { name: "16 devices, codecs", devices: 16, seeds: 10, codecs: true, ..PLAIN },
+    Row {
+        name: "10 devices, replicas, codecs",
+        devices: 10,
+        seeds: 10,
+        codecs: true,
+        replicas: true,
+        ..PLAIN
+    },
+    Row { name: "64 devices, 1000 units", devices: 64, units: 1000, ..PLAIN },
+];
 
 #[expect(clippy::print_stdout, reason = "a bench prints its table")]
 fn main() {
+    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
     println!(
-        "{:>8} {:>6} {:>6} {:>12} {:>12} {:>8} {:>8}",
-        "devices", "units", "seeds", "median s", "worst s", "gap", "worst"
+        "{:<30} {:>6} {:>6} {:>6} {:>10} {:>10} {:>8} {:>8}",
+        "", "units", "plans", "exact", "median s", "worst s", "gap", "worst"
     );
-    for (devices, units, seeds) in [(8, 60, 20), (8, 250, 20), (12, 60, 10), (16, 60, 5), (64, 1000, 3)] {
-        let runs = (0..seeds).filter_map(|seed| run(devices, units, seed)).collect::<Vec<_>>();
+    for row in ROWS.iter().filter(|row| filter.as_ref().is_none_or(|part| row.name.contains(part))) {
+        let runs = (0..row.seeds).filter_map(|seed| run(row, seed)).collect::<Vec<_>>();
         let column = |value: fn(&(f64, f64)) -> f64| {
             let mut values: Vec<f64> = runs.iter().map(value).collect();
             values.sort_by(f64::total_cmp);
@@ -22,8 +60,11 @@ fn main() {
         };
         let ((time, worst_time), (gap, worst_gap)) = (column(|r| r.0), column(|r| r.1));
         println!(
-            "{devices:>8} {units:>6} {:>6} {time:>12.4} {worst_time:>12.4} {:>7.1}% {:>7.1}%",
+            "{:<30} {:>6} {:>6} {:>6} {time:>10.4} {worst_time:>10.4} {:>7.1}% {:>7.1}%",
+            row.name,
+            row.units,
             runs.len(),
+            runs.iter().filter(|run| run.1 == 0.0).count(),
             gap * 100.0,
             worst_gap * 100.0
         );
@@ -31,33 +72,23 @@ fn main() {
 }
 
 /// Seconds for one plan and its gap; `None` where nothing fits into memory.
-fn run(devices: usize, units: usize, seed: u64) -> Option<(f64, f64)> {
-    let problem = problem(devices, units, &mut Random(seed));
+fn run(row: &Row, seed: u64) -> Option<(f64, f64)> {
+    let problem = problem(row, &mut Rng::with_seed(seed));
     let start = Instant::now();
-    let solution = solve(&problem, &Options::default()).ok()?;
+    let solution = solve(&problem, &Options { replicas: row.replicas, ..Options::default() }).ok()?;
     Some((start.elapsed().as_secs_f64(), solution.gap()))
 }
 
 /// A model of 0.1 s and 100 MB whose boundaries carry 50 KB to 1.6 MB, smaller towards its end.
-fn problem(devices: usize, units: usize, random: &mut Random) -> Problem {
-    let share = |random: &mut Random| random.between(0.2, 1.8) / units as f64;
-    let boundary = |i: usize, random: &mut Random| {
+fn problem(row: &Row, random: &mut Rng) -> Problem {
+    let (devices, units) = (row.devices, row.units);
+    let share = |random: &mut Rng| (0.2 + 1.6 * random.f64()) / units as f64;
+    let boundary = |i: usize, random: &mut Rng| {
         let smaller = 1.0 - 0.8 * i as f64 / units as f64;
-        Boundary { bytes: (random.spread(100e3, 8.0) * smaller) as u64 * 2, tensors: 1 }
+        Boundary { bytes: (spread(random, 100e3, 8.0) * smaller) as u64 * 2, tensors: 1 }
     };
-    let mut links = Links::uniform(devices, Link::FREE);
-    let ends = || std::iter::once(End::Dispatcher).chain((0..devices).map(End::Device));
-    for from in ends() {
-        for to in ends() {
-            let bandwidth = match (from, to) {
-                // Else the dispatcher's links alone decide.
-                (End::Dispatcher, _) | (_, End::Dispatcher) => 125e6,
-                _ => random.spread(1.25e6, 100.0),
-            };
-            links.set(from, to, Link { bandwidth, delay: 2e-4 });
-        }
-    }
-    Problem {
+    let boundaries: Vec<Boundary> = (0..=units).map(|i| boundary(i, random)).collect();
+    let mut problem = Problem {
         units: (0..units)
             .map(|_| Unit {
                 seconds: 0.1 * share(random),
@@ -65,32 +96,58 @@ fn problem(devices: usize, units: usize, random: &mut Random) -> Problem {
                 activation_bytes: 4_000_000,
             })
             .collect(),
-        boundaries: (0..=units).map(|i| boundary(i, random)).collect(),
-        devices: (0..devices)
-            .map(|i| Device {
-                name: format!("d{i}"),
-                speed: random.spread(0.25, 8.0),
-                memory_bytes: (i % 3 == 0).then(|| random.between(10e6, 60e6) as u64),
-                seconds_per_byte: 0.25e-9,
-            })
-            .collect(),
-        links,
+        codecs: vec![Problem::raw(&boundaries, devices)],
+        boundaries,
+        dispatcher: Host { bandwidth: 125e6, ..Host::default() },
+        devices: (0..devices).map(|i| device(i, random)).collect(),
+        links: Links::uniform(devices, Link::FREE),
+        media: Vec::new(),
+        queues: Queues { inputs: 3, outputs: 3 },
+    };
+    let ends: Vec<End> = problem.ends().collect();
+    let pairs =
+        || ends.iter().flat_map(|&from| ends.iter().map(move |&to| (from, to))).filter(|(a, b)| a != b);
+    for (from, to) in pairs() {
+        // Else the dispatcher's links alone decide.
+        let inner = from != End::Dispatcher && to != End::Dispatcher;
+        let bandwidth = if inner { spread(random, 1.25e6, 100.0) } else { 125e6 };
+        problem.links.set(from, to, Link { bandwidth, delay: 2e-4, frame_seconds: 5e-5, ..Link::FREE });
+    }
+    if row.medium {
+        problem.media.push(Medium { name: "air".to_owned(), links: pairs().collect() });
+    }
+    if row.codecs {
+        problem.codecs.extend(codecs(&problem));
+    }
+    problem
+}
+
+fn device(index: usize, random: &mut Rng) -> Device {
+    Device {
+        memory_bytes: (index % 3 == 0).then(|| 20_000_000 + random.u64(..50_000_000)),
+        host: Host { seconds_per_byte: 0.25e-9, ..Host::default() },
+        ..Device::of_speed(format!("d{index}"), spread(random, 0.25, 8.0))
     }
 }
 
-/// SplitMix64.
-struct Random(u64);
+/// bf16, u8, and u8 with an entropy coder: ratio, encoding and decoding speed in bytes per second.
+fn codecs(problem: &Problem) -> Vec<Codec> {
+    let codec = |(name, ratio, encode, decode): (&str, f64, f64, f64)| {
+        let cost = |speed: f64| CodecCost {
+            encode_seconds: 1.0 / (encode * speed),
+            decode_seconds: 1.0 / (decode * speed),
+        };
+        Codec {
+            name: name.to_owned(),
+            bytes: problem.boundaries.iter().map(|b| (b.bytes as f64 / ratio) as u64).collect(),
+            dispatcher: cost(1.0),
+            devices: problem.devices.iter().map(|d| cost(d.speed)).collect(),
+        }
+    };
+    [("bf16", 2.0, 30e9, 40e9), ("u8", 4.0, 4.8e9, 31e9), ("u8+zstd", 5.8, 1.6e9, 5.2e9)].map(codec).to_vec()
+}
 
-impl Random {
-    fn between(&mut self, low: f64, high: f64) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        low + (high - low) * ((z ^ (z >> 31)) as f64 / u64::MAX as f64)
-    }
-
-    /// From `low` to `factor` times that, evenly in the logarithm.
-    fn spread(&mut self, low: f64, factor: f64) -> f64 {
-        low * factor.powf(self.between(0.0, 1.0))
-    }
+/// From `low` to `factor` times that, evenly in the logarithm.
+fn spread(random: &mut Rng, low: f64, factor: f64) -> f64 {
+    low * factor.powf(random.f64())
 }

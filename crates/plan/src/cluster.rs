@@ -134,6 +134,7 @@ impl Cluster {
         Link {
             bandwidth: bandwidth.map_or(Link::FREE.bandwidth, Bandwidth::bytes_per_second),
             delay: delay.map_or(Link::FREE.delay, Delay::seconds),
+            ..Link::FREE
         }
     }
 
@@ -143,10 +144,8 @@ impl Cluster {
             .devices
             .iter()
             .map(|d| Device {
-                name: d.name.clone(),
-                speed: d.speed,
                 memory_bytes: d.memory.map(ByteSize::bytes),
-                seconds_per_byte: 0.0,
+                ..Device::of_speed(&d.name, d.speed)
             })
             .collect();
         let mut links = Links::uniform(devices.len(), Link::FREE);

@@ -75,20 +75,57 @@ pub enum PlanError {
         value: f64,
     },
     /// The parts of the problem do not belong together.
-    #[error("a model of {units} units has {} boundaries, not {boundaries}", units + 1)]
-    BoundaryCount {
-        /// Units of the problem.
-        units: usize,
-        /// Boundaries of the problem.
-        boundaries: usize,
+    #[error("{what}: {found} are given, {wanted} are needed")]
+    Count {
+        /// Of what.
+        what: String,
+        /// How many there are.
+        found: usize,
+        /// How many there must be.
+        wanted: usize,
     },
-    /// The parts of the problem do not belong together.
-    #[error("the links are those of {links} devices, but there are {devices}")]
-    LinkCount {
-        /// Devices that the links were made for.
-        links: usize,
-        /// Devices of the problem.
-        devices: usize,
+    /// Nothing can travel.
+    #[error("there is no codec that a link could use")]
+    NoCodec,
+    /// More codecs than the search can tell apart.
+    #[error("{found} codecs are more than the {most} that a plan can choose from")]
+    TooManyCodecs {
+        /// Codecs given.
+        found: usize,
+        /// Codecs allowed.
+        most: usize,
+    },
+    /// An assignment names a codec that the problem does not have.
+    #[error("codec {codec} does not exist: there are {codecs}")]
+    UnknownCodec {
+        /// Its index.
+        codec: usize,
+        /// Codecs of the problem.
+        codecs: usize,
+    },
+    /// A medium holds a link twice, or one between devices that do not exist.
+    #[error("medium `{name}` holds a link twice, or one of a device that does not exist")]
+    BadMedium {
+        /// Its name.
+        name: String,
+    },
+    /// No plan has the period that was asked for.
+    #[error("no plan gives a result every {wanted:.6} s; the fastest gives one every {best:.6} s, {:.1} % more", 100.0 * (best / wanted - 1.0))]
+    TooSlow {
+        /// Seconds asked for.
+        wanted: f64,
+        /// The shortest period.
+        best: f64,
+    },
+    /// Of the plans that were tried, in a problem too large to try all, none has the period that was asked for.
+    #[error(
+        "no plan that gives a result every {wanted:.6} s was found, though not every order of the devices was tried; the fastest found gives one every {best:.6} s"
+    )]
+    FoundTooSlow {
+        /// Seconds asked for.
+        wanted: f64,
+        /// The shortest period found.
+        best: f64,
     },
 }
 

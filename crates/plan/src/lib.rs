@@ -7,9 +7,11 @@
 //! them. [`solve`] finds the best [`Plan`], and [`predict`] evaluates any assignment with the same cost
 //! model.
 
+mod check;
 pub mod cluster;
 mod costs;
 mod error;
+mod labels;
 mod large;
 mod order;
 mod predict;
@@ -21,10 +23,12 @@ mod steps;
 
 pub use cluster::{Cluster, ClusterError};
 pub use error::{PlanError, Shortage};
-pub use predict::{Assignment, Hop, Plan, Resource, Stage, predict};
-pub use problem::{Boundary, Device, End, Link, Links, Problem, Unit};
+pub use predict::{Assignment, Hop, Load, Path, Placement, Plan, Replica, Resource, Stage, predict};
+pub use problem::{
+    Boundary, Codec, CodecCost, Device, End, Host, Link, Links, Medium, Problem, Queues, Unit,
+};
 pub use quantity::{Bandwidth, ByteSize, Delay, QuantityError};
-pub use solve::{Options, Solution, solve};
+pub use solve::{Objective, Options, Solution, solve};
 
 #[cfg(test)]
 mod tests;

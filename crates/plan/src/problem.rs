@@ -1,11 +1,9 @@
-//! What a plan is made from: the costs of a model's units, the devices and the links.
+//! What a plan is made from: the costs of a model's units, the devices, the links and the codecs.
 //!
 //! Filled in by whoever measured (the pipeline's profiler, a cluster file, a test). Plain data: it is
 //! checked when it is used, by [`solve`](crate::solve) and [`predict`](crate::predict).
 
 /// A model to be split over devices.
-///
-/// The dispatcher's own CPU is not part of the model: its work does not depend on the plan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Problem {
     /// The model's units in execution order; at least one.
@@ -13,14 +11,22 @@ pub struct Problem {
     /// The tensors live before unit 0 (the model's inputs), between units, and after the last one (its
     /// outputs): one more than units.
     pub boundaries: Vec<Boundary>,
+    /// Codecs that a link may use; at least one.
+    pub codecs: Vec<Codec>,
+    /// The source of inputs and the sink of results.
+    pub dispatcher: Host,
     /// The devices.
     pub devices: Vec<Device>,
     /// The network paths between them.
     pub links: Links,
+    /// Links that share airtime.
+    pub media: Vec<Medium>,
+    /// What a stage holds besides its weights and activations.
+    pub queues: Queues,
 }
 
 /// The smallest piece that is moved: the operators between two neighbouring cuts.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Unit {
     /// Compute time of one item on a device of speed 1.
     pub seconds: f64,
@@ -33,10 +39,53 @@ pub struct Unit {
 /// What one item moves between two units.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Boundary {
-    /// Bytes as they travel, codec included.
+    /// Bytes of its tensors, before any codec.
     pub bytes: u64,
     /// Number of tensors.
     pub tensors: usize,
+}
+
+/// One way to write tensors for a link.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Codec {
+    /// For messages.
+    pub name: String,
+    /// By boundary: bytes as they travel.
+    pub bytes: Vec<u64>,
+    /// What it costs the dispatcher.
+    pub dispatcher: CodecCost,
+    /// By device: what it costs there.
+    pub devices: Vec<CodecCost>,
+}
+
+/// CPU time of a codec on one machine, for each byte before encoding.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct CodecCost {
+    /// Seconds to encode one byte.
+    pub encode_seconds: f64,
+    /// Seconds to decode one byte.
+    pub decode_seconds: f64,
+}
+
+/// What every machine has besides its speed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Host {
+    /// Bytes per second that it can send, and as many that it can receive, over all links together; infinite when
+    /// that is no limit.
+    pub bandwidth: f64,
+    /// CPU seconds that sending or receiving one byte takes from the computation.
+    pub seconds_per_byte: f64,
+    /// Power when it does nothing, watts.
+    pub idle_watts: f64,
+    /// Power when it computes, watts.
+    pub busy_watts: f64,
+}
+
+impl Default for Host {
+    /// No limit, no cost.
+    fn default() -> Host {
+        Host { bandwidth: f64::INFINITY, seconds_per_byte: 0.0, idle_watts: 0.0, busy_watts: 0.0 }
+    }
 }
 
 /// A compute node.
@@ -46,10 +95,39 @@ pub struct Device {
     pub name: String,
     /// Compute speed in multiples of the device on which the units were timed; above 0.
     pub speed: f64,
-    /// What weights and activations may take; `None` when that is no limit.
+    /// Seconds of each unit on this device, where they are known better than from its speed. Items are dealt out
+    /// among replicas by them, or by the speed.
+    pub unit_seconds: Option<Vec<f64>>,
+    /// What a stage may take; `None` when that is no limit.
     pub memory_bytes: Option<u64>,
-    /// CPU seconds that receiving or sending one byte takes from the computation.
-    pub seconds_per_byte: f64,
+    /// What its engine takes for any stage.
+    pub engine_bytes: u64,
+    /// Its network and power.
+    pub host: Host,
+}
+
+impl Device {
+    /// A device of which only the speed is known.
+    pub fn of_speed(name: impl Into<String>, speed: f64) -> Device {
+        let (memory_bytes, unit_seconds) = (None, None);
+        Device {
+            name: name.into(),
+            speed,
+            unit_seconds,
+            memory_bytes,
+            engine_bytes: 0,
+            host: Host::default(),
+        }
+    }
+}
+
+/// Copies of tensors that wait before and behind a stage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Queues {
+    /// Of its inputs.
+    pub inputs: u64,
+    /// Of its outputs.
+    pub outputs: u64,
 }
 
 /// One end of a network path.
@@ -68,11 +146,25 @@ pub struct Link {
     pub bandwidth: f64,
     /// Seconds that a byte travels.
     pub delay: f64,
+    /// Seconds that each frame takes besides its bytes.
+    pub frame_seconds: f64,
+    /// Energy of a byte at both ends together, joules.
+    pub joules_per_byte: f64,
 }
 
 impl Link {
     /// A link that takes no time.
-    pub const FREE: Link = Link { bandwidth: f64::INFINITY, delay: 0.0 };
+    pub const FREE: Link =
+        Link { bandwidth: f64::INFINITY, delay: 0.0, frame_seconds: 0.0, joules_per_byte: 0.0 };
+}
+
+/// Directed links of which only one can be used at a time, such as those over one Wi-Fi channel.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Medium {
+    /// For messages.
+    pub name: String,
+    /// The links, each once.
+    pub links: Vec<(End, End)>,
 }
 
 /// The links between any two ends, both directions apart.
@@ -126,5 +218,38 @@ impl Links {
             }
         };
         index(from) * self.ends + index(to)
+    }
+}
+
+impl Problem {
+    /// The only codec of a problem whose tensors travel as they are.
+    pub fn raw(boundaries: &[Boundary], devices: usize) -> Codec {
+        Codec {
+            name: "raw".to_owned(),
+            bytes: boundaries.iter().map(|boundary| boundary.bytes).collect(),
+            dispatcher: CodecCost::default(),
+            devices: vec![CodecCost::default(); devices],
+        }
+    }
+
+    /// The dispatcher and the devices.
+    pub fn ends(&self) -> impl Iterator<Item = End> + use<> {
+        std::iter::once(End::Dispatcher).chain((0..self.devices.len()).map(End::Device))
+    }
+
+    pub(crate) fn host(&self, end: End) -> &Host {
+        match end {
+            End::Dispatcher => &self.dispatcher,
+            End::Device(device) => &self.devices[device].host,
+        }
+    }
+}
+
+impl Codec {
+    pub(crate) fn cost(&self, end: End) -> CodecCost {
+        match end {
+            End::Dispatcher => self.dispatcher,
+            End::Device(device) => self.devices[device],
+        }
     }
 }

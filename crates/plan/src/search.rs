@@ -1,51 +1,80 @@
-//! The exact search: which chains exist under a limit on the period, and the quickest of them.
+//! The exact search: which chains exist under a limit on the period, and the best of them.
 //!
-//! Used by the optimiser. Whether a chain exists under a limit is a matter of sets: at which boundaries can a
-//! chain stand that ends with this node (see [`Order`])? A set follows from those before it by a few operations
-//! on words of bits. The shortest period is found by bisection, and proven: the last test asks for anything
-//! shorter than the chain in hand and finds nothing. For p devices of different kinds and L boundaries a test
-//! takes about 2^p p (p + L) steps in any order, p^2 + p L in a given one.
+//! Used by the optimiser. Whether a chain exists under a limit is a matter of sets: at which places can a chain stand
+//! that ends with this node (see [`Order`])? A set follows from those before it by a few operations on words of bits.
+//! The shortest period is found by bisection, and proven: the last test asks for anything shorter than the chain in
+//! hand and finds nothing. Media, whose load adds up along the chain, need more than sets: see
+//! [`labels`](crate::labels).
 
-use crate::costs::{Costs, Step};
+use std::rc::Rc;
+
+use crate::costs::Costs;
+use crate::labels::{self, Goal};
 use crate::order::Order;
-use crate::predict::Totals;
-use crate::steps::{Limits, Steps, add, has, points};
-use crate::{Assignment, End};
+use crate::predict::{Totals, shortages};
+use crate::steps::{Layout, Limits, Network, Place, Steps};
+use crate::{Assignment, Placement};
 
 /// Bisection stops here, as a share of the period, and asks for anything shorter at all.
 const NEAR: f64 = 1e-3;
+
+/// Sums taken in another order may differ by this share.
+const ROUNDING: f64 = 1e-9;
 
 /// The chains to choose from.
 pub(crate) struct Space<'a> {
     pub costs: &'a Costs<'a>,
     /// The boundaries where a stage may begin or end, rising: first 0, last the end of the model.
-    pub points: Vec<usize>,
+    pub points: Rc<[usize]>,
     pub order: Order,
+    pub network: Rc<Network>,
 }
 
-/// A stage while it is still searched: its node, its first and its last point.
-type Run = (usize, usize, usize);
-
-/// The best chain into one point of one node.
-#[derive(Clone, Copy)]
-struct Best {
-    latency: f64,
-    stages: usize,
-    /// The node and the point before; `None` for the first stage.
-    before: Option<(usize, usize)>,
+/// A stage while it is still searched.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run {
+    pub node: usize,
+    pub from: Place,
+    pub to: Place,
 }
 
-impl Space<'_> {
-    /// A chain of the shortest period; `None` when none fits into memory.
-    pub(crate) fn shortest(&self) -> Option<(f64, Vec<Assignment>)> {
-        let mut chain = self.chain(Limits { period: f64::INFINITY, excess_bytes: 0 })?;
-        let (mut low, mut high) = (0.0, Totals::of(self.costs, &chain).period);
+/// Codecs of the first and the last link that the dispatcher can afford together, as bits.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Doors {
+    pub first: u64,
+    pub last: u64,
+}
+
+impl Doors {
+    fn admit(codecs: u64, place: Place) -> bool {
+        codecs >> place.codec & 1 == 1
+    }
+
+    pub(crate) fn enters(&self, place: Place) -> bool {
+        Doors::admit(self.first, place)
+    }
+
+    pub(crate) fn leaves(&self, place: Place) -> bool {
+        Doors::admit(self.last, place)
+    }
+}
+
+impl<'a> Space<'a> {
+    pub(crate) fn new(costs: &'a Costs<'a>, points: Rc<[usize]>, order: Order) -> Space<'a> {
+        let network = Rc::new(Network::new(costs, &order, &points));
+        Space { costs, points, order, network }
+    }
+
+    /// A chain of the shortest period above `low`, if there is one below `high`.
+    pub(crate) fn shorter_than(&self, low: f64, high: f64) -> Option<(f64, Assignment)> {
+        let mut chain = self.chain(Limits::period(high.next_down()))?;
+        let (mut low, mut high) = (low, self.period(&chain));
         loop {
             let near = high - low <= NEAR * high;
             let period = if near { high.next_down() } else { low + (high - low) / 2.0 };
-            match self.chain(Limits { period, excess_bytes: 0 }) {
+            match self.chain(Limits::period(period)) {
                 Some(better) => {
-                    (high, chain) = (Totals::of(self.costs, &better).period, better);
+                    (high, chain) = (self.period(&better), better);
                     assert!(high <= period, "a chain within {period} s has a period of {high} s");
                 }
                 None if near => return Some((high, chain)),
@@ -54,8 +83,13 @@ impl Space<'_> {
         }
     }
 
+    /// A chain of the shortest period; `None` when none fits into memory. No chain has one below `low`.
+    pub(crate) fn shortest(&self, low: f64) -> Option<(f64, Assignment)> {
+        self.shorter_than(low, f64::INFINITY)
+    }
+
     /// The chain whose largest shortage of memory is least.
-    pub(crate) fn least_shortage(&self) -> Vec<Assignment> {
+    pub(crate) fn least_shortage(&self) -> Assignment {
         let chain = |excess_bytes| self.chain(Limits { period: f64::INFINITY, excess_bytes });
         let mut best = chain(u64::MAX).expect("without limits there is always a chain");
         let (mut low, mut high) = (0, self.excess(&best));
@@ -72,239 +106,221 @@ impl Space<'_> {
         best
     }
 
-    /// Of the chains within a period the one of least latency, then the one of fewest stages. There must be one.
-    pub(crate) fn quickest(&self, period: f64) -> Vec<Assignment> {
-        let steps = self.steps(Limits { period, excess_bytes: 0 });
-        let mut reached = self.reached(&steps);
-        self.keep_what_arrives(&steps, &mut reached);
-        let chains = Chains::new(self, &steps, &reached);
-        self.assignments(&chains.least().expect("a chain within this period"))
+    /// Of the chains within a period the best for a goal, with its worth.
+    pub(crate) fn best(&self, period: f64, goal: Goal) -> Option<(f64, Assignment)> {
+        let limits = Limits::period(period);
+        let steps = self.steps(limits, true);
+        let found = self.doors(period).into_iter().filter_map(|doors| {
+            let mut reached = self.reached(&steps, doors, &self.earliest(&steps)?);
+            self.keep_what_arrives(&steps, doors, &mut reached);
+            labels::best(self, &steps, doors, &reached, limits, goal)
+        });
+        let best = found.min_by(|a, b| (a.0, a.1).partial_cmp(&(b.0, b.1)).expect("no worth is NaN"));
+        best.map(|(worth, _, runs)| (worth, self.assignment(&runs)))
     }
 
     /// Any chain within the limits.
-    fn chain(&self, limits: Limits) -> Option<Vec<Assignment>> {
-        self.chain_of(&self.steps(limits))
+    pub(crate) fn chain(&self, limits: Limits) -> Option<Assignment> {
+        self.chain_of(&self.steps(limits, !self.costs.problem.media.is_empty()), limits)
     }
 
-    /// Any chain of these steps, which are those of this space's points and kinds.
-    pub(crate) fn chain_of(&self, steps: &Steps) -> Option<Vec<Assignment>> {
-        let reached = self.reached(steps);
-        let words = steps.words();
-        let last = self.points.len() - 1;
-        let (mut node, mut end) =
-            ((0..self.order.nodes()).find(|&node| self.ends(steps, &reached, node))?, last);
-        let mut runs = Vec::new();
-        loop {
-            let kind = self.order.kind(node);
-            if self.starts(steps, node) && has(steps.run(kind, 0), end) {
-                runs.push((node, 0, end));
-                runs.reverse();
-                return Some(self.assignments(&runs));
+    /// Any chain of these steps, which are those of this space's points and groups under these limits.
+    pub(crate) fn chain_of(&self, steps: &Steps, limits: Limits) -> Option<Assignment> {
+        let earliest = self.earliest(steps)?;
+        self.doors(limits.period).into_iter().find_map(|doors| {
+            let mut reached = self.reached(steps, doors, &earliest);
+            if self.costs.problem.media.is_empty() {
+                return self.trace(steps, doors, &reached).map(|runs| self.assignment(&runs));
             }
-            let (before, point) = self
-                .order
-                .before(node)
-                .find_map(|before| {
-                    let set = &reached[before * words..(before + 1) * words];
-                    let pass = steps.pass(self.order.kind(before), kind);
-                    let mut usable = points(set).filter(|&p| has(pass, p) && has(steps.run(kind, p), end));
-                    usable.next().map(|point| (before, point))
-                })
-                .expect("a point is reached from somewhere");
-            runs.push((node, point, end));
-            (node, end) = (before, point);
+            self.keep_what_arrives(steps, doors, &mut reached);
+            let found = labels::best(self, steps, doors, &reached, limits, Goal::Any);
+            found.map(|(.., runs)| self.assignment(&runs))
+        })
+    }
+
+    pub(crate) fn steps(&self, limits: Limits, all_codecs: bool) -> Steps {
+        Steps::new(self.costs, &self.network, &self.points, limits, all_codecs)
+    }
+
+    /// What the dispatcher can do within a period: first and last codecs of which any go together.
+    fn doors(&self, period: f64) -> Vec<Doors> {
+        let codecs = self.costs.problem.codecs.len();
+        let firsts = |last: usize| {
+            let fits = |&first: &usize| self.costs.dispatcher_seconds([first, last]) <= period;
+            (0..codecs).filter(fits).fold(0_u64, |all, first| all | 1 << first)
+        };
+        let mut doors: Vec<Doors> = Vec::new();
+        for last in 0..codecs {
+            let first = firsts(last);
+            if first != 0 && doors.iter().all(|door| door.first != first) {
+                let lasts = (0..codecs).filter(|&other| firsts(other) & first == first);
+                doors.push(Doors { first, last: lasts.fold(0, |all, last| all | 1 << last) });
+            }
         }
+        doors
     }
 
-    pub(crate) fn steps(&self, limits: Limits) -> Steps {
-        Steps::new(self.costs, &self.points, self.order.kinds(), limits)
+    /// By state: the first point from which the devices that are left can still do the rest. `None` when all devices
+    /// together cannot do all of it.
+    fn earliest(&self, steps: &Steps) -> Option<Vec<usize>> {
+        let behind = self.costs.seconds_behind();
+        let enough = |possible: f64| {
+            let possible = possible * (1.0 + ROUNDING);
+            self.points.partition_point(|&point| behind[point] > possible)
+        };
+        let (all, rest) = self.order.possible(steps.capacities());
+        (enough(all) == 0).then(|| rest.into_iter().map(enough).collect())
     }
 
-    fn starts(&self, steps: &Steps, node: usize) -> bool {
-        self.order.is_first(node) && steps.enters(self.order.kind(node))
-    }
-
-    /// Whether a chain that ends with this node is complete.
-    fn ends(&self, steps: &Steps, reached: &[u64], node: usize) -> bool {
-        let words = steps.words();
-        has(&reached[node * words..(node + 1) * words], self.points.len() - 1)
-            && steps.leaves(self.order.kind(node))
-            && self.order.is_last(node)
-    }
-
-    /// By node: the points at which a chain may stand that ends with it.
-    fn reached(&self, steps: &Steps) -> Vec<u64> {
-        let words = steps.words();
-        let mut reached = vec![0; self.order.nodes() * words];
-        let mut from = vec![0; words];
-        for node in 0..self.order.nodes() {
-            let kind = self.order.kind(node);
-            let (done, rest) = reached.split_at_mut(node * words);
-            let set = &mut rest[..words];
-            from.fill(0);
-            from[0] = u64::from(self.starts(steps, node));
-            for before in self.order.before(node) {
-                let pass = steps.pass(self.order.kind(before), kind);
-                let earlier = &done[before * words..(before + 1) * words];
-                for ((from, earlier), pass) in from.iter_mut().zip(earlier).zip(pass) {
-                    *from |= earlier & pass;
-                }
+    /// A period between two that no chain can pass, whatever the order of the devices: below it they cannot do all
+    /// of the model together. Found up to [`NEAR`].
+    pub(crate) fn bound(&self, mut low: f64, mut high: f64) -> f64 {
+        while high - low > NEAR * high {
+            let middle = low + (high - low) / 2.0;
+            match self.earliest(&self.steps(Limits::period(middle), false)) {
+                None => low = middle,
+                Some(_) => high = middle,
             }
-            for first in points(&from) {
-                set.iter_mut().zip(steps.run(kind, first)).for_each(|(set, run)| *set |= run);
+        }
+        low
+    }
+
+    pub(crate) fn starts(&self, steps: &Steps, doors: Doors, node: usize) -> impl Iterator<Item = Place> {
+        let node = self.order.node(node);
+        let places = steps.layout.places(steps.enter(node.group));
+        places.filter(move |&place| node.is_first && doors.enters(place))
+    }
+
+    /// The places at which a chain that ends with this node is complete.
+    pub(crate) fn ends(&self, steps: &Steps, doors: Doors, node: usize) -> impl Iterator<Item = Place> {
+        let places = steps.layout.places(steps.leave(self.order.node(node).group));
+        places.filter(move |&place| doors.leaves(place))
+    }
+
+    /// By node: the places at which a chain may stand that ends with it.
+    fn reached(&self, steps: &Steps, doors: Doors, earliest: &[usize]) -> Vec<u64> {
+        let words = steps.layout.words();
+        let mut reached = vec![0; self.order.nodes().len() * words];
+        let mut from = vec![0; words];
+        for (state, &first) in self.order.states().iter().zip(earliest) {
+            for index in state.nodes.clone() {
+                let node = self.order.node(index);
+                let (done, rest) = reached.split_at_mut(index * words);
+                let set = &mut rest[..words];
+                from.fill(0);
+                self.starts(steps, doors, index).for_each(|place| steps.layout.add(&mut from, place));
+                for before in node.before() {
+                    let pass = steps.pass(&self.network, self.order.node(before).group, node.group);
+                    let earlier = &done[before * words..(before + 1) * words];
+                    for ((from, earlier), pass) in from.iter_mut().zip(earlier).zip(pass) {
+                        *from |= earlier & pass;
+                    }
+                }
+                for place in steps.layout.places(&from) {
+                    let run = steps.run(node.group, place);
+                    set.iter_mut().zip(run).for_each(|(set, run)| *set |= run);
+                }
+                if first > 0 {
+                    steps.layout.drop_before(set, first);
+                }
             }
         }
         reached
     }
 
-    /// Takes away the points from which no chain arrives at the end of the model.
-    fn keep_what_arrives(&self, steps: &Steps, reached: &mut [u64]) {
-        let words = steps.words();
-        let last = self.points.len() - 1;
+    /// Takes away the places from which no chain arrives at the end of the model.
+    fn keep_what_arrives(&self, steps: &Steps, doors: Doors, reached: &mut [u64]) {
+        let (layout, words) = (steps.layout, steps.layout.words());
         let mut kept = vec![0; reached.len()];
         let mut wanted = vec![0; words];
-        for node in (0..self.order.nodes()).rev() {
-            let kind = self.order.kind(node);
-            if self.ends(steps, reached, node) {
-                add(&mut kept[node * words..], last);
-            }
-            let set = &kept[node * words..(node + 1) * words];
-            if set.iter().all(|&bits| bits == 0) {
-                continue;
-            }
-            wanted.fill(0);
-            for first in 1..last {
-                if steps.run(kind, first).iter().zip(set).any(|(run, set)| run & set != 0) {
-                    add(&mut wanted, first);
+        for state in self.order.states().iter().rev() {
+            for index in state.nodes.clone().rev() {
+                let node = self.order.node(index);
+                let own = index * words..(index + 1) * words;
+                for place in self.ends(steps, doors, index).filter(|_| state.is_last) {
+                    if layout.has(&reached[own.clone()], place) {
+                        layout.add(&mut kept[own.clone()], place);
+                    }
                 }
-            }
-            for before in self.order.before(node) {
-                let pass = steps.pass(self.order.kind(before), kind);
-                for word in 0..words {
-                    let at = before * words + word;
-                    kept[at] |= reached[at] & pass[word] & wanted[word];
+                let set = &kept[own];
+                if set.iter().all(|&bits| bits == 0) {
+                    continue;
+                }
+                wanted.fill(0);
+                for codec in 0..layout.codecs {
+                    for point in 1..layout.points - 1 {
+                        let place = Place { point, codec };
+                        if steps.run(node.group, place).iter().zip(set).any(|(run, set)| run & set != 0) {
+                            layout.add(&mut wanted, place);
+                        }
+                    }
+                }
+                for before in node.before() {
+                    let pass = steps.pass(&self.network, self.order.node(before).group, node.group);
+                    for (word, pass) in pass.iter().enumerate() {
+                        let at = before * words + word;
+                        kept[at] |= reached[at] & pass & wanted[word];
+                    }
                 }
             }
         }
         reached.copy_from_slice(&kept);
     }
 
-    /// Gives every kind's devices out in their order.
-    fn assignments(&self, runs: &[Run]) -> Vec<Assignment> {
-        let mut members: Vec<_> = self.order.kinds().iter().map(|kind| kind.members.iter()).collect();
-        let assign = |&(node, first, last): &Run| {
-            let device = members[self.order.kind(node)].next();
-            let &device = device.expect("no more devices of a kind than there are");
-            Assignment { device, units: self.points[first]..self.points[last] }
+    /// A chain that arrives, if one does.
+    fn trace(&self, steps: &Steps, doors: Doors, reached: &[u64]) -> Option<Vec<Run>> {
+        let (layout, words) = (steps.layout, steps.layout.words());
+        let set = |node: usize| &reached[node * words..(node + 1) * words];
+        let complete = |node: usize| {
+            let mut ends = self.ends(steps, doors, node);
+            ends.find(|&place| layout.has(set(node), place)).map(|place| (node, place))
         };
-        runs.iter().map(assign).collect()
-    }
-
-    fn excess(&self, chain: &[Assignment]) -> u64 {
-        let excess = |stage: &Assignment| self.costs.excess_bytes(stage.device, &stage.units);
-        chain.iter().map(excess).max().unwrap_or(0)
-    }
-}
-
-/// The best chains into every point that is of use.
-struct Chains<'a> {
-    space: &'a Space<'a>,
-    steps: &'a Steps,
-    reached: &'a [u64],
-    /// By node: where its points begin in `best`.
-    starts: Vec<usize>,
-    best: Vec<Best>,
-}
-
-impl<'a> Chains<'a> {
-    fn new(space: &'a Space<'a>, steps: &'a Steps, reached: &'a [u64]) -> Chains<'a> {
-        let mut chains = Chains { space, steps, reached, starts: Vec::new(), best: Vec::new() };
-        for node in 0..space.order.nodes() {
-            chains.starts.push(chains.best.len());
-            for end in points(chains.set(node)) {
-                let best = chains.best_into(node, end);
-                chains.best.push(best);
-            }
-        }
-        chains
-    }
-
-    fn set(&self, node: usize) -> &'a [u64] {
-        let words = self.steps.words();
-        &self.reached[node * words..(node + 1) * words]
-    }
-
-    /// The best chain into `end`, from those into the nodes before.
-    fn best_into(&self, node: usize, end: usize) -> Best {
-        let order = &self.space.order;
-        let kind = order.kind(node);
-        let mut best: Option<(Best, usize)> = None;
-        let mut consider = |before: Option<(usize, usize)>, so_far: (f64, usize)| {
-            let (sender, first) = match before {
-                None => (End::Dispatcher, 0),
-                Some((node, point)) => (self.sender(node, kind), point),
-            };
-            let step = self.step(sender, kind, first, end);
-            let chain = Best { latency: step.latency(so_far.0), stages: so_far.1 + 1, before };
-            let rank = before.map_or(0, |(node, _)| order.rank(node));
-            let worth = |(chain, rank): &(Best, usize)| (chain.latency, chain.stages, *rank);
-            if best.is_none_or(|best| worth(&(chain, rank)) < worth(&best)) {
-                best = Some((chain, rank));
-            }
-        };
-        if self.space.starts(self.steps, node) && has(self.steps.run(kind, 0), end) {
-            consider(None, (0.0, 0));
-        }
-        for before in order.before(node) {
-            let pass = self.steps.pass(order.kind(before), kind);
-            for (i, first) in points(self.set(before)).enumerate() {
-                if has(pass, first) && has(self.steps.run(kind, first), end) {
-                    let earlier = self.best[self.starts[before] + i];
-                    consider(Some((before, first)), (earlier.latency, earlier.stages));
-                }
-            }
-        }
-        best.expect("a point is reached from somewhere").0
-    }
-
-    /// The best complete chain.
-    fn least(&self) -> Option<Vec<Run>> {
-        let last = self.space.points.len() - 1;
-        let complete = (0..self.space.order.nodes())
-            .filter(|&node| self.space.ends(self.steps, self.reached, node))
-            .map(|node| {
-                let best = self.at(node, last);
-                let device = self.space.order.kinds()[self.space.order.kind(node)].members[0];
-                let step = self.space.costs.way_back(device);
-                (step.latency(best.latency), best.stages, self.space.order.rank(node), node)
-            });
-        let (.., mut node) = complete.min_by(|a, b| a.partial_cmp(b).expect("no latency is NaN"))?;
-        let (mut end, mut runs) = (last, Vec::new());
+        let last = self.order.states().iter().filter(|state| state.is_last);
+        let (mut index, mut to) = last.flat_map(|state| state.nodes.clone()).find_map(complete)?;
+        let mut runs = Vec::new();
         loop {
-            let before = self.at(node, end).before;
-            runs.push((node, before.map_or(0, |(_, point)| point), end));
-            let Some(next) = before else { break };
-            (node, end) = next;
+            let node = self.order.node(index);
+            let leads = |&place: &Place| layout.has(steps.run(node.group, place), to);
+            if let Some(from) = self.starts(steps, doors, index).find(leads) {
+                runs.push(Run { node: index, from, to });
+                runs.reverse();
+                return Some(runs);
+            }
+            let earlier = node.before().find_map(|before| {
+                let pass = steps.pass(&self.network, self.order.node(before).group, node.group);
+                let usable = |place: &Place| layout.has(pass, *place) && leads(place);
+                layout
+                    .places(set(before))
+                    .find(|place| !pass.is_empty() && usable(place))
+                    .map(|from| (before, from))
+            });
+            let (before, from) = earlier.expect("a place is reached from somewhere");
+            runs.push(Run { node: index, from, to });
+            (index, to) = (before, from);
         }
-        runs.reverse();
-        Some(runs)
     }
 
-    fn at(&self, node: usize, point: usize) -> Best {
-        let position = points(self.set(node)).position(|p| p == point).expect("a point of the node");
-        self.best[self.starts[node] + position]
+    fn assignment(&self, runs: &[Run]) -> Assignment {
+        let devices = self.order.hand_out(runs.iter().map(|run| self.order.node(run.node).group));
+        let units = runs.iter().map(|run| self.points[run.from.point]..self.points[run.to.point]);
+        let placements = devices.into_iter().zip(units).map(|(devices, units)| Placement { devices, units });
+        let last = runs.last().map(|run| run.to.codec);
+        Assignment {
+            stages: placements.collect(),
+            codecs: runs.iter().map(|run| run.from.codec).chain(last).collect(),
+        }
     }
 
-    /// A device that may send to a device of `kind`.
-    fn sender(&self, node: usize, kind: usize) -> End {
-        let sender = self.space.order.kind(node);
-        End::Device(self.space.order.kinds()[sender].members[usize::from(sender == kind)])
+    fn period(&self, assignment: &Assignment) -> f64 {
+        Totals::of(self.costs, assignment).period
     }
 
-    fn step(&self, from: End, kind: usize, first: usize, last: usize) -> Step {
-        let space = self.space;
-        let units = space.points[first]..space.points[last];
-        let device = space.order.kinds()[kind].members[0];
-        space.costs.stage(from, &Assignment { device, units })
+    fn excess(&self, assignment: &Assignment) -> u64 {
+        shortages(self.costs, assignment).map(|s| s.needed_bytes - s.limit_bytes).max().unwrap_or(0)
+    }
+
+    /// The layout of this space's sets.
+    pub(crate) fn layout(&self) -> Layout {
+        Layout::new(self.points.len(), self.costs.problem.codecs.len())
     }
 }

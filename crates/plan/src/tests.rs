@@ -6,27 +6,43 @@ use super::*;
 
 /// Units of the given times; weights of 10 bytes and activations of 5 each; boundaries of 100 bytes.
 fn chain(seconds: &[f64], devices: usize) -> Problem {
+    let boundaries = vec![Boundary { bytes: 100, tensors: 1 }; seconds.len() + 1];
     Problem {
         units: seconds
             .iter()
             .map(|&seconds| Unit { seconds, weight_bytes: 10, activation_bytes: 5 })
             .collect(),
-        boundaries: vec![Boundary { bytes: 100, tensors: 1 }; seconds.len() + 1],
-        devices: (0..devices).map(device).collect(),
+        codecs: vec![Problem::raw(&boundaries, devices)],
+        boundaries,
+        dispatcher: Host::default(),
+        devices: (0..devices).map(|i| Device::of_speed(format!("d{i}"), 1.0)).collect(),
         links: Links::uniform(devices, Link::FREE),
+        media: Vec::new(),
+        queues: Queues::default(),
     }
 }
 
-fn device(index: usize) -> Device {
-    Device { name: format!("d{index}"), speed: 1.0, memory_bytes: None, seconds_per_byte: 0.0 }
+/// Gives a boundary another size, raw.
+fn resize(problem: &mut Problem, boundary: usize, bytes: u64) {
+    problem.boundaries[boundary].bytes = bytes;
+    problem.codecs[0].bytes[boundary] = bytes;
 }
 
-fn shape(plan: &Plan) -> Vec<Assignment> {
-    plan.stages.iter().map(|s| Assignment { device: s.device, units: s.units.clone() }).collect()
+fn link(bandwidth: f64, delay: f64) -> Link {
+    Link { bandwidth, delay, ..Link::FREE }
 }
 
-fn stages(stages: &[(usize, std::ops::Range<usize>)]) -> Vec<Assignment> {
-    stages.iter().map(|(device, units)| Assignment { device: *device, units: units.clone() }).collect()
+/// Stages of one device each, raw.
+fn stages(stages: &[(usize, std::ops::Range<usize>)]) -> Assignment {
+    let placement = |(device, units): &(usize, std::ops::Range<usize>)| Placement {
+        devices: vec![*device],
+        units: units.clone(),
+    };
+    Assignment { stages: stages.iter().map(placement).collect(), codecs: vec![0; stages.len() + 1] }
+}
+
+fn shape(plan: &Plan) -> Assignment {
+    plan.assignment()
 }
 
 /// Devices in the order of the problem.
@@ -50,23 +66,27 @@ fn best(problem: &Problem, options: &Options) -> Plan {
 fn a_plan_adds_up() {
     let mut problem = chain(&[2.0, 4.0, 6.0], 2);
     problem.devices[1].speed = 2.0;
-    problem.devices[1].seconds_per_byte = 0.01;
+    problem.devices[1].host.seconds_per_byte = 0.01;
     problem.units[1].activation_bytes = 70;
-    problem.boundaries[1] = Boundary { bytes: 300, tensors: 2 };
-    problem.links.set(End::Device(0), End::Device(1), Link { bandwidth: 50.0, delay: 0.5 });
-    problem.links.set(End::Device(1), End::Dispatcher, Link { bandwidth: 200.0, delay: 0.25 });
+    problem.boundaries[1].tensors = 2;
+    resize(&mut problem, 1, 300);
+    problem.links.set(End::Device(0), End::Device(1), link(50.0, 0.5));
+    problem.links.set(End::Device(1), End::Dispatcher, link(200.0, 0.25));
 
     let plan = predict(&problem, &stages(&[(0, 0..1), (1, 1..3)])).unwrap();
-    let second = &plan.stages[1];
+    let second = &plan.stages[1].replicas[0];
     assert_eq!((second.compute_seconds, second.busy_seconds), (5.0, 5.0 + 400.0 * 0.01));
     assert_eq!(second.memory_bytes, 20 + 70);
-    let hops: Vec<(u64, usize, f64, f64)> =
-        plan.hops.iter().map(|h| (h.bytes, h.tensors, h.seconds, h.delay_seconds)).collect();
+    let hops: Vec<(u64, usize, f64, f64)> = plan
+        .hops
+        .iter()
+        .map(|h| (h.bytes, h.tensors, h.links[0].seconds, h.links[0].delay_seconds))
+        .collect();
     assert_eq!(hops, [(100, 1, 0.0, 0.0), (300, 2, 6.0, 0.5), (100, 1, 0.5, 0.25)]);
     assert_eq!((plan.period, plan.bottleneck), (9.0, Resource::Device(1)));
     assert_eq!(plan.latency, 2.0 + (6.0 + 0.5) + 9.0 + (0.5 + 0.25));
 
-    problem.devices[1].seconds_per_byte = 0.0;
+    problem.devices[1].host.seconds_per_byte = 0.0;
     let plan = predict(&problem, &stages(&[(0, 0..1), (1, 1..3)])).unwrap();
     let link = Resource::Link { from: End::Device(0), to: End::Device(1) };
     assert_eq!((plan.period, plan.bottleneck), (6.0, link));
@@ -87,7 +107,7 @@ fn a_device_that_makes_it_slower_is_left_out_unless_demanded() {
     problem.devices[1].speed = 0.1;
     let plan = best(&problem, &given());
     assert_eq!(shape(&plan), stages(&[(0, 0..2), (2, 2..4)]));
-    assert_eq!(plan.hops[1].to, End::Device(2));
+    assert_eq!(plan.hops[1].links[0].to, End::Device(2));
     let plan = best(&problem, &demand(3));
     assert_eq!(plan.stages.len(), 3);
     assert_eq!(plan.period, 10.0);
@@ -96,8 +116,8 @@ fn a_device_that_makes_it_slower_is_left_out_unless_demanded() {
 #[test]
 fn a_slow_link_moves_the_cut() {
     let mut problem = chain(&[1.0, 1.0, 1.0, 1.0], 2);
-    problem.links = Links::uniform(2, Link { bandwidth: 100.0, delay: 0.0 });
-    problem.boundaries[2].bytes = 900;
+    problem.links = Links::uniform(2, link(100.0, 0.0));
+    resize(&mut problem, 2, 900);
     let plan = best(&problem, &given());
     assert_eq!((shape(&plan), plan.period), (stages(&[(0, 0..1), (1, 1..4)]), 3.0));
 }
@@ -129,7 +149,7 @@ fn manual_cuts_are_taken_as_they_are() {
 fn ties_go_to_less_latency_then_to_fewer_devices() {
     // The first unit is the bottleneck whatever follows; one more hop only costs latency.
     let mut problem = chain(&[4.0, 1.0, 1.0], 3);
-    problem.links = Links::uniform(3, Link { bandwidth: f64::INFINITY, delay: 0.1 });
+    problem.links = Links::uniform(3, link(f64::INFINITY, 0.1));
     let plan = best(&problem, &given());
     assert_eq!(shape(&plan), stages(&[(0, 0..1), (1, 1..3)]));
     problem.links = Links::uniform(3, Link::FREE);
@@ -138,7 +158,7 @@ fn ties_go_to_less_latency_then_to_fewer_devices() {
 
     // The input's way takes longest, and one device can do what two others can in the same time.
     let mut problem = chain(&[1.0, 1.0], 3);
-    problem.links = Links::uniform(3, Link { bandwidth: 20.0, delay: 0.0 });
+    problem.links = Links::uniform(3, link(20.0, 0.0));
     problem.links.set(End::Device(0), End::Device(1), Link::FREE);
     problem.devices[0].memory_bytes = Some(15);
     problem.devices[1].memory_bytes = Some(15);
@@ -153,7 +173,7 @@ fn devices_of_which_no_order_is_better_stand_as_given() {
         device.memory_bytes = Some(bytes);
     }
     let order = |problem: &Problem, options: &Options| {
-        best(problem, options).stages.iter().map(|s| s.device).collect::<Vec<_>>()
+        best(problem, options).stages.iter().map(|s| s.replicas[0].device).collect::<Vec<_>>()
     };
     assert_eq!(order(&problem, &Options::default()), [0, 1, 2, 3]);
     let two = Options { stages: Some(2), ..Options::default() };
@@ -164,8 +184,8 @@ fn devices_of_which_no_order_is_better_stand_as_given() {
 fn slack_buys_less_work_and_no_more_than_allowed() {
     // The cut in the middle balances best, but carries ten times the bytes of the one before it.
     let mut problem = chain(&[4.0, 0.1, 4.1], 2);
-    problem.boundaries[2].bytes = 10 * problem.boundaries[1].bytes;
-    problem.devices.iter_mut().for_each(|d| d.seconds_per_byte = 1e-6);
+    resize(&mut problem, 2, 1000);
+    problem.devices.iter_mut().for_each(|d| d.host.seconds_per_byte = 1e-6);
     let cut_at = |slack| best(&problem, &Options { slack, ..demand(2) }).stages[0].units.end;
     assert_eq!((cut_at(0.0), cut_at(0.01), cut_at(0.03)), (2, 2, 1));
 }
@@ -196,16 +216,16 @@ fn unusable_problems_are_refused() {
     };
     check(|p| p.units.clear(), "the model has no unit to place");
     check(|p| p.devices.clear(), "there is no device to plan for");
-    check(|p| p.boundaries.truncate(4), "a model of 4 units has 5 boundaries, not 4");
-    check(|p| p.devices.truncate(2), "the links are those of 3 devices, but there are 2");
+    check(|p| p.boundaries.truncate(4), "boundaries of a model: 4 are given, 5 are needed");
+    check(|p| p.devices.truncate(2), "devices that the links join: 3 are given, 2 are needed");
     check(|p| p.units[1].seconds = f64::NAN, "the time of unit 1 must be finite and not below 0, not NaN");
     check(|p| p.devices[2].speed = 0.0, "the speed of device `d2` must be finite and above 0, not 0");
     check(
-        |p| p.devices[2].seconds_per_byte = -1.0,
+        |p| p.devices[2].host.seconds_per_byte = -1.0,
         "the time per byte of device `d2` must be finite and not below 0, not -1",
     );
     check(
-        |p| p.links.set(End::Device(0), End::Dispatcher, Link { bandwidth: 0.0, delay: 0.0 }),
+        |p| p.links.set(End::Device(0), End::Dispatcher, link(0.0, 0.0)),
         "the bandwidth of a link must be above 0, not 0",
     );
 }
@@ -253,7 +273,7 @@ fn assignments_that_are_no_plan_are_refused() {
     };
     check(&[], "a plan needs at least 1 stage");
     check(&[(3, 0..4)], "stage 0 is out of place: device 3 does not exist");
-    check(&[(0, 0..2), (0, 2..4)], "stage 1 is out of place: device `d0` has a stage already");
+    check(&[(0, 0..2), (0, 2..4)], "stage 1 is out of place: device `d0` is in use already");
     check(
         &[(0, 0..2), (1, 3..4)],
         "stage 1 is out of place: it must begin at unit 2 and hold at least one of 4",

@@ -1,0 +1,105 @@
+//! Whether the figures of a problem can be used at all.
+
+use crate::error::PlanError;
+use crate::{CodecCost, Host, Link, Problem};
+
+/// As many as the search has bits for.
+const MAX_CODECS: usize = 64;
+
+/// Whether the parts of a problem belong together and every figure is in its range.
+pub(crate) fn problem(problem: &Problem) -> Result<(), PlanError> {
+    counts(problem)?;
+    for (index, unit) in problem.units.iter().enumerate() {
+        not_negative(unit.seconds, || format!("the time of unit {index}"))?;
+    }
+    host(&problem.dispatcher, "the dispatcher")?;
+    for device in &problem.devices {
+        let name = format!("device `{}`", device.name);
+        let speed = device.speed;
+        require(speed > 0.0 && speed.is_finite(), speed, "finite and above 0", || {
+            format!("the speed of {name}")
+        })?;
+        for (index, &seconds) in device.unit_seconds.iter().flatten().enumerate() {
+            not_negative(seconds, || format!("the time of unit {index} on {name}"))?;
+        }
+        host(&device.host, &name)?;
+    }
+    for codec in &problem.codecs {
+        for CodecCost { encode_seconds, decode_seconds } in
+            std::iter::once(&codec.dispatcher).chain(&codec.devices)
+        {
+            not_negative(*encode_seconds, || format!("the encoding time of codec `{}`", codec.name))?;
+            not_negative(*decode_seconds, || format!("the decoding time of codec `{}`", codec.name))?;
+        }
+    }
+    for &Link { bandwidth, delay, frame_seconds, joules_per_byte } in problem.links.all() {
+        require(bandwidth > 0.0, bandwidth, "above 0", || "the bandwidth of a link".to_owned())?;
+        not_negative(delay, || "the delay of a link".to_owned())?;
+        not_negative(frame_seconds, || "the time per frame of a link".to_owned())?;
+        not_negative(joules_per_byte, || "the energy per byte of a link".to_owned())?;
+    }
+    Ok(())
+}
+
+fn counts(problem: &Problem) -> Result<(), PlanError> {
+    let Problem { units, boundaries, codecs, devices, links, media, .. } = problem;
+    if units.is_empty() {
+        return Err(PlanError::NoUnit);
+    }
+    if devices.is_empty() {
+        return Err(PlanError::NoDevice);
+    }
+    if codecs.is_empty() {
+        return Err(PlanError::NoCodec);
+    }
+    if codecs.len() > MAX_CODECS {
+        return Err(PlanError::TooManyCodecs { found: codecs.len(), most: MAX_CODECS });
+    }
+    let belongs = |what: String, found: usize, wanted: usize| match found == wanted {
+        true => Ok(()),
+        false => Err(PlanError::Count { what, found, wanted }),
+    };
+    belongs("boundaries of a model".to_owned(), boundaries.len(), units.len() + 1)?;
+    belongs("devices that the links join".to_owned(), links.devices(), devices.len())?;
+    for codec in codecs {
+        belongs(format!("boundaries of codec `{}`", codec.name), codec.bytes.len(), boundaries.len())?;
+        belongs(format!("devices of codec `{}`", codec.name), codec.devices.len(), devices.len())?;
+    }
+    for device in devices {
+        let own = device.unit_seconds.as_ref().map_or(units.len(), Vec::len);
+        belongs(format!("units timed on device `{}`", device.name), own, units.len())?;
+    }
+    for medium in media {
+        for (index, &(from, to)) in medium.links.iter().enumerate() {
+            let exists = |end| match end {
+                crate::End::Dispatcher => true,
+                crate::End::Device(device) => device < devices.len(),
+            };
+            if !exists(from) || !exists(to) || medium.links[..index].contains(&(from, to)) {
+                return Err(PlanError::BadMedium { name: medium.name.clone() });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn host(host: &Host, name: &str) -> Result<(), PlanError> {
+    let Host { bandwidth, seconds_per_byte, idle_watts, busy_watts } = *host;
+    require(bandwidth > 0.0, bandwidth, "above 0", || format!("the bandwidth of {name}"))?;
+    not_negative(seconds_per_byte, || format!("the time per byte of {name}"))?;
+    not_negative(idle_watts, || format!("the idle power of {name}"))?;
+    not_negative(busy_watts, || format!("the busy power of {name}"))
+}
+
+fn not_negative(value: f64, what: impl Fn() -> String) -> Result<(), PlanError> {
+    require(value >= 0.0 && value.is_finite(), value, "finite and not below 0", what)
+}
+
+fn require(
+    holds: bool,
+    value: f64,
+    allowed: &'static str,
+    what: impl Fn() -> String,
+) -> Result<(), PlanError> {
+    if holds { Ok(()) } else { Err(PlanError::BadFigure { what: what(), allowed, value }) }
+}
