@@ -79,10 +79,11 @@ fn run(row: &Row, seed: u64) -> Option<(f64, f64)> {
     Some((start.elapsed().as_secs_f64(), solution.gap()))
 }
 
-/// A model of 0.1 s and 100 MB whose boundaries carry 50 KB to 1.6 MB, smaller towards its end.
+/// A model of 12.5 ms and 12.5 MB for each device, whose boundaries carry 200 KB to 1.6 MB, and a fifth of that
+/// towards its end.
 fn problem(row: &Row, random: &mut Rng) -> Problem {
     let (devices, units) = (row.devices, row.units);
-    let share = |random: &mut Rng| (0.2 + 1.6 * random.f64()) / units as f64;
+    let share = |random: &mut Rng| devices as f64 * (0.2 + 1.6 * random.f64()) / units as f64;
     let boundary = |i: usize, random: &mut Rng| {
         let smaller = 1.0 - 0.8 * i as f64 / units as f64;
         Boundary { bytes: (spread(random, 100e3, 8.0) * smaller) as u64 * 2, tensors: 1 }
@@ -91,8 +92,8 @@ fn problem(row: &Row, random: &mut Rng) -> Problem {
     let mut problem = Problem {
         units: (0..units)
             .map(|_| Unit {
-                seconds: 0.1 * share(random),
-                weight_bytes: (100e6 * share(random)) as u64,
+                seconds: 12.5e-3 * share(random),
+                weight_bytes: (12.5e6 * share(random)) as u64,
                 activation_bytes: 4_000_000,
             })
             .collect(),
