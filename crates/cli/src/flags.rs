@@ -152,7 +152,12 @@ impl Cuts {
 
     /// What the planner is asked for.
     pub(crate) fn split(&self) -> SplitOptions {
-        SplitOptions { stages: self.stages, cuts: self.cut.clone(), keep_order: self.keep_order }
+        SplitOptions {
+            stages: self.stages,
+            cuts: self.cut.clone(),
+            keep_order: self.keep_order,
+            ..SplitOptions::default()
+        }
     }
 }
 

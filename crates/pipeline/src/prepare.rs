@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use engine::{Engine, ModelSource, SessionOptions};
 use graph::{Caveat, Model, ModelError, Simplified};
-use plan::{Boundary, Device, Links, PlanError, Problem, Solution, Unit};
+use plan::{Boundary, Objective, PlanError, Problem, Queues, Resources, Solution, Unit};
 use tensor::{Dim, Shape, SpecError, Tensor};
 
 use crate::engine_thread;
@@ -118,6 +118,16 @@ pub struct SplitOptions {
     pub cuts: Vec<String>,
     /// Nodes follow one another as the cluster lists them; otherwise in whatever order is best.
     pub keep_order: bool,
+    /// What is to be best.
+    pub objective: Objective,
+    /// Seconds between results at most.
+    pub max_period: Option<f64>,
+    /// At most so many devices.
+    pub max_devices: Option<usize>,
+    /// Whether a stage may have several devices.
+    pub replicas: bool,
+    /// How much work to spend on planning: see [`plan::Options`].
+    pub budget: Option<f64>,
 }
 
 impl Prepared {
@@ -146,9 +156,10 @@ impl Prepared {
     }
 
     /// What it costs on these devices.
-    pub fn problem(&self, mut devices: Vec<Device>, links: Links) -> Problem {
-        for device in &mut devices {
-            device.seconds_per_byte = SECONDS_PER_BYTE / device.speed;
+    pub fn problem(&self, mut resources: Resources) -> Problem {
+        resources.dispatcher.seconds_per_byte = SECONDS_PER_BYTE;
+        for device in &mut resources.devices {
+            device.host.seconds_per_byte = SECONDS_PER_BYTE / device.speed;
         }
         let unit = |u: &crate::profile::UnitCost| Unit {
             seconds: u.seconds,
@@ -159,21 +170,20 @@ impl Prepared {
             bytes: self.profile.boundary_bytes(i),
             tensors: self.profile.frames[i].len(),
         });
-        Problem {
-            units: self.profile.units.iter().map(unit).collect(),
-            boundaries: boundaries.collect(),
-            devices,
-            links,
-        }
+        // What queues hold counts as activations already.
+        let queues = Queues::default();
+        let units = self.profile.units.iter().map(unit).collect();
+        Problem::new(units, boundaries.collect(), queues, resources)
     }
 
     /// The best plan on these devices.
-    pub fn plan(
-        &self,
-        devices: Vec<Device>,
-        links: Links,
-        split: &SplitOptions,
-    ) -> Result<Solution, PrepareError> {
+    pub fn plan(&self, resources: Resources, split: &SplitOptions) -> Result<Solution, PrepareError> {
+        let options = self.options(split)?;
+        Ok(plan::solve(&self.problem(resources), &options)?)
+    }
+
+    /// The planner's options.
+    pub fn options(&self, split: &SplitOptions) -> Result<plan::Options, PrepareError> {
         let cuts = match &split.cuts[..] {
             [] => None,
             names => {
@@ -183,9 +193,18 @@ impl Prepared {
                 Some(cuts)
             }
         };
-        let SplitOptions { stages, keep_order, .. } = *split;
-        let options = plan::Options { stages, cuts, keep_order, slack: TIMING_ERROR };
-        Ok(plan::solve(&self.problem(devices, links), &options)?)
+        let defaults = plan::Options::default();
+        Ok(plan::Options {
+            objective: split.objective,
+            max_period: split.max_period,
+            stages: split.stages,
+            max_devices: split.max_devices,
+            cuts,
+            keep_order: split.keep_order,
+            replicas: split.replicas,
+            slack: TIMING_ERROR,
+            budget: split.budget.unwrap_or(defaults.budget),
+        })
     }
 
     /// Operator positions of a plan's stage.

@@ -39,7 +39,7 @@ mod table;
 mod tests;
 mod write;
 
-use crate::{Bandwidth, ByteSize, Delay, Device, End, Link, Links};
+use crate::{Bandwidth, ByteSize, Delay, Device, End, Link, Links, Resources};
 
 /// The version of the format that is read and written.
 pub const VERSION: i64 = 1;
@@ -138,8 +138,8 @@ impl Cluster {
         }
     }
 
-    /// The devices and links as a [`Problem`](crate::Problem) takes them, in the order of the file.
-    pub fn resources(&self) -> (Vec<Device>, Links) {
+    /// All of it as a [`Problem`](crate::Problem) takes it, devices in the order of the file.
+    pub fn resources(&self) -> Resources {
         let devices: Vec<Device> = self
             .devices
             .iter()
@@ -155,6 +155,6 @@ impl Cluster {
                 links.set(from, to, self.link(from, to));
             }
         }
-        (devices, links)
+        Resources { links, ..Resources::on_free_links(devices) }
     }
 }

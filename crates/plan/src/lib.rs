@@ -25,7 +25,7 @@ pub use cluster::{Cluster, ClusterError};
 pub use error::{PlanError, Shortage};
 pub use predict::{Assignment, Hop, Load, Path, Placement, Plan, Replica, Resource, Stage, predict};
 pub use problem::{
-    Boundary, Codec, CodecCost, Device, End, Host, Link, Links, Medium, Problem, Queues, Unit,
+    Boundary, Codec, CodecCost, Device, End, Host, Link, Links, Medium, Problem, Queues, Resources, Unit,
 };
 pub use quantity::{Bandwidth, ByteSize, Delay, QuantityError};
 pub use solve::{Objective, Options, Solution, solve};

@@ -25,6 +25,27 @@ pub struct Problem {
     pub queues: Queues,
 }
 
+/// What a model is split over: a [`Problem`] without the model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resources {
+    /// The source of inputs and the sink of results.
+    pub dispatcher: Host,
+    /// The devices.
+    pub devices: Vec<Device>,
+    /// The network paths between them.
+    pub links: Links,
+    /// Links that share airtime.
+    pub media: Vec<Medium>,
+}
+
+impl Resources {
+    /// Devices on links that are no limit.
+    pub fn on_free_links(devices: Vec<Device>) -> Resources {
+        let links = Links::uniform(devices.len(), Link::FREE);
+        Resources { dispatcher: Host::default(), devices, links, media: Vec::new() }
+    }
+}
+
 /// The smallest piece that is moved: the operators between two neighbouring cuts.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Unit {
@@ -222,6 +243,13 @@ impl Links {
 }
 
 impl Problem {
+    /// A model on these resources, its tensors travelling as they are.
+    pub fn new(units: Vec<Unit>, boundaries: Vec<Boundary>, queues: Queues, resources: Resources) -> Problem {
+        let Resources { dispatcher, devices, links, media } = resources;
+        let codecs = vec![Problem::raw(&boundaries, devices.len())];
+        Problem { units, boundaries, codecs, dispatcher, devices, links, media, queues }
+    }
+
     /// The only codec of a problem whose tensors travel as they are.
     pub fn raw(boundaries: &[Boundary], devices: usize) -> Codec {
         Codec {

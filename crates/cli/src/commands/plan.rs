@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use pipeline::{PrepareOptions, Prepared};
-use plan::{Device, Link, Links, Solution};
+use plan::{Device, Resources, Solution};
 use tensor::TensorSpec;
 
 use super::fleet::{self, load_model, read_cluster};
@@ -64,27 +64,25 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
         return print_cuts(&prepared, common);
     }
 
-    let (devices, links) = match &description {
+    let resources = match &description {
         Some(cluster) => cluster.resources(),
         None => equal(args.where_cut.stages().unwrap_or(DEVICES.min(prepared.profile.units.len()))),
     };
     let mut split = args.where_cut.split();
     if description.is_none() && split.cuts.is_empty() {
-        split.stages = Some(devices.len());
+        split.stages = Some(resources.devices.len());
     }
-    let names: Vec<String> = devices.iter().map(|d| d.name.clone()).collect();
+    let names: Vec<String> = resources.devices.iter().map(|d| d.name.clone()).collect();
     let solution = prepared
-        .plan(devices, links, &split)
+        .plan(resources, &split)
         .hint("`defer plan MODEL --cuts` lists all places where the model can be cut")?;
     let report = report(&prepared, &solution, &names);
     if common.json { json_line(&report) } else { line(report.text()) }
 }
 
 /// So many devices of the same kind, links no limit.
-fn equal(count: usize) -> (Vec<Device>, Links) {
-    let device =
-        |i| Device { name: format!("device-{i}"), speed: 1.0, memory_bytes: None, seconds_per_byte: 0.0 };
-    ((1..=count).map(device).collect(), Links::uniform(count, Link::FREE))
+fn equal(count: usize) -> Resources {
+    Resources::on_free_links((1..=count).map(|i| Device::of_speed(format!("device-{i}"), 1.0)).collect())
 }
 
 fn print_cuts(prepared: &Prepared, common: &Common) -> Result<()> {
@@ -125,20 +123,20 @@ fn report(prepared: &Prepared, solution: &Solution, names: &[String]) -> PlanRep
     let tensors = |specs: &[TensorSpec]| specs.iter().map(|t| t.name.clone()).collect();
     let stages = plan.stages.iter().enumerate().map(|(i, stage)| PlanRow {
         stage: i + 1,
-        device: names[stage.device].clone(),
+        device: names[stage.replicas[0].device].clone(),
         operators: prepared.positions(stage).len(),
         weight_bytes: profile.units[stage.units.clone()].iter().map(|u| u.weight_bytes).sum(),
-        compute_ms: stage.compute_seconds * 1e3,
-        busy: stage.busy_seconds / plan.period.max(1e-12),
-        memory_bytes: stage.memory_bytes,
+        compute_ms: stage.replicas[0].compute_seconds * 1e3,
+        busy: stage.replicas[0].busy_seconds / plan.period.max(1e-12),
+        memory_bytes: stage.replicas[0].memory_bytes,
         cut: if i + 1 < plan.stages.len() { tensors(&profile.frames[stage.units.end]) } else { Vec::new() },
     });
     let links = plan.hops.iter().map(|hop| HopRow {
-        from: end(hop.from),
-        to: end(hop.to),
+        from: end(hop.links[0].from),
+        to: end(hop.links[0].to),
         bytes: hop.bytes,
         tensors: hop.tensors,
-        ms: hop.seconds * 1e3,
+        ms: hop.links[0].seconds * 1e3,
     });
     PlanReport {
         engine: profile.engine.clone(),
@@ -152,7 +150,11 @@ fn report(prepared: &Prepared, solution: &Solution, names: &[String]) -> PlanRep
         whole_ms: profile.total_seconds() * 1e3,
         bottleneck: match plan.bottleneck {
             plan::Resource::Device(i) => names[i].clone(),
+            plan::Resource::Dispatcher => "the dispatcher".to_owned(),
             plan::Resource::Link { from, to } => format!("the link from {} to {}", end(from), end(to)),
+            plan::Resource::Sending(from) => format!("what {} sends", end(from)),
+            plan::Resource::Receiving(to) => format!("what {} receives", end(to)),
+            plan::Resource::Medium(i) => format!("the medium {i}"),
         },
     }
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use engine::Engine;
 use graph::{Model, StageError};
-use plan::{Links, Plan};
+use plan::{Plan, Resources};
 use tensor::{Tensor, TensorSpec};
 use wire::CodecId;
 use wire::control::{DeploymentId, Request, Response, StageFigures};
@@ -194,10 +194,12 @@ impl Pipeline {
             let (devices, nodes) = (description.devices.len(), cluster.nodes().len());
             return Err(DeployError::Description { devices, nodes });
         }
-        let (devices, links) = resources(cluster.nodes(), options.description.as_ref());
-        let plan = prepared.plan(devices, links, &options.split)?.plan;
+        let resources = resources(cluster.nodes(), options.description.as_ref());
+        // Nodes have one way on: items are not dealt out yet.
+        let split = SplitOptions { replicas: false, ..options.split.clone() };
+        let plan = prepared.plan(resources, &split)?.plan;
         // A node's engine may be another than the one that measured.
-        let planned = plan.stages.iter().map(|stage| &cluster.nodes()[stage.device].description);
+        let planned = plan.stages.iter().map(|stage| &cluster.nodes()[stage.replicas[0].device].description);
         if let Some(node) = planned.into_iter().find(|node| is_narrow(&node.engine)) {
             check_caveats(&prepared.model, &format!("{} of node `{}`", node.engine, node.name))?;
         }
@@ -401,24 +403,19 @@ impl Inner {
 }
 
 /// The plan's view of nodes: as described by the user, else equal.
-fn resources(nodes: &[NodeInfo], description: Option<&plan::Cluster>) -> (Vec<plan::Device>, Links) {
-    let (mut devices, links) = match description {
+fn resources(nodes: &[NodeInfo], description: Option<&plan::Cluster>) -> Resources {
+    let mut resources = match description {
         Some(cluster) => cluster.resources(),
         None => {
-            let device = |n: &NodeInfo| plan::Device {
-                name: n.description.name.clone(),
-                speed: 1.0,
-                memory_bytes: None,
-                seconds_per_byte: 0.0,
-            };
-            (nodes.iter().map(device).collect(), Links::uniform(nodes.len(), plan::Link::FREE))
+            let device = |n: &NodeInfo| plan::Device::of_speed(&n.description.name, 1.0);
+            Resources::on_free_links(nodes.iter().map(device).collect())
         }
     };
-    for (device, node) in devices.iter_mut().zip(nodes) {
+    for (device, node) in resources.devices.iter_mut().zip(nodes) {
         let free = node.description.memory_limit.saturating_sub(node.description.memory_used);
         device.memory_bytes = Some(device.memory_bytes.map_or(free, |bytes| bytes.min(free)));
     }
-    (devices, links)
+    resources
 }
 
 /// An identity that no other deployment has: from who, when, and how many before.

@@ -41,7 +41,8 @@ pub(crate) fn orders(
     let mut orders = Vec::with_capacity(plan.stages.len());
     for (i, planned) in plan.stages.iter().enumerate() {
         let stage = prepared.model.stage(prepared.positions(planned))?;
-        let next = plan.stages.get(i + 1).map(|s| nodes[s.device].description.data_addresses.clone());
+        let next =
+            plan.stages.get(i + 1).map(|s| nodes[s.replicas[0].device].description.data_addresses.clone());
         let message = StageOrder {
             deployment: common.deployment,
             dispatcher: common.dispatcher.to_owned(),
@@ -58,10 +59,10 @@ pub(crate) fn orders(
             codec_out: common.codec.code(),
             next: next.unwrap_or_default(),
             max_tensor_len: limit,
-            memory: planned.memory_bytes,
+            memory: planned.replicas[0].memory_bytes,
             skeleton: stage.skeleton,
         };
-        let node = nodes[planned.device].clone();
+        let node = nodes[planned.replicas[0].device].clone();
         orders.push(Order { node, message, weights: stage.weights, operators: stage.operators });
     }
     Ok(orders)

@@ -22,7 +22,7 @@ fn the_example_file_is_read() {
     check(End::Device(2), End::Device(1), 20e6 / 8.0, 1e-3);
     check(End::Dispatcher, End::Device(0), 1e9 / 8.0, 1e-3);
 
-    let (devices, links) = cluster.resources();
+    let Resources { devices, links, .. } = cluster.resources();
     assert_eq!((devices[1].name.as_str(), devices[1].memory_bytes), ("pi-garage", Some(512_000_000)));
     assert_eq!(links.get(End::Device(1), End::Device(2)), cluster.link(End::Device(1), End::Device(2)));
 }
