@@ -11,23 +11,27 @@ mod check;
 pub mod cluster;
 mod costs;
 mod error;
+mod explain;
 mod labels;
 mod large;
 mod order;
 mod predict;
 mod problem;
 mod quantity;
+mod rules;
 mod search;
 mod solve;
 mod steps;
 
 pub use cluster::{Cluster, ClusterError};
 pub use error::{PlanError, Shortage};
+pub use explain::{Axis, Outlook, front, outlook};
 pub use predict::{Assignment, Hop, Load, Path, Placement, Plan, Replica, Resource, Stage, predict};
 pub use problem::{
     Boundary, Codec, CodecCost, Device, End, Host, Link, Links, Medium, Problem, Queues, Resources, Unit,
 };
 pub use quantity::{Bandwidth, ByteSize, Delay, QuantityError};
+pub use rules::{Rule, by_rule};
 pub use solve::{Objective, Options, Solution, solve};
 
 #[cfg(test)]

@@ -121,6 +121,9 @@ const MAX_GROUPS: f64 = 2048.0;
 /// Steps of a search from which on a good plan is looked for first, to spare the search limits to try.
 const HARD_STEPS: f64 = 1e6;
 
+/// Periods that a front tells apart, as a share.
+const FRONT_STEP: f64 = 0.01;
+
 /// Energy is minimised up to this share.
 const ENERGY_ERROR: f64 = 1e-6;
 
@@ -178,6 +181,23 @@ impl<'a> Search<'a> {
                 Ok(Solution { worth: devices, bound: if exact { devices } else { 1.0 }, ..solution })
             }
         }
+    }
+
+    /// Plans of less and less period and more and more latency, down to the shortest period.
+    pub(crate) fn by_latency(&self) -> Result<Vec<Plan>, PlanError> {
+        let shortest = self.shortest(self.demand)?;
+        let mut limit = self.options.max_period.unwrap_or(f64::INFINITY);
+        let mut plans = Vec::new();
+        while let Some((_, assignment)) = shortest.space.best(limit, Goal::Latency) {
+            let plan = evaluate(self.costs, &assignment)?;
+            let period = plan.period;
+            plans.push(plan);
+            if period <= shortest.period {
+                break;
+            }
+            limit = (period * (1.0 - FRONT_STEP)).max(shortest.period);
+        }
+        Ok(plans)
     }
 
     /// The shortest period, and where to look for plans that are nearly as fast.

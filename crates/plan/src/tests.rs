@@ -1,6 +1,7 @@
 //! The optimiser and the cost model against figures worked out by hand; in `brute_force`, against all plans.
 
 mod brute_force;
+mod explain;
 
 use super::*;
 
