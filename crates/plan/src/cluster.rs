@@ -8,9 +8,11 @@
 //! ```toml
 //! version = 1                     # required
 //!
-//! [dispatcher]                    # its own connection; optional
-//! bandwidth = "1Gbit/s"
+//! [dispatcher]                    # its own connection and power; optional
+//! bandwidth = "1Gbit/s"           # of all it sends together, and of all it receives
 //! delay = "200us"
+//! idle_watts = 2.4                # without them, energy is not told
+//! busy_watts = 5.7
 //!
 //! [[device]]                      # one or more; the planner finds their order
 //! name = "pi-kitchen"             # required, unique
@@ -18,10 +20,26 @@
 //! cores = 4                       # without it, what the node reports
 //! speed = 1.0                     # compute speed relative to the others; 1.0 without it
 //! memory = "2GiB"                 # limit for the parts of models it holds; without it, none
+//! bandwidth = "1Gbit/s"           # of all it sends together, and of all it receives; without it, no limit
+//! idle_watts = 2.3
+//! busy_watts = 5.3
+//! unit_times_ms = [1.5, 0.8]      # of each unit of the model at hand, instead of a speed
 //!
 //! [links]                         # every pair without a line of its own; optional
 //! bandwidth = "100Mbit/s"         # without it, no limit
 //! delay = "1ms"                   # without it, none
+//! frame_time = "50us"             # that the link is busy with a frame besides its bytes; without it, none
+//! nanojoules_per_byte = 78        # energy at both ends together; without it, none
+//!
+//! [[class]]                       # every link between two of these devices
+//! devices = ["nuc", "dispatcher"]
+//! bandwidth = "1Gbit/s"
+//!
+//! [[medium]]                      # every link from or to one of these devices takes airtime from all the others
+//! name = "wifi"
+//! devices = ["pi-kitchen"]
+//! access_point = true             # what one of them sends to another travels twice; false without it
+//! bandwidth = "50Mbit/s"
 //!
 //! [[link]]                        # one direction between two devices, or `dispatcher`
 //! from = "pi-kitchen"
@@ -29,8 +47,8 @@
 //! bandwidth = "20Mbit/s"
 //! ```
 //!
-//! A link takes each figure from its own `[[link]]`, else from `[dispatcher]` if one of its ends is the
-//! dispatcher, else from `[links]`. Data addresses are not written down: nodes announce them. Unknown keys
+//! A link takes each figure from its own `[[link]]`, else from its `[[medium]]`, else from its `[[class]]` (the first
+//! that has it), else from `[dispatcher]` if one of its ends is the dispatcher, else from `[links]`. Data addresses are not written down: nodes announce them. Unknown keys
 //! are refused.
 
 mod read;
@@ -39,7 +57,7 @@ mod table;
 mod tests;
 mod write;
 
-use crate::{Bandwidth, ByteSize, Delay, Device, End, Link, Links, Resources};
+use crate::{Bandwidth, ByteSize, Delay, Device, End, Host, Link, Links, Medium, Resources};
 
 /// The version of the format that is read and written.
 pub const VERSION: i64 = 1;
@@ -52,21 +70,62 @@ const DISPATCHER: &str = "dispatcher";
 pub struct Cluster {
     /// The dispatcher's own connection.
     pub dispatcher: Connection,
+    /// The dispatcher's power.
+    pub dispatcher_power: Power,
     /// The devices, their names unique.
     pub devices: Vec<DeviceEntry>,
     /// What holds for every link without figures of its own.
     pub links: Connection,
+    /// Links among devices that have something in common.
+    pub classes: Vec<ClassEntry>,
+    /// What links share.
+    pub media: Vec<MediumEntry>,
     /// Links with figures of their own.
     pub link: Vec<LinkEntry>,
 }
 
 /// What is known of a network path; what is not known is taken from the next more general description.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Connection {
     /// Its bandwidth.
     pub bandwidth: Option<Bandwidth>,
     /// Its delay in one direction.
     pub delay: Option<Delay>,
+    /// Time that each frame takes besides its bytes.
+    pub frame_time: Option<Delay>,
+    /// Energy of a byte at both ends together, nanojoules; finite, not below 0.
+    pub nanojoules_per_byte: Option<f64>,
+}
+
+/// What a machine takes, watts; finite, not below 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Power {
+    /// When it does nothing.
+    pub idle_watts: Option<f64>,
+    /// When it computes; not below the idle one.
+    pub busy_watts: Option<f64>,
+}
+
+/// Links between any two of these.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClassEntry {
+    /// The ends, at least two, each once.
+    pub members: Vec<End>,
+    /// Their figures.
+    pub connection: Connection,
+}
+
+/// Links from and to any of these, which share airtime.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MediumEntry {
+    /// Its name, unique among the media.
+    pub name: String,
+    /// The ends on it, at least one, each once.
+    pub members: Vec<End>,
+    /// Whether what one member sends to another travels twice.
+    pub access_point: bool,
+    /// The figures of its links, once over the medium.
+    pub connection: Connection,
 }
 
 /// One device.
@@ -82,10 +141,16 @@ pub struct DeviceEntry {
     pub speed: f64,
     /// What it may hold.
     pub memory: Option<ByteSize>,
+    /// Of all that it sends, and of all that it receives.
+    pub bandwidth: Option<Bandwidth>,
+    /// What it takes.
+    pub power: Power,
+    /// Milliseconds of each unit of the model; finite, not below 0.
+    pub unit_times_ms: Option<Vec<f64>>,
 }
 
 /// One direction between two ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LinkEntry {
     /// The sender.
     pub from: End,
@@ -127,34 +192,86 @@ impl Cluster {
     /// The figures of the link from one end to another.
     pub fn link(&self, from: End, to: End) -> Link {
         let own = self.link.iter().find(|l| l.from == from && l.to == to).map(|l| l.connection);
+        let media = self.media.iter().filter(|m| m.is_on(from, to)).map(|m| m.between(from, to));
+        let classes = self.classes.iter().filter(|c| c.members.contains(&from) && c.members.contains(&to));
         let to_dispatcher = from == End::Dispatcher || to == End::Dispatcher;
-        let known = [own, to_dispatcher.then_some(self.dispatcher), Some(self.links)].into_iter().flatten();
-        let bandwidth = known.clone().find_map(|c| c.bandwidth);
-        let delay = known.clone().find_map(|c| c.delay);
+        let known: Vec<Connection> = own
+            .into_iter()
+            .chain(media)
+            .chain(classes.map(|class| class.connection))
+            .chain(to_dispatcher.then_some(self.dispatcher))
+            .chain([self.links])
+            .collect();
+        let bandwidth = known.iter().find_map(|c| c.bandwidth).map(Bandwidth::bytes_per_second);
+        let nanojoules = known.iter().find_map(|c| c.nanojoules_per_byte);
         Link {
-            bandwidth: bandwidth.map_or(Link::FREE.bandwidth, Bandwidth::bytes_per_second),
-            delay: delay.map_or(Link::FREE.delay, Delay::seconds),
-            ..Link::FREE
+            bandwidth: bandwidth.unwrap_or(Link::FREE.bandwidth),
+            delay: known.iter().find_map(|c| c.delay).map_or(0.0, Delay::seconds),
+            frame_seconds: known.iter().find_map(|c| c.frame_time).map_or(0.0, Delay::seconds),
+            joules_per_byte: nanojoules.map_or(0.0, |nanojoules| nanojoules * 1e-9),
         }
     }
 
     /// All of it as a [`Problem`](crate::Problem) takes it, devices in the order of the file.
     pub fn resources(&self) -> Resources {
-        let devices: Vec<Device> = self
-            .devices
-            .iter()
-            .map(|d| Device {
-                memory_bytes: d.memory.map(ByteSize::bytes),
-                ..Device::of_speed(&d.name, d.speed)
-            })
-            .collect();
-        let mut links = Links::uniform(devices.len(), Link::FREE);
-        let ends = || std::iter::once(End::Dispatcher).chain((0..devices.len()).map(End::Device));
-        for from in ends() {
-            for to in ends().filter(|&to| to != from) {
-                links.set(from, to, self.link(from, to));
-            }
+        let ends = || std::iter::once(End::Dispatcher).chain((0..self.devices.len()).map(End::Device));
+        let pairs =
+            || ends().flat_map(|from| ends().map(move |to| (from, to))).filter(|(from, to)| from != to);
+        let mut links = Links::uniform(self.devices.len(), Link::FREE);
+        for (from, to) in pairs() {
+            links.set(from, to, self.link(from, to));
         }
-        Resources { links, ..Resources::on_free_links(devices) }
+        let medium = |medium: &MediumEntry| Medium {
+            name: medium.name.clone(),
+            links: pairs().filter(|&(from, to)| medium.is_on(from, to)).collect(),
+        };
+        Resources {
+            dispatcher: self.dispatcher_power.host(self.dispatcher.bandwidth),
+            devices: self.devices.iter().map(DeviceEntry::device).collect(),
+            links,
+            media: self.media.iter().map(medium).collect(),
+        }
+    }
+}
+
+impl MediumEntry {
+    /// Whether a link takes its airtime.
+    fn is_on(&self, from: End, to: End) -> bool {
+        self.members.contains(&from) || self.members.contains(&to)
+    }
+
+    /// The figures of a link on it.
+    fn between(&self, from: End, to: End) -> Connection {
+        let twice = self.access_point && self.members.contains(&from) && self.members.contains(&to);
+        Connection {
+            bandwidth: self.connection.bandwidth.map(|once| if twice { once.half() } else { once }),
+            ..self.connection
+        }
+    }
+}
+
+impl Power {
+    /// A machine with this power and bandwidth. What is idle and not known takes nothing; what computes takes no less.
+    fn host(&self, bandwidth: Option<Bandwidth>) -> Host {
+        let idle_watts = self.idle_watts.unwrap_or(0.0);
+        let unlimited = Host::default();
+        Host {
+            bandwidth: bandwidth.map_or(unlimited.bandwidth, Bandwidth::bytes_per_second),
+            idle_watts,
+            busy_watts: self.busy_watts.unwrap_or(idle_watts),
+            ..unlimited
+        }
+    }
+}
+
+impl DeviceEntry {
+    fn device(&self) -> Device {
+        let seconds = |times: &Vec<f64>| times.iter().map(|ms| ms * 1e-3).collect();
+        Device {
+            unit_seconds: self.unit_times_ms.as_ref().map(seconds),
+            memory_bytes: self.memory.map(ByteSize::bytes),
+            host: self.power.host(self.bandwidth),
+            ..Device::of_speed(&self.name, self.speed)
+        }
     }
 }

@@ -50,6 +50,11 @@ impl Bandwidth {
     pub fn bytes_per_second(self) -> f64 {
         self.bits_per_second as f64 / 8.0
     }
+
+    /// Half of it, at least the least there is.
+    pub(crate) fn half(self) -> Bandwidth {
+        Bandwidth { bits_per_second: (self.bits_per_second / 2).max(1) }
+    }
 }
 
 impl Delay {

@@ -3,13 +3,22 @@
 use toml::de::DeTable;
 
 use super::table::{Field, Table, error};
-use super::{Cluster, ClusterError, Connection, DISPATCHER, DeviceEntry, LinkEntry, VERSION};
+use super::{
+    ClassEntry, Cluster, ClusterError, Connection, DISPATCHER, DeviceEntry, LinkEntry, MediumEntry, Power,
+    VERSION,
+};
 use crate::End;
 
-const TOP_KEYS: [&str; 5] = ["version", "dispatcher", "device", "links", "link"];
-const DEVICE_KEYS: [&str; 5] = ["name", "address", "cores", "speed", "memory"];
-const LINK_KEYS: [&str; 4] = ["from", "to", "bandwidth", "delay"];
-const CONNECTION_KEYS: [&str; 2] = ["bandwidth", "delay"];
+const TOP_KEYS: [&str; 7] = ["version", "dispatcher", "device", "links", "class", "medium", "link"];
+const DEVICE_KEYS: [&str; 9] =
+    ["name", "address", "cores", "speed", "memory", "bandwidth", "idle_watts", "busy_watts", "unit_times_ms"];
+const LINK_KEYS: [&str; 6] = ["from", "to", "bandwidth", "delay", "frame_time", "nanojoules_per_byte"];
+const CONNECTION_KEYS: [&str; 4] = ["bandwidth", "delay", "frame_time", "nanojoules_per_byte"];
+const DISPATCHER_KEYS: [&str; 6] =
+    ["bandwidth", "delay", "frame_time", "nanojoules_per_byte", "idle_watts", "busy_watts"];
+const CLASS_KEYS: [&str; 5] = ["devices", "bandwidth", "delay", "frame_time", "nanojoules_per_byte"];
+const MEDIUM_KEYS: [&str; 7] =
+    ["name", "devices", "access_point", "bandwidth", "delay", "frame_time", "nanojoules_per_byte"];
 
 pub(super) fn cluster(text: &str) -> Result<Cluster, ClusterError> {
     let document = DeTable::parse(text).map_err(|e| {
@@ -19,9 +28,14 @@ pub(super) fn cluster(text: &str) -> Result<Cluster, ClusterError> {
     let top = Table::new(text, "", &TOP_KEYS, &document)?;
     version(&top)?;
     let devices = devices(&top)?;
+    let dispatcher = top.table("dispatcher", "[dispatcher]", &DISPATCHER_KEYS)?;
+    let all_links = top.table("links", "[links]", &CONNECTION_KEYS)?;
     Ok(Cluster {
-        dispatcher: section(&top, "dispatcher", "[dispatcher]")?,
-        links: section(&top, "links", "[links]")?,
+        dispatcher: dispatcher.as_ref().map(connection).transpose()?.unwrap_or_default(),
+        dispatcher_power: dispatcher.as_ref().map(power).transpose()?.unwrap_or_default(),
+        links: all_links.as_ref().map(connection).transpose()?.unwrap_or_default(),
+        classes: classes(&top, &devices)?,
+        media: media(&top, &devices)?,
         link: links(&top, &devices)?,
         devices,
     })
@@ -62,6 +76,9 @@ fn device(table: &Table<'_>) -> Result<DeviceEntry, ClusterError> {
         cores: table.get("cores").map(|field| cores(&field)).transpose()?,
         speed: table.get("speed").map_or(Ok(1.0), |field| speed(&field))?,
         memory: table.get("memory").map(|field| field.parse("512MB")).transpose()?,
+        bandwidth: table.get("bandwidth").map(|field| field.parse("100Mbit/s")).transpose()?,
+        power: power(table)?,
+        unit_times_ms: table.get("unit_times_ms").map(|field| times(&field)).transpose()?,
     })
 }
 
@@ -105,18 +122,82 @@ fn speed(field: &Field<'_>) -> Result<f64, ClusterError> {
     Err(field.fault(&format!("must be a finite number above 0, not {speed}")))
 }
 
-fn section(top: &Table<'_>, key: &str, header: &'static str) -> Result<Connection, ClusterError> {
-    match top.table(key, header, &CONNECTION_KEYS)? {
-        Some(table) => connection(&table),
-        None => Ok(Connection::default()),
+fn power(table: &Table<'_>) -> Result<Power, ClusterError> {
+    let watts = |key| table.get(key).map(|field| not_negative(&field)).transpose();
+    let power = Power { idle_watts: watts("idle_watts")?, busy_watts: watts("busy_watts")? };
+    match (power.idle_watts, power.busy_watts, table.get("busy_watts")) {
+        (Some(idle), Some(busy), Some(field)) if busy < idle => {
+            Err(field.fault(&format!("must be at least `idle_watts`, which is {idle}, not {busy}")))
+        }
+        _ => Ok(power),
     }
+}
+
+fn times(field: &Field<'_>) -> Result<Vec<f64>, ClusterError> {
+    field.items()?.iter().map(not_negative).collect()
+}
+
+fn not_negative(field: &Field<'_>) -> Result<f64, ClusterError> {
+    let number = field.number()?;
+    if number.is_finite() && number >= 0.0 {
+        return Ok(number);
+    }
+    Err(field.fault(&format!("must be a finite number, at least 0, not {number}")))
 }
 
 fn connection(table: &Table<'_>) -> Result<Connection, ClusterError> {
     Ok(Connection {
         bandwidth: table.get("bandwidth").map(|field| field.parse("100Mbit/s")).transpose()?,
         delay: table.get("delay").map(|field| field.parse("1ms")).transpose()?,
+        frame_time: table.get("frame_time").map(|field| field.parse("50us")).transpose()?,
+        nanojoules_per_byte: table
+            .get("nanojoules_per_byte")
+            .map(|field| not_negative(&field))
+            .transpose()?,
     })
+}
+
+fn classes(top: &Table<'_>, devices: &[DeviceEntry]) -> Result<Vec<ClassEntry>, ClusterError> {
+    let class = |table: &Table<'_>| {
+        let members = members(table, devices, 2)?;
+        Ok(ClassEntry { members, connection: connection(table)? })
+    };
+    top.tables("class", "[[class]]", &CLASS_KEYS)?.iter().map(class).collect()
+}
+
+fn media(top: &Table<'_>, devices: &[DeviceEntry]) -> Result<Vec<MediumEntry>, ClusterError> {
+    let mut media: Vec<MediumEntry> = Vec::new();
+    for table in top.tables("medium", "[[medium]]", &MEDIUM_KEYS)? {
+        let field = table.require("name")?;
+        let name = field.string()?.to_owned();
+        if media.iter().any(|other| other.name == name) {
+            return Err(field.fault(&format!("`{name}` is used twice")));
+        }
+        media.push(MediumEntry {
+            name,
+            members: members(&table, devices, 1)?,
+            access_point: table.get("access_point").map_or(Ok(false), |field| field.boolean())?,
+            connection: connection(&table)?,
+        });
+    }
+    Ok(media)
+}
+
+/// The ends that a table is about, each once.
+fn members(table: &Table<'_>, devices: &[DeviceEntry], least: usize) -> Result<Vec<End>, ClusterError> {
+    let field = table.require("devices")?;
+    let mut members = Vec::new();
+    for item in field.items()? {
+        let end = end(&item, devices)?;
+        if members.contains(&end) {
+            return Err(item.fault(&format!("names `{}` twice", item.string()?)));
+        }
+        members.push(end);
+    }
+    match members.len() < least {
+        true => Err(field.fault(&format!("must name at least {least}, not {}", members.len()))),
+        false => Ok(members),
+    }
 }
 
 fn links(top: &Table<'_>, devices: &[DeviceEntry]) -> Result<Vec<LinkEntry>, ClusterError> {

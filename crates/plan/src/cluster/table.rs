@@ -86,16 +86,10 @@ impl<'t> Table<'t> {
         allowed: &[&str],
     ) -> Result<Vec<Table<'t>>, ClusterError> {
         let Some(field) = self.get(key) else { return Ok(Vec::new()) };
-        let DeValue::Array(array) = field.value else {
+        if !matches!(field.value, DeValue::Array(_)) {
             return Err(field.wrong_type(&format!("written {header}")));
-        };
-        let item = |value: &'t Spanned<DeValue<'t>>| Field {
-            text: self.text,
-            key: field.key.clone(),
-            at: value.span().start,
-            value: value.get_ref(),
-        };
-        array.iter().map(|value| item(value).table(header, allowed)).collect()
+        }
+        field.items()?.into_iter().map(|item| item.table(header, allowed)).collect()
     }
 
     fn path(&self, key: &str) -> String {
@@ -124,6 +118,22 @@ impl<'t> Field<'t> {
             DeValue::Float(digits) => digits.as_str().parse().map_err(|_| self.fault("is no number")),
             _ => Err(self.wrong_type("a number")),
         }
+    }
+
+    pub(super) fn boolean(&self) -> Result<bool, ClusterError> {
+        self.value.as_bool().ok_or_else(|| self.wrong_type("true or false"))
+    }
+
+    /// The values of a list.
+    pub(super) fn items(&self) -> Result<Vec<Field<'t>>, ClusterError> {
+        let DeValue::Array(array) = self.value else { return Err(self.wrong_type("a list in brackets")) };
+        let item = |value: &'t Spanned<DeValue<'t>>| Field {
+            text: self.text,
+            key: self.key.clone(),
+            at: value.span().start,
+            value: value.get_ref(),
+        };
+        Ok(array.iter().map(item).collect())
     }
 
     /// A text that `T` understands.

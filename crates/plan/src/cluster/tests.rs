@@ -30,7 +30,11 @@ fn the_example_file_is_read() {
 #[test]
 fn a_written_cluster_reads_back_as_the_same() {
     let bare = "version = 1\n[[device]]\nname = 'a \"quoted\" name'\nspeed = 0.1\n";
-    for text in [EXAMPLE, bare] {
+    let everything = "version = 1\n[dispatcher]\nidle_watts = 1.5\nframe_time = '50us'\n[[device]]\nname = 'a'\n\
+        bandwidth = '1Gbit/s'\nidle_watts = 2\nbusy_watts = 5.25\nunit_times_ms = [1, 0.5]\n[[class]]\n\
+        devices = ['a', 'dispatcher']\nnanojoules_per_byte = 78\n[[medium]]\nname = 'air'\ndevices = ['a']\n\
+        access_point = true\nbandwidth = '50Mbit/s'\n";
+    for text in [EXAMPLE, bare, everything] {
         let cluster = Cluster::from_toml(text).unwrap();
         let written = cluster.to_toml();
         assert_eq!(Cluster::from_toml(&written).unwrap(), cluster, "{written}");
@@ -41,6 +45,73 @@ fn a_written_cluster_reads_back_as_the_same() {
 fn links_are_free_unless_described() {
     let cluster = Cluster::from_toml("version = 1\n[[device]]\nname = 'a'\n[[device]]\nname = 'b'").unwrap();
     assert_eq!(cluster.link(End::Device(0), End::Device(1)), Link::FREE);
+}
+
+#[test]
+fn every_figure_reaches_the_problem() {
+    let cluster = Cluster::from_toml(
+        "version = 1\n\
+         [dispatcher]\nbandwidth = '1Gbit/s'\nidle_watts = 1\nbusy_watts = 4\n\
+         [[device]]\nname = 'a'\nbandwidth = '8Mbit/s'\nidle_watts = 2\n\
+         [[device]]\nname = 'b'\nunit_times_ms = [1, 2.5]\nbusy_watts = 3\n\
+         [[device]]\nname = 'c'\n\
+         [links]\ndelay = '1ms'\nframe_time = '50us'\n\
+         [[class]]\ndevices = ['c', 'dispatcher']\nbandwidth = '80Mbit/s'\nnanojoules_per_byte = 5\n\
+         [[class]]\ndevices = ['dispatcher', 'c', 'b']\nbandwidth = '40Mbit/s'\ndelay = '2ms'\n\
+         [[medium]]\nname = 'air'\ndevices = ['a', 'b']\naccess_point = true\nbandwidth = '16Mbit/s'\n\
+         [[link]]\nfrom = 'b'\nto = 'c'\nbandwidth = '24Mbit/s'\n",
+    );
+    let Resources { dispatcher, devices, links, media } = cluster.unwrap().resources();
+    let host =
+        |bandwidth, idle_watts, busy_watts| Host { bandwidth, idle_watts, busy_watts, ..Host::default() };
+    assert_eq!(dispatcher, host(125e6, 1.0, 4.0));
+    assert_eq!(devices[0].host, host(1e6, 2.0, 2.0));
+    assert_eq!(devices[1].host, host(f64::INFINITY, 0.0, 3.0));
+    assert_eq!(devices[1].unit_seconds.as_deref(), Some(&[1e-3, 2.5e-3][..]));
+    let [a, b, c] = [0, 1, 2].map(End::Device);
+    let link = |from, to| {
+        let Link { bandwidth, delay, frame_seconds, joules_per_byte } = links.get(from, to);
+        assert_eq!(frame_seconds, 50e-6);
+        (bandwidth, delay, joules_per_byte)
+    };
+    // Twice through the air, once, a link of its own, the first class, then the second where the first says nothing.
+    assert_eq!(link(a, b), (1e6, 1e-3, 0.0));
+    assert_eq!(link(a, End::Dispatcher), (2e6, 1e-3, 0.0));
+    assert_eq!(link(b, c), (3e6, 2e-3, 0.0));
+    assert_eq!(link(c, End::Dispatcher), (10e6, 2e-3, 5e-9));
+    // All but those between c and the dispatcher.
+    assert_eq!((media[0].name.as_str(), media[0].links.len()), ("air", 12 - 2));
+    assert!(!media[0].links.contains(&(c, End::Dispatcher)) && media[0].links.contains(&(b, c)));
+}
+
+#[test]
+fn faults_of_classes_media_and_powers() {
+    for (rest, expected) in [
+        ("[[class]]\ndevices = ['a']", "line 7, column 11: `class.devices` must name at least 2, not 1"),
+        ("[[class]]\ndevices = ['a', 'a']", "line 7, column 17: `class.devices` names `a` twice"),
+        (
+            "[[class]]\ndevices = 'a'",
+            "line 7, column 11: `class.devices` must be a list in brackets, not a text",
+        ),
+        (
+            "[[medium]]\nname = 'air'\ndevices = ['x']",
+            "line 8, column 12: `medium.devices` names `x`, which is no device; there are dispatcher, a, b",
+        ),
+        (
+            "[[medium]]\nname = 'air'\ndevices = ['a']\naccess_point = 1",
+            "line 9, column 16: `medium.access_point` must be true or false, not a whole number",
+        ),
+        (
+            "[dispatcher]\nidle_watts = 5\nbusy_watts = 4",
+            "line 8, column 14: `dispatcher.busy_watts` must be at least `idle_watts`, which is 5, not 4",
+        ),
+        (
+            "[links]\nnanojoules_per_byte = -1",
+            "line 7, column 23: `links.nanojoules_per_byte` must be a finite number, at least 0, not -1",
+        ),
+    ] {
+        check(rest, expected);
+    }
 }
 
 /// Two devices, then `rest`, which begins at line 6.
@@ -77,7 +148,7 @@ fn faults_of_the_file_as_a_whole() {
         (
             "version = 1\ndevices = 3",
             "line 2, column 1: `devices` is no known key; a cluster file may have version, dispatcher, device, \
-             links, link",
+             links, class, medium, link",
         ),
         (
             "version = 1\ndevice = [3]",
@@ -96,7 +167,8 @@ fn faults_of_a_device() {
     for (rest, expected) in [
         (
             "sped = 2.0",
-            "line 6, column 1: `device.sped` is no known key; [[device]] may have name, address, cores, speed, memory",
+            "line 6, column 1: `device.sped` is no known key; [[device]] may have name, address, cores, speed, memory, \
+             bandwidth, idle_watts, busy_watts, unit_times_ms",
         ),
         ("[[device]]\nspeed = 1", "line 6, column 1: `device.name` is missing"),
         ("[[device]]\nname = 'a'", "line 7, column 8: `device.name` `a` is used twice"),
@@ -156,7 +228,8 @@ fn faults_of_links() {
         ),
         (
             "[[link]]\nfrom = 'a'\nto = 'b'\nspeed = 3",
-            "line 9, column 1: `link.speed` is no known key; [[link]] may have from, to, bandwidth, delay",
+            "line 9, column 1: `link.speed` is no known key; [[link]] may have from, to, bandwidth, delay, frame_time, \
+             nanojoules_per_byte",
         ),
         (
             "[links]\nbandwidth = '0Mbit/s'",
@@ -169,11 +242,13 @@ fn faults_of_links() {
         ),
         (
             "[dispatcher]\nname = 'd'",
-            "line 7, column 1: `dispatcher.name` is no known key; [dispatcher] may have bandwidth, delay",
+            "line 7, column 1: `dispatcher.name` is no known key; [dispatcher] may have bandwidth, delay, frame_time, \
+             nanojoules_per_byte, idle_watts, busy_watts",
         ),
         (
             "links = 3",
-            "line 6, column 1: `device.links` is no known key; [[device]] may have name, address, cores, speed, memory",
+            "line 6, column 1: `device.links` is no known key; [[device]] may have name, address, cores, speed, memory, \
+             bandwidth, idle_watts, busy_watts, unit_times_ms",
         ),
     ] {
         check(rest, expected);

@@ -2,19 +2,51 @@
 
 use serde::Serialize;
 
-use super::{Cluster, Connection, DISPATCHER, VERSION};
+use super::{Cluster, Connection, DISPATCHER, Power, VERSION};
 use crate::End;
 
 #[derive(Serialize)]
 struct File<'a> {
     version: i64,
-    #[serde(skip_serializing_if = "Figures::is_empty")]
-    dispatcher: Figures,
+    dispatcher: DispatcherTable,
     device: Vec<DeviceTable<'a>>,
-    #[serde(skip_serializing_if = "Figures::is_empty")]
     links: Figures,
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    class: Vec<ClassTable<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    medium: Vec<MediumTable<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     link: Vec<LinkTable<'a>>,
+}
+
+#[derive(Serialize)]
+struct DispatcherTable {
+    #[serde(flatten)]
+    figures: Figures,
+    #[serde(flatten)]
+    power: Watts,
+}
+
+#[derive(Serialize)]
+struct ClassTable<'a> {
+    devices: Vec<&'a str>,
+    #[serde(flatten)]
+    figures: Figures,
+}
+
+#[derive(Serialize)]
+struct MediumTable<'a> {
+    name: &'a str,
+    devices: Vec<&'a str>,
+    access_point: bool,
+    #[serde(flatten)]
+    figures: Figures,
+}
+
+#[derive(Serialize)]
+struct Watts {
+    idle_watts: Option<f64>,
+    busy_watts: Option<f64>,
 }
 
 /// Nothing is written for what is not known.
@@ -22,6 +54,8 @@ struct File<'a> {
 struct Figures {
     bandwidth: Option<String>,
     delay: Option<String>,
+    frame_time: Option<String>,
+    nanojoules_per_byte: Option<f64>,
 }
 
 #[derive(Serialize)]
@@ -31,6 +65,10 @@ struct DeviceTable<'a> {
     cores: Option<usize>,
     speed: f64,
     memory: Option<String>,
+    bandwidth: Option<String>,
+    #[serde(flatten)]
+    power: Watts,
+    unit_times_ms: Option<&'a [f64]>,
 }
 
 #[derive(Serialize)]
@@ -46,11 +84,15 @@ impl Figures {
         Figures {
             bandwidth: connection.bandwidth.map(|b| b.to_string()),
             delay: connection.delay.map(|d| d.to_string()),
+            frame_time: connection.frame_time.map(|t| t.to_string()),
+            nanojoules_per_byte: connection.nanojoules_per_byte,
         }
     }
+}
 
-    fn is_empty(&self) -> bool {
-        self.bandwidth.is_none() && self.delay.is_none()
+impl Watts {
+    fn of(power: Power) -> Watts {
+        Watts { idle_watts: power.idle_watts, busy_watts: power.busy_watts }
     }
 }
 
@@ -65,6 +107,20 @@ pub(super) fn cluster(cluster: &Cluster) -> String {
         cores: d.cores,
         speed: d.speed,
         memory: d.memory.map(|m| m.to_string()),
+        bandwidth: d.bandwidth.map(|b| b.to_string()),
+        power: Watts::of(d.power),
+        unit_times_ms: d.unit_times_ms.as_deref(),
+    });
+    let names = |ends: &[End]| ends.iter().map(|&end| name(end)).collect();
+    let class = cluster
+        .classes
+        .iter()
+        .map(|class| ClassTable { devices: names(&class.members), figures: Figures::of(class.connection) });
+    let medium = cluster.media.iter().map(|medium| MediumTable {
+        name: &medium.name,
+        devices: names(&medium.members),
+        access_point: medium.access_point,
+        figures: Figures::of(medium.connection),
     });
     let link = cluster.link.iter().map(|l| LinkTable {
         from: name(l.from),
@@ -73,9 +129,14 @@ pub(super) fn cluster(cluster: &Cluster) -> String {
     });
     let file = File {
         version: VERSION,
-        dispatcher: Figures::of(cluster.dispatcher),
+        dispatcher: DispatcherTable {
+            figures: Figures::of(cluster.dispatcher),
+            power: Watts::of(cluster.dispatcher_power),
+        },
         device: device.collect(),
         links: Figures::of(cluster.links),
+        class: class.collect(),
+        medium: medium.collect(),
         link: link.collect(),
     };
     toml::to_string(&file).expect("tables of texts and numbers are always TOML")
