@@ -14,6 +14,7 @@ mod error;
 mod explain;
 mod labels;
 mod large;
+mod model;
 mod order;
 mod predict;
 mod problem;
@@ -26,6 +27,7 @@ mod steps;
 pub use cluster::{Cluster, ClusterError};
 pub use error::{PlanError, Shortage};
 pub use explain::{Axis, Outlook, front, outlook};
+pub use model::{ModelCosts, ModelCostsError};
 pub use predict::{Assignment, Hop, Load, Path, Placement, Plan, Replica, Resource, Stage, predict};
 pub use problem::{
     Boundary, Codec, CodecCost, Device, End, Host, Link, Links, Medium, Problem, Queues, Resources, Unit,
