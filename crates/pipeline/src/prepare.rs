@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use engine::{Engine, ModelSource, SessionOptions};
 use graph::{Caveat, Model, ModelError, Simplified};
-use plan::{Boundary, Objective, PlanError, Problem, Queues, Resources, Solution, Unit};
+use plan::{Boundary, ModelCosts, Objective, PlanError, Problem, Queues, Resources, Solution, Unit};
 use tensor::{Dim, Shape, SpecError, Tensor};
 
 use crate::engine_thread;
@@ -161,6 +161,11 @@ impl Prepared {
         for device in &mut resources.devices {
             device.host.seconds_per_byte = SECONDS_PER_BYTE / device.speed;
         }
+        self.costs().on(resources)
+    }
+
+    /// What it costs, whatever the devices.
+    pub fn costs(&self) -> ModelCosts {
         let unit = |u: &crate::profile::UnitCost| Unit {
             seconds: u.seconds,
             weight_bytes: u.weight_bytes,
@@ -170,10 +175,14 @@ impl Prepared {
             bytes: self.profile.boundary_bytes(i),
             tensors: self.profile.frames[i].len(),
         });
-        // What queues hold counts as activations already.
-        let queues = Queues::default();
-        let units = self.profile.units.iter().map(unit).collect();
-        Problem::new(units, boundaries.collect(), queues, resources)
+        ModelCosts {
+            name: self.name.clone(),
+            timed_with: self.profile.engine.clone(),
+            units: self.profile.units.iter().map(unit).collect(),
+            boundaries: boundaries.collect(),
+            // What queues hold counts as activations already.
+            queues: Queues::default(),
+        }
     }
 
     /// The best plan on these devices.

@@ -1,5 +1,5 @@
-//! How long planning takes, and how close it gets: seeded random models on devices with an 8x spread of speed and
-//! links of 10 to 1000 Mbit/s, a third of the devices short of memory.
+//! How long planning takes, and how close it gets: measured models (`experiments/costs`) and seeded random ones, on
+//! devices with an 8x spread of speed and links of 10 to 1000 Mbit/s, a third of the devices short of memory.
 //!
 //! Prints the time of one plan and the gap between its period and the bound: median and worst of the seeds.
 //! `cargo bench -p plan -- 16` runs only the rows whose name contains `16`.
@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use fastrand::Rng;
 use plan::{
-    Boundary, Codec, CodecCost, Device, End, Host, Link, Links, Medium, Options, Problem, Queues, Unit, solve,
+    Boundary, Codec, CodecCost, Device, End, Host, Link, Medium, ModelCosts, Options, Problem, Queues,
+    Resources, Unit, solve,
 };
 
 /// One row of the table.
@@ -20,12 +21,29 @@ struct Row {
     codecs: bool,
     replicas: bool,
     medium: bool,
+    /// Costs that were measured, instead of random ones.
+    model: Option<&'static str>,
 }
 
-const PLAIN: Row =
-    Row { name: "", devices: 8, units: 60, seeds: 20, codecs: false, replicas: false, medium: false };
+const PLAIN: Row = Row {
+    name: "",
+    devices: 8,
+    units: 60,
+    seeds: 20,
+    codecs: false,
+    replicas: false,
+    medium: false,
+    model: None,
+};
 
-const ROWS: [Row; 9] = [
+const RESNET50: &str = include_str!("../../../experiments/costs/resnet50.toml");
+const VIT_B16: &str = include_str!("../../../experiments/costs/vit-b16.toml");
+const BERT_BASE: &str = include_str!("../../../experiments/costs/bert-base.toml");
+
+const ROWS: [Row; 12] = [
+    Row { name: "ResNet50, 8 devices", model: Some(RESNET50), ..PLAIN },
+    Row { name: "ViT-B/16, 8 devices", model: Some(VIT_B16), ..PLAIN },
+    Row { name: "BERT-base, 8 devices", model: Some(BERT_BASE), ..PLAIN },
     Row { name: "8 devices", ..PLAIN },
     Row { name: "8 devices, codecs", codecs: true, ..PLAIN },
     Row { name: "8 devices, replicas, codecs", codecs: true, replicas: true, ..PLAIN },
@@ -53,7 +71,7 @@ fn main() {
     );
     for row in ROWS.iter().filter(|row| filter.as_ref().is_none_or(|part| row.name.contains(part))) {
         let runs = (0..row.seeds).filter_map(|seed| run(row, seed)).collect::<Vec<_>>();
-        let column = |value: fn(&(f64, f64)) -> f64| {
+        let column = |value: fn(&(f64, f64, usize)) -> f64| {
             let mut values: Vec<f64> = runs.iter().map(value).collect();
             values.sort_by(f64::total_cmp);
             (values[values.len() / 2], values[values.len() - 1])
@@ -62,7 +80,7 @@ fn main() {
         println!(
             "{:<30} {:>6} {:>6} {:>6} {time:>10.4} {worst_time:>10.4} {:>7.1}% {:>7.1}%",
             row.name,
-            row.units,
+            runs.first().map_or(0, |run| run.2),
             runs.len(),
             runs.iter().filter(|run| run.1 == 0.0).count(),
             gap * 100.0,
@@ -71,40 +89,23 @@ fn main() {
     }
 }
 
-/// Seconds for one plan and its gap; `None` where nothing fits into memory.
-fn run(row: &Row, seed: u64) -> Option<(f64, f64)> {
+/// Seconds for one plan, its gap and the number of units; `None` where nothing fits into memory.
+fn run(row: &Row, seed: u64) -> Option<(f64, f64, usize)> {
     let problem = problem(row, &mut Rng::with_seed(seed));
     let start = Instant::now();
     let solution = solve(&problem, &Options { replicas: row.replicas, ..Options::default() }).ok()?;
-    Some((start.elapsed().as_secs_f64(), solution.gap()))
+    Some((start.elapsed().as_secs_f64(), solution.gap(), problem.units.len()))
 }
 
-/// A model of 12.5 ms and 12.5 MB for each device, whose boundaries carry 200 KB to 1.6 MB, and a fifth of that
-/// towards its end.
 fn problem(row: &Row, random: &mut Rng) -> Problem {
-    let (devices, units) = (row.devices, row.units);
-    let share = |random: &mut Rng| devices as f64 * (0.2 + 1.6 * random.f64()) / units as f64;
-    let boundary = |i: usize, random: &mut Rng| {
-        let smaller = 1.0 - 0.8 * i as f64 / units as f64;
-        Boundary { bytes: (spread(random, 100e3, 8.0) * smaller) as u64 * 2, tensors: 1 }
+    let costs = match row.model {
+        Some(text) => ModelCosts::from_toml(text).expect("a file of the repository"),
+        None => random_model(row.devices, row.units, random),
     };
-    let boundaries: Vec<Boundary> = (0..=units).map(|i| boundary(i, random)).collect();
-    let mut problem = Problem {
-        units: (0..units)
-            .map(|_| Unit {
-                seconds: 12.5e-3 * share(random),
-                weight_bytes: (12.5e6 * share(random)) as u64,
-                activation_bytes: 4_000_000,
-            })
-            .collect(),
-        codecs: vec![Problem::raw(&boundaries, devices)],
-        boundaries,
-        dispatcher: Host { bandwidth: 125e6, ..Host::default() },
-        devices: (0..devices).map(|i| device(i, random)).collect(),
-        links: Links::uniform(devices, Link::FREE),
-        media: Vec::new(),
-        queues: Queues { inputs: 3, outputs: 3 },
-    };
+    let weight_bytes: u64 = costs.units.iter().map(|unit| unit.weight_bytes).sum();
+    let devices = (0..row.devices).map(|i| device(i, weight_bytes / row.devices as u64, random)).collect();
+    let mut problem = costs.on(Resources::on_free_links(devices));
+    problem.dispatcher.bandwidth = 125e6;
     let ends: Vec<End> = problem.ends().collect();
     let pairs =
         || ends.iter().flat_map(|&from| ends.iter().map(move |&to| (from, to))).filter(|(a, b)| a != b);
@@ -123,9 +124,33 @@ fn problem(row: &Row, random: &mut Rng) -> Problem {
     problem
 }
 
-fn device(index: usize, random: &mut Rng) -> Device {
+/// A model of 12.5 ms and 12.5 MB for each device, whose boundaries carry 200 KB to 1.6 MB, and a fifth of that
+/// towards its end.
+fn random_model(devices: usize, units: usize, random: &mut Rng) -> ModelCosts {
+    let share = |random: &mut Rng| devices as f64 * (0.2 + 1.6 * random.f64()) / units as f64;
+    let boundary = |i: usize, random: &mut Rng| {
+        let smaller = 1.0 - 0.8 * i as f64 / units as f64;
+        Boundary { bytes: (spread(random, 100e3, 8.0) * smaller) as u64 * 2, tensors: 1 }
+    };
+    let unit = |random: &mut Rng| Unit {
+        seconds: 12.5e-3 * share(random),
+        weight_bytes: (12.5e6 * share(random)) as u64,
+        activation_bytes: 4_000_000,
+    };
+    ModelCosts {
+        name: "random".to_owned(),
+        timed_with: String::new(),
+        boundaries: (0..=units).map(|i| boundary(i, random)).collect(),
+        units: (0..units).map(|_| unit(random)).collect(),
+        queues: Queues { inputs: 3, outputs: 3 },
+    }
+}
+
+/// Every third has memory for one to five of the parts that the weights fall into.
+fn device(index: usize, part_bytes: u64, random: &mut Rng) -> Device {
     Device {
-        memory_bytes: (index % 3 == 0).then(|| 20_000_000 + random.u64(..50_000_000)),
+        memory_bytes: (index % 3 == 0)
+            .then(|| 10_000_000 + (part_bytes as f64 * (1.0 + 4.0 * random.f64())) as u64),
         host: Host { seconds_per_byte: 0.25e-9, ..Host::default() },
         ..Device::of_speed(format!("d{index}"), spread(random, 0.25, 8.0))
     }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use pipeline::{PrepareOptions, Prepared};
 use plan::{Device, Resources, Solution};
 use tensor::TensorSpec;
@@ -30,6 +30,9 @@ pub(crate) struct Args {
     /// List all places where the model can be cut, with bytes and the share of the cost before them
     #[arg(long)]
     pub(crate) cuts: bool,
+    /// Write what the model costs to FILE: times and sizes of its units, for experiments
+    #[arg(long, value_name = "FILE")]
+    pub(crate) costs: Option<PathBuf>,
     /// The size of a symbolic dimension of the inputs; several times for several
     #[arg(long, value_name = "NAME=SIZE", value_parser = crate::flags::dimension)]
     pub(crate) dim: Vec<(String, usize)>,
@@ -60,6 +63,10 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     let name = args.model.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let engine = args.engine.choose()?;
     let prepared = fleet::prepare(model, &name, &*engine, &options, common)?;
+    if let Some(path) = &args.costs {
+        let text = prepared.costs().to_toml();
+        std::fs::write(path, text).with_context(|| format!("cannot write `{}`", path.display()))?;
+    }
     if args.cuts {
         return print_cuts(&prepared, common);
     }
