@@ -1,0 +1,32 @@
+//! `defer-testbed`: runs the experiments in `experiments/` and writes their tables.
+//!
+//! Each experiment is a TOML file; its results go beside it, one JSON object a line, and a table as Markdown.
+
+mod placement;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Run the experiments that stand in files of experiments/
+#[derive(Debug, Parser)]
+#[command(name = "defer-testbed", version)]
+enum Command {
+    /// How far the known rules for placing a model are from the best plan, on seeded clusters
+    Placement(placement::Args),
+}
+
+fn main() -> ExitCode {
+    let result = match Command::parse() {
+        Command::Placement(args) => placement::execute(&args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        #[expect(clippy::print_stderr, reason = "the only place that reports an error")]
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
