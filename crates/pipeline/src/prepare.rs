@@ -3,6 +3,7 @@
 //! Everything that can be known before a node is asked. Called by deployment and by `defer plan`.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use engine::{Engine, ModelSource, SessionOptions};
 use graph::{Caveat, Model, ModelError, Simplified};
@@ -10,14 +11,16 @@ use plan::{Boundary, ModelCosts, Objective, PlanError, Problem, Queues, Resource
 use tensor::{Dim, Shape, SpecError, Tensor};
 
 use crate::engine_thread;
-use crate::profile::{Profile, ProfileError, arbitrary_item, profile, spec_bytes};
+use crate::node::stage::{QUEUED_INPUTS, QUEUED_OUTPUTS};
+use crate::profile::{Profile, ProfileError, UnitCost, arbitrary_item, kept, profile, spec_bytes};
+use crate::store::Store;
 
 /// CPU seconds that sending or receiving one byte takes: system call, copy and checksum on one end of a
 /// link. `cargo bench -p pipeline` prints what it is on the machine at hand.
 const SECONDS_PER_BYTE: f64 = 0.25e-9;
 
 /// What medians of a few runs cannot tell apart, as a share.
-const TIMING_ERROR: f64 = 0.03;
+pub(crate) const TIMING_ERROR: f64 = 0.03;
 
 /// The engine that has 32-bit numbers only, and for which [`Model::caveats`] are errors.
 const NARROW_ENGINE: &str = "rten";
@@ -31,11 +34,15 @@ pub struct PrepareOptions {
     pub max_live: usize,
     /// The item to measure with; an arbitrary one without it.
     pub sample: Option<Vec<Tensor>>,
+    /// The folder where figures are kept; without it the model is measured every time.
+    pub store: Option<PathBuf>,
+    /// Whether to measure even what is known.
+    pub fresh: bool,
 }
 
 impl Default for PrepareOptions {
     fn default() -> PrepareOptions {
-        PrepareOptions { threads: 1, max_live: 4, sample: None }
+        PrepareOptions { threads: 1, max_live: 4, sample: None, store: None, fresh: false }
     }
 }
 
@@ -144,7 +151,19 @@ impl Prepared {
         let simplified = model.simplify(&mut |bytes| fold(engine, bytes))?;
         check_caveats(&model, engine.name())?;
         let cuts = model.cuts(options.max_live);
-        let profile = profile(&model, cuts, engine, options.threads, item, progress)?;
+        let store = options.store.clone().map(Store::new);
+        let key = kept::key(&model, &cuts, engine, options.threads, &item);
+        let known = store.as_ref().filter(|_| !options.fresh);
+        let profile = match known.and_then(|store| kept::known(store, &key, &cuts, engine)) {
+            Some(profile) => profile,
+            None => {
+                let profile = profile(&model, cuts, engine, options.threads, item, progress)?;
+                if let Some(store) = &store {
+                    kept::keep(store, &key, &profile);
+                }
+                profile
+            }
+        };
         let shapes: HashMap<String, Shape> = profile
             .frames
             .iter()
@@ -166,7 +185,7 @@ impl Prepared {
 
     /// What it costs, whatever the devices.
     pub fn costs(&self) -> ModelCosts {
-        let unit = |u: &crate::profile::UnitCost| Unit {
+        let unit = |u: &UnitCost| Unit {
             seconds: u.seconds,
             weight_bytes: u.weight_bytes,
             activation_bytes: u.activation_bytes,
@@ -180,8 +199,7 @@ impl Prepared {
             timed_with: self.profile.engine.clone(),
             units: self.profile.units.iter().map(unit).collect(),
             boundaries: boundaries.collect(),
-            // What queues hold counts as activations already.
-            queues: Queues::default(),
+            queues: Queues { inputs: QUEUED_INPUTS, outputs: QUEUED_OUTPUTS },
         }
     }
 
@@ -218,7 +236,11 @@ impl Prepared {
 
     /// Operator positions of a plan's stage.
     pub fn positions(&self, stage: &plan::Stage) -> std::ops::Range<usize> {
-        self.position(stage.units.start)..self.position(stage.units.end)
+        self.positions_of(&stage.units)
+    }
+
+    pub(crate) fn positions_of(&self, units: &std::ops::Range<usize>) -> std::ops::Range<usize> {
+        self.position(units.start)..self.position(units.end)
     }
 
     /// Bytes of the largest tensor on any boundary.

@@ -3,24 +3,19 @@
 //! Units run one after the other, each on what the one before gave, so that only one of them is in memory
 //! at a time.
 
-use std::time::{Duration, Instant};
+pub(crate) mod kept;
+
+use std::time::Duration;
 
 use engine::{Engine, LoadError, ModelSource, RunError, SessionOptions};
 use graph::{Cut, Model, Route, Stage, StageError};
 use tensor::{Shape, Tensor, TensorSpec};
 
 use crate::engine_thread;
+use crate::timing::{self, Measured, Timing};
 
-/// A unit is run at least this often after one run to warm up, and more often while it is quick.
-const MIN_RUNS: usize = 3;
-const MAX_RUNS: usize = 15;
-
-/// Copies of a stage's inputs and outputs that its queues and its engine hold at most: see `node::stage`.
-const STAGE_INPUTS: u64 = 4;
-const STAGE_OUTPUTS: u64 = 3;
-
-/// Repeats of one unit stop when they took this long.
-const TIME_PER_UNIT: Duration = Duration::from_millis(60);
+/// Repeats of one unit end after this long, however wide its interval still is.
+const TIME_PER_UNIT: Duration = Duration::from_millis(100);
 
 /// A model's units and the cuts between them.
 #[derive(Clone, Debug)]
@@ -40,11 +35,14 @@ pub struct Profile {
 pub struct UnitCost {
     /// Median time of a run, seconds.
     pub seconds: f64,
+    /// How far the median's interval reaches, seconds: see [`Timing`].
+    pub half_width_seconds: f64,
     /// Operators in it.
     pub operators: usize,
     /// Bytes of its weights.
     pub weight_bytes: u64,
-    /// Bytes of the tensors that enter and leave it, as often as a stage's queues hold them.
+    /// Peak of the tensors alive while it runs, bytes, those that enter and leave it included: what the process
+    /// grew by, and at least those two, which is all that is known where the system does not tell.
     pub activation_bytes: u64,
 }
 
@@ -92,6 +90,12 @@ impl Profile {
     pub fn total_seconds(&self) -> f64 {
         self.units.iter().map(|u| u.seconds).sum()
     }
+
+    /// How far [`Profile::total_seconds`] can be trusted, seconds, with [`CONFIDENCE`](crate::CONFIDENCE): what moves
+    /// one unit's time is taken to be independent of the others.
+    pub fn half_width_seconds(&self) -> f64 {
+        self.units.iter().map(|u| u.half_width_seconds.powi(2)).sum::<f64>().sqrt()
+    }
 }
 
 /// Bytes of a tensor whose sizes are all known.
@@ -126,19 +130,31 @@ pub fn profile(
         // An engine's bug costs the model, not the process.
         let timed = engine_thread::run(|| time(&stage, first, engine, threads, frame));
         let broke = |reason| ProfileError::Engine { first: first.clone(), engine: engine.name(), reason };
-        let (seconds, next) = timed.map_err(broke)??;
+        let Timed { timing, growth, outputs: next } = timed.map_err(broke)??;
         frames.push(names(&next, &stage.outputs));
         let crossing = |i: usize| frames[i].iter().filter_map(spec_bytes).sum::<u64>();
         units.push(UnitCost {
-            seconds,
+            seconds: timing.seconds,
+            half_width_seconds: timing.half_width_seconds,
             operators: stage.operators,
             weight_bytes: stage.weight_bytes(),
-            activation_bytes: STAGE_INPUTS * crossing(i) + STAGE_OUTPUTS * crossing(i + 1),
+            activation_bytes: crossing(i) + crossing(i + 1).max(growth.unwrap_or(0)),
         });
         frame = next;
     }
     progress(units.len(), units.len());
-    Ok(Profile { cuts, units, frames, engine: format!("{} {}", engine.name(), engine.version()) })
+    Ok(Profile { cuts, units, frames, engine: title(engine) })
+}
+
+/// An engine with its version.
+fn title(engine: &dyn Engine) -> String {
+    format!("{} {}", engine.name(), engine.version())
+}
+
+struct Timed {
+    timing: Timing,
+    growth: Option<u64>,
+    outputs: Vec<Tensor>,
 }
 
 fn time(
@@ -147,33 +163,21 @@ fn time(
     engine: &dyn Engine,
     threads: usize,
     frame: Vec<Tensor>,
-) -> Result<(f64, Vec<Tensor>), ProfileError> {
+) -> Result<Timed, ProfileError> {
     let bytes = stage.to_bytes()?;
     let mut session = engine
         .load(ModelSource::Bytes(&bytes), &stage.fed(), &stage.computed(), &SessionOptions::threads(threads))
         .map_err(|source| ProfileError::Load { first: first.to_owned(), source })?;
     drop(bytes);
     let views: Vec<_> = stage.feeds.iter().map(|&i| frame[i].view()).collect();
-    let mut run = || {
-        let start = Instant::now();
-        let outputs = session.run(&views);
-        (start.elapsed(), outputs.map_err(|source| ProfileError::Run { first: first.to_owned(), source }))
-    };
-    let outputs = run().1?;
-    let mut times = Vec::new();
-    let started = Instant::now();
-    while times.len() < MIN_RUNS || (times.len() < MAX_RUNS && started.elapsed() < TIME_PER_UNIT) {
-        let (elapsed, outputs) = run();
-        outputs?;
-        times.push(elapsed);
-    }
-    times.sort();
-    let median = times[times.len() / 2].as_secs_f64();
+    let Measured { timing, growth, outputs } =
+        timing::measure(&mut *session, &views, Duration::ZERO..=TIME_PER_UNIT)
+            .map_err(|source| ProfileError::Run { first: first.to_owned(), source })?;
     let next = stage.routes.iter().map(|route| match *route {
         Route::Computed(i) => outputs.view(i).to_tensor(),
         Route::Passed(i) => frame[i].clone(),
     });
-    Ok((median, next.collect()))
+    Ok(Timed { timing, growth, outputs: next.collect() })
 }
 
 /// An item of arbitrary finite values, open sizes taken as 1: for profiling when no real one is at hand.

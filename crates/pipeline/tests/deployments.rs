@@ -119,11 +119,11 @@ fn deployments_run_side_by_side_and_one_after_the_other() {
 
 #[test]
 fn a_stage_beyond_a_nodes_memory_is_refused() {
-    let nodes = start_with("memory", 2, |i, config| config.memory = [1 << 30, 600_000][i]);
+    let nodes = start_with("memory", 2, |i, config| config.memory = [1 << 30, 100_000][i]);
     let cluster = join(&nodes);
     let (model, options) = (resnet20(), at_cuts(&[MIDDLE]));
     let message = deploy(&model, &cluster, &options).err().expect("it fits").to_string();
-    for part in ["device `n1` would need ", "but has 600000 bytes"] {
+    for part in ["device `n1` would need ", "but has 100000 bytes"] {
         assert!(message.contains(part), "`{part}` is not in: {message}");
     }
     assert!(join(&nodes).nodes().iter().all(|node| node.description.memory_used == 0));

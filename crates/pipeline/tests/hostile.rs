@@ -14,7 +14,9 @@ use common::{Nodes, deploy, join, small_model, start};
 use pipeline::transport::{Checksums, FrameReader, FrameWriter, Received};
 use pipeline::{Options, Pipeline, SplitOptions};
 use tensor::{DType, Shape, Tensor, TensorSpec};
-use wire::control::{self, DeploymentId, Hello, Purpose, Request, Response, StageOrder};
+use wire::control::{
+    self, DeploymentId, Hello, ProbeOrder, Purpose, Request, Response, StageOrder, TimeOrder,
+};
 use wire::{CodecId, Header, Kind};
 
 /// A pipeline over the first two nodes that must work whatever else happens to them.
@@ -130,6 +132,52 @@ fn requests_that_are_none_are_refused() {
     refused(rogue.ask(node, &Request::Load(4)), "");
     for request in [Request::Load(9), Request::Connect(9), Request::Measure(9)] {
         refused(rogue.ask(node, &request), "no such deployment");
+    }
+    victim.assert_works();
+}
+
+#[test]
+fn timing_and_probing_cannot_be_turned_against_a_node() {
+    let nodes = start("measuring", 2);
+    let victim = Victim::deploy(&nodes);
+    let node = &nodes.nodes[0];
+    let rogue = Rogue::join(&nodes.network, node);
+    let refused = |response: Response, part: &str| match response {
+        Response::Refused(reason) => assert!(reason.contains(part), "`{part}` is not in: {reason}"),
+        other => panic!("{part}: {other:?}"),
+    };
+    let time = |deployment, shapes: &[&[u64]]| {
+        let shapes = shapes.iter().map(|dims| dims.to_vec()).collect();
+        rogue.ask(node, &Request::Time(Box::new(TimeOrder { deployment, shapes })))
+    };
+    // A stage that runs is not timed under the items of another.
+    refused(time(deployment(&nodes), &[&[3, 8]]), "does not fit");
+    refused(time(9, &[&[1]]), "no such deployment");
+    assert!(matches!(rogue.ask(node, &Request::Prepare(Box::new(order(9)))), Response::Prepared { .. }));
+    refused(time(9, &[&[1]]), "does not fit");
+    assert!(matches!(rogue.ask(node, &Request::Load(9)), Response::Loaded { .. }));
+    refused(time(9, &[]), "1 inputs, sizes of 0");
+    refused(time(9, &[&[1, 1]]), "must have shape");
+    refused(time(9, &[&[1 << 40]]), "larger than was promised");
+    refused(time(9, &[&[u64::MAX]]), "");
+    for _ in 0..2 {
+        assert!(matches!(time(9, &[&[2]]), Response::Timed(time) if time.check().is_ok()));
+    }
+    let probe = |to: &str| rogue.ask(node, &Request::Probe(ProbeOrder { to: vec![to.parse().unwrap()] }));
+    refused(probe("192.0.2.1:9"), "needs --insecure");
+    refused(probe("127.0.0.1:1"), "127.0.0.1:1");
+    // Whoever holds on to probes keeps others from probing, not from working.
+    let attached = || attach(node, 0, 0, Purpose::ProbeTo);
+    let mut held: Vec<TcpStream> = (0..4).map(|_| attached().unwrap()).collect();
+    assert!(attached().unwrap_err().to_string().contains("4 probes"));
+    victim.assert_works();
+    let mut one = held.pop().unwrap();
+    one.write_all(&[0xff; 64 << 10]).unwrap();
+    assert_eq!(one.read(&mut [0; 8]).unwrap_or(0), 0, "it is cut off");
+    drop((one, held));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while attached().is_err() {
+        assert!(Instant::now() < deadline, "probes that are over still count");
     }
     victim.assert_works();
 }

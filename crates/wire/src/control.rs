@@ -38,6 +38,26 @@ pub enum Request {
     Measure(DeploymentId),
     /// Give the stage up and forget the deployment.
     Release(DeploymentId),
+    /// Run the loaded stage on arbitrary values, before it is connected: what does it cost?
+    Time(Box<TimeOrder>),
+    /// Connect to another node and see what the link between you is like.
+    Probe(ProbeOrder),
+}
+
+/// Which stage to time, and on what.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TimeOrder {
+    /// The deployment whose stage is loaded.
+    pub deployment: DeploymentId,
+    /// Sizes of each of the stage's inputs, in the order of [`StageOrder::inputs`].
+    pub shapes: Vec<Vec<u64>>,
+}
+
+/// Which link to probe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ProbeOrder {
+    /// Where the other node accepts connections.
+    pub to: Vec<SocketAddr>,
 }
 
 /// What a node answers.
@@ -63,6 +83,69 @@ pub enum Response {
     Released,
     /// The request cannot be met; why, and what to do.
     Refused(String),
+    /// To [`Request::Time`].
+    Timed(StageTime),
+    /// To [`Request::Probe`].
+    Probed(LinkFigures),
+}
+
+/// What a stage takes on one item.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StageTime {
+    /// Median of its runs, seconds.
+    pub seconds: f64,
+    /// How far the median's interval reaches, seconds.
+    pub half_width_seconds: f64,
+    /// Mean of its runs, seconds.
+    pub mean_seconds: f64,
+    /// Runs it is the median of.
+    pub runs: u32,
+    /// What the process grew by while it ran first, bytes; `None` where the system does not tell.
+    pub peak_bytes: Option<u64>,
+}
+
+/// What one direction of a link is like.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LinkFigures {
+    /// Bytes a second.
+    pub bandwidth: f64,
+    /// Half of the round trip of a tiny message, seconds.
+    pub delay_seconds: f64,
+    /// What a frame takes besides its bytes, seconds.
+    pub frame_seconds: f64,
+}
+
+impl StageTime {
+    /// What an item takes in the long run, seconds: the median, which other work on the machine moves little, unless
+    /// the mean is far above it. Then the process is stopped again and again, by a CPU quota or by heat, and most runs
+    /// fall between two stops.
+    pub fn sustained_seconds(&self) -> f64 {
+        if self.mean_seconds > 1.5 * self.seconds { self.mean_seconds } else { self.seconds }
+    }
+
+    /// Whether these are times at all: a peer may answer anything.
+    pub fn check(&self) -> Result<(), String> {
+        let good = |seconds: f64| seconds.is_finite() && seconds >= 0.0;
+        match good(self.seconds)
+            && self.seconds > 0.0
+            && good(self.half_width_seconds)
+            && good(self.mean_seconds)
+        {
+            true => Ok(()),
+            false => Err(format!("a stage that takes {} s", self.seconds)),
+        }
+    }
+}
+
+impl LinkFigures {
+    /// Whether a link can be like this: a peer may answer anything.
+    pub fn check(&self) -> Result<(), String> {
+        let good = |seconds: f64| seconds.is_finite() && seconds >= 0.0;
+        match self.bandwidth > 0.0 && good(self.delay_seconds) && good(self.frame_seconds) {
+            true => Ok(()),
+            false => Err(format!("a link of {} bytes a second", self.bandwidth)),
+        }
+    }
 }
 
 /// A node as it presents itself.
@@ -84,8 +167,33 @@ pub struct NodeDescription {
     pub engine: String,
     /// Where it accepts data connections.
     pub data_addresses: Vec<SocketAddr>,
+    /// The machine it runs on.
+    pub machine: Machine,
     /// What it runs.
     pub stages: Vec<RunningStage>,
+}
+
+/// The machine of a node or a dispatcher. What is not known is empty or 0.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// The same for all processes under one kernel, until it starts anew.
+    pub id: String,
+    /// Name of the processor.
+    pub processor: String,
+    /// Memory, bytes.
+    pub memory: u64,
+    /// Operating system and architecture.
+    pub system: String,
+}
+
+impl NodeDescription {
+    /// All that its speed depends on as far as it says: two nodes of which any part differs have no figures in
+    /// common.
+    pub fn fingerprint(&self) -> String {
+        let Machine { processor, memory, system, .. } = &self.machine;
+        let (cores, threads, engine) = (self.cores, self.threads, &self.engine);
+        format!("{processor}; {cores} cores, {threads} threads; {memory} bytes; {system}; {engine}")
+    }
 }
 
 /// One line of what a node runs.
@@ -217,6 +325,10 @@ pub enum Purpose {
     Results,
     /// Weights will follow.
     Weights,
+    /// Of no deployment: a probe of the link to the node will follow.
+    ProbeTo,
+    /// Of no deployment: the node shall probe the link from it.
+    ProbeFrom,
 }
 
 /// The answer to a [`Hello`].
@@ -412,6 +524,33 @@ mod tests {
         let mut bytes = encode(&Request::Describe);
         bytes[0] = 2;
         assert_eq!(decode::<Request>(&bytes), Err(ControlError::Version { found: 2 }));
+    }
+
+    #[test]
+    fn figures_of_peers_are_figures() {
+        let link = LinkFigures { bandwidth: 1e6, delay_seconds: 0.0, frame_seconds: 1e-6 };
+        assert_eq!(link.check(), Ok(()));
+        for bandwidth in [0.0, -1.0, f64::NAN] {
+            assert!(LinkFigures { bandwidth, ..link }.check().is_err(), "{bandwidth}");
+        }
+        let time = StageTime {
+            seconds: 1.0,
+            half_width_seconds: 0.0,
+            mean_seconds: 1.25,
+            runs: 1,
+            peak_bytes: None,
+        };
+        assert_eq!(time.check(), Ok(()));
+        for wrong in [-1.0, f64::NAN, f64::INFINITY] {
+            assert!(LinkFigures { delay_seconds: wrong, ..link }.check().is_err(), "{wrong}");
+            assert!(LinkFigures { frame_seconds: wrong, ..link }.check().is_err(), "{wrong}");
+            assert!(StageTime { seconds: wrong, ..time }.check().is_err(), "{wrong}");
+            assert!(StageTime { half_width_seconds: wrong, ..time }.check().is_err(), "{wrong}");
+            assert!(StageTime { mean_seconds: wrong, ..time }.check().is_err(), "{wrong}");
+        }
+        assert!(StageTime { seconds: 0.0, ..time }.check().is_err());
+        assert_eq!(time.sustained_seconds(), 1.0);
+        assert_eq!(StageTime { mean_seconds: 4.0, ..time }.sustained_seconds(), 4.0);
     }
 
     #[test]

@@ -1,19 +1,23 @@
 //! The nodes of a run: started here, found, or named by a file; and deploying to them with progress shown.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, anyhow};
 use graph::Model;
 use indicatif::ProgressBar;
-use pipeline::{Cluster, NodeInfo, Options, Pipeline, PrepareOptions, Prepared, Progress, Wanted};
+use pipeline::{
+    CalibrateOptions, Cluster, Measured, NodeInfo, Options, Pipeline, PrepareOptions, Prepared, Progress,
+    Wanted,
+};
 
 use super::advice::{FIND_NODES, join};
 use crate::failure::Hint;
-use crate::flags::{Common, Engine, EngineName, Network, Nodes, host_and_port};
+use crate::flags::{Common, Engine, EngineName, Network, Nodes, Profile, host_and_port};
 use crate::output::progress;
+use crate::places;
 use crate::spawn::Spawned;
 
 /// Nodes that are ready for a deployment.
@@ -22,7 +26,7 @@ pub(super) struct Fleet {
     /// Devices and links as the user described them.
     pub(super) description: Option<plan::Cluster>,
     /// Dropped last: nodes started here end after everything that speaks to them.
-    _spawned: Option<Spawned>,
+    spawned: Option<Spawned>,
 }
 
 impl Fleet {
@@ -50,7 +54,7 @@ impl Fleet {
         let found = cluster.discover(&wanted, nodes.timeout, &|found| waiting(&bar, found, &wanted));
         found.map(drop).hint(FIND_NODES)?;
         bar.finish_and_clear();
-        Ok(Fleet { cluster, description, _spawned: None })
+        Ok(Fleet { cluster, description, spawned: None })
     }
 
     fn spawn(count: usize, engine: &Engine, timeout: Duration, common: &Common) -> Result<Fleet> {
@@ -59,7 +63,7 @@ impl Fleet {
         let mut cluster = join(spawned.network())?;
         spawned.discover(&mut cluster, timeout, &|found| waiting(&bar, found, &Wanted::Exactly(count)))?;
         bar.finish_and_clear();
-        Ok(Fleet { cluster, description: None, _spawned: Some(spawned) })
+        Ok(Fleet { cluster, description: None, spawned: Some(spawned) })
     }
 
     /// The nodes, in the order of the chain.
@@ -82,6 +86,32 @@ impl Fleet {
         Ok(())
     }
 
+    /// Measures the nodes and their links, where there is a choice between nodes.
+    pub(super) fn calibrate(
+        &self,
+        prepared: &Prepared,
+        profile: Profile,
+        cache: Option<&Path>,
+        common: &Common,
+    ) -> Result<Option<Measured>> {
+        if profile == Profile::None || self.nodes().len() < 2 {
+            return Ok(None);
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let store = Some(figures(cache)?);
+        let (alike, fresh) = (self.spawned.is_some(), profile == Profile::Fresh);
+        let bar = progress::items(0, common.progress());
+        bar.set_message("calibrating");
+        let options = CalibrateOptions { alike, store, fresh, now };
+        let measured = pipeline::calibrate(prepared, &self.cluster, &options, &|done, total| {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        });
+        bar.finish_and_clear();
+        measured.unknown.iter().for_each(|unknown| tracing::warn!("{unknown}"));
+        Ok(Some(measured))
+    }
+
     /// Deploys a model over the nodes.
     pub(super) fn deploy(&self, prepared: &Prepared, options: &Options, common: &Common) -> Result<Pipeline> {
         let bar = progress::bytes(0, common.progress());
@@ -93,6 +123,7 @@ impl Fleet {
                 shown.set_position(sent);
             }
             Progress::Loading { loaded, total } => shown.set_message(format!("loading {loaded}/{total}")),
+            Progress::Timing { round } => shown.set_message(format!("timing plan {round}")),
             Progress::Measuring { .. } => {}
         };
         let options = Options { progress: Some(Arc::new(hear)), ..options.clone() };
@@ -107,6 +138,17 @@ pub(super) fn load_model(path: &Path) -> Result<Model> {
     Model::load(path)
         .with_context(|| format!("cannot load the model `{}`", path.display()))
         .hint("check the path and the file; `defer zoo resnet50 -o resnet50.onnx` makes a model to try")
+}
+
+/// The folder where figures of models, nodes and links are kept.
+fn figures(cache: Option<&Path>) -> Result<PathBuf> {
+    Ok(places::cache(cache)?.join("figures"))
+}
+
+/// How a model is measured on this machine: what is known is taken from before, unless it shall be known anew.
+pub(super) fn measuring(profile: Profile, cache: Option<&Path>) -> Result<PrepareOptions> {
+    let store = (profile != Profile::None).then(|| figures(cache)).transpose()?;
+    Ok(PrepareOptions { store, fresh: profile == Profile::Fresh, ..PrepareOptions::default() })
 }
 
 /// Simplifies and measures a model on this machine, with a bar.

@@ -1,28 +1,31 @@
 //! `defer plan`: where a model would be cut, before anything runs.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use pipeline::{PrepareOptions, Prepared};
+use pipeline::{Costs, PrepareOptions, Prepared};
 use plan::{Device, Resources, Solution};
 use tensor::TensorSpec;
 
-use super::fleet::{self, load_model, read_cluster};
+use super::fleet::{self, Fleet, load_model, read_cluster};
 use crate::failure::Hint;
-use crate::flags::{Common, Cuts, Engine, threads};
+use crate::flags::{Common, Cuts, Engine, Network, Nodes, Profile, duration, threads};
 use crate::input::{Dims, Random};
 use crate::output::report::{CutRow, HopRow, PlanReport, PlanRow, cuts};
 use crate::output::{json_line, line};
 
 /// Show where a model would be cut: stages, their costs, and what crosses each link
 ///
-/// The parts of the model are timed on this machine with the real engine. Devices are those of --cluster, or
-/// as many equal ones as --stages says (4 if nothing does), joined by links that are no limit.
+/// The parts of the model are timed on this machine with the real engine. Devices are those of --cluster, the
+/// nodes that are found with --nodes, or as many equal ones as --stages says (4 if nothing does), joined by links
+/// that are no limit.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
   defer plan model.onnx --stages 4
   defer plan model.onnx --cluster cluster.toml
+  defer plan model.onnx --nodes --insecure        for the nodes of this network
   defer plan model.onnx --cuts                    all places where it can be cut")]
 pub(crate) struct Args {
     /// The ONNX model
@@ -39,6 +42,19 @@ pub(crate) struct Args {
     /// The devices and links in this file
     #[arg(long, value_name = "FILE")]
     pub(crate) cluster: Option<PathBuf>,
+    /// Plan for the nodes that are found, timed and probed as `defer run` does it; with --cluster, for those in the
+    /// file
+    #[arg(long)]
+    pub(crate) nodes: bool,
+    /// Whether to time the parts again that were timed before, on this machine and with --nodes on the nodes, and to
+    /// probe the links
+    #[arg(long, value_name = "WHEN", default_value = "cached")]
+    pub(crate) profile: Profile,
+    /// Give up when the nodes are not there after this time
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s", requires = "nodes")]
+    pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) network: Network,
     /// Threads of the engine that times the parts
     #[arg(long, value_name = "N", value_parser = threads, default_value_t = 1)]
     pub(crate) threads: usize,
@@ -59,7 +75,8 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
         ensure!(dims.insert(name.clone(), *size).is_none(), "--dim {name} is given twice");
     }
     let sample = Random::new(0, &dims, model.inputs())?.item(0, model.inputs())?;
-    let options = PrepareOptions { threads: args.threads, sample: Some(sample), ..PrepareOptions::default() };
+    let measuring = fleet::measuring(args.profile, args.engine.cache.as_deref())?;
+    let options = PrepareOptions { threads: args.threads, sample: Some(sample), ..measuring };
     let name = args.model.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let engine = args.engine.choose()?;
     let prepared = fleet::prepare(model, &name, &*engine, &options, common)?;
@@ -71,13 +88,14 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
         return print_cuts(&prepared, common);
     }
 
-    let resources = match &description {
-        Some(cluster) => cluster.resources(),
-        None => equal(args.where_cut.stages().unwrap_or(DEVICES.min(prepared.profile.units.len()))),
+    let resources = match (args.nodes, &description) {
+        (true, _) => found(&args, &prepared, common)?,
+        (false, Some(cluster)) => cluster.resources(),
+        (false, None) => equal(args.where_cut.stages().unwrap_or(DEVICES.min(prepared.profile.units.len()))),
     };
     let mut split = args.where_cut.split();
     if description.is_none() && split.cuts.is_empty() {
-        split.stages = Some(resources.devices.len());
+        split.stages = Some(resources.devices.len().min(prepared.profile.units.len()));
     }
     let names: Vec<String> = resources.devices.iter().map(|d| d.name.clone()).collect();
     let solution = prepared
@@ -85,6 +103,16 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
         .hint("`defer plan MODEL --cuts` lists all places where the model can be cut")?;
     let report = report(&prepared, &solution, &names);
     if common.json { json_line(&report) } else { line(report.text()) }
+}
+
+/// The nodes that are there, as they were measured.
+fn found(args: &Args, prepared: &Prepared, common: &Common) -> Result<Resources> {
+    let (cluster, timeout, profile) = (args.cluster.clone(), args.timeout, args.profile);
+    let nodes = Nodes { spawn: None, cluster, timeout, profile };
+    let fleet = Fleet::gather(&nodes, &args.network, &args.engine, args.where_cut.stages(), common)?;
+    let measured = fleet.calibrate(prepared, profile, args.engine.cache.as_deref(), common)?;
+    let description = fleet.description.as_ref();
+    Ok(Costs::new(&prepared.profile, fleet.nodes(), description, measured.as_ref()).resources())
 }
 
 /// So many devices of the same kind, links no limit.

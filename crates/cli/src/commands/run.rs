@@ -88,13 +88,18 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     fleet.require_engine(args.engine.engine)?;
 
     let sample = job.items.first()?;
-    let prepare = PrepareOptions { sample: sample.map(|item| item.tensors), ..PrepareOptions::default() };
+    let cache = args.engine.cache.as_deref();
+    let measuring = fleet::measuring(args.nodes.profile, cache)?;
+    let prepare = PrepareOptions { sample: sample.map(|item| item.tensors), ..measuring };
     let name = args.model.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let prepared = fleet::prepare(job.model.clone(), &name, &*engine, &prepare, common)?;
 
+    let measured = fleet.calibrate(&prepared, args.nodes.profile, cache, common)?;
+    let shipped_before = measured.as_ref().map_or(0, |measured| measured.shipped_bytes);
     let mut options = Options {
         split: args.cuts.split(),
         description: fleet.description.clone(),
+        measured,
         codec: args.codec.into(),
         window: args.window,
         ..Options::default()
@@ -124,6 +129,7 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
         });
     let streamed = streamed.hint(NODES_KNOW)?;
     let mut report = streamed.report(&chain);
+    report.shipped_weight_bytes += shipped_before;
     chain.close();
 
     let mut whole = Ok(());

@@ -7,12 +7,13 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use wire::control::{Hello, Purpose, Request, Response, StageOrder, WeightHash};
 
 use super::Progress;
 use super::orders::Order;
 use super::state::{Action, Event, State};
+use crate::cluster::NodeInfo;
 use crate::control::{AskError, Control};
 use crate::transport::{Timeouts, connect, weights};
 
@@ -42,33 +43,69 @@ pub(super) struct Opened {
     pub(super) shipped: u64,
 }
 
-/// Builds the deployment; on failure everything is released and the reason comes back.
-pub(super) fn deploy(
-    control: &Arc<Control>,
-    orders: &Arc<Vec<Order>>,
-    progress: &dyn Fn(Progress),
-) -> Result<Opened, String> {
-    let mut state = State::new(orders.len());
-    // Steps that report wait for this loop, which does nothing but read them.
-    let (sender, receiver) = bounded(64);
-    let mut actions = state.on_event(Event::Begun);
-    let mut done = Done { engines: vec![String::new(); orders.len()], ..Done::default() };
-    loop {
-        for action in std::mem::take(&mut actions) {
-            match action {
-                Action::Run => {
-                    let (input, results) = done.streams.take().expect("opened before running");
-                    let Done { engines, shipped, .. } = done;
-                    return Ok(Opened { state, input, results, engines, shipped });
-                }
-                Action::Release => release(control, orders),
-                Action::Fail(reason) => return Err(reason),
-                step => start(step, control, orders, &sender),
-            }
+/// A deployment that is being built.
+pub(super) struct Building {
+    control: Arc<Control>,
+    orders: Arc<Vec<Order>>,
+    state: State,
+    done: Done,
+    sender: Sender<Report>,
+    receiver: Receiver<Report>,
+}
+
+impl Building {
+    /// Has every node take its stage on and load it; on failure everything is released and the reason comes back.
+    pub(super) fn load(
+        control: &Arc<Control>,
+        orders: &Arc<Vec<Order>>,
+        progress: &dyn Fn(Progress),
+    ) -> Result<Building, String> {
+        // Steps that report wait for the loop below, which does nothing but read them.
+        let (sender, receiver) = bounded(64);
+        let done = Done { engines: vec![String::new(); orders.len()], ..Done::default() };
+        let (control, orders, state) = (control.clone(), orders.clone(), State::new(orders.len()));
+        let mut building = Building { control, orders, state, done, sender, receiver };
+        building.drive(Event::Begun, progress)?;
+        Ok(building)
+    }
+
+    /// Connects the loaded stages to a chain; on failure as above.
+    pub(super) fn connect(mut self, progress: &dyn Fn(Progress)) -> Result<Opened, String> {
+        self.drive(Event::Approved, progress)?;
+        let (input, results) = self.done.streams.take().expect("opened before running");
+        let Done { engines, shipped, .. } = self.done;
+        Ok(Opened { state: self.state, input, results, engines, shipped })
+    }
+
+    /// Has every node give its stage up; gives the bytes of weights that were shipped.
+    pub(super) fn release(mut self) -> u64 {
+        for action in self.state.on_event(Event::Finished) {
+            assert_eq!(action, Action::Release, "nothing else is left to do");
+            release(&self.control, &self.orders);
         }
-        let report = receiver.recv().expect("this function holds a sender");
-        if let Some(event) = done.take_in(report, progress) {
-            actions = state.on_event(event);
+        self.done.shipped
+    }
+
+    pub(super) fn orders(&self) -> &Arc<Vec<Order>> {
+        &self.orders
+    }
+
+    /// Takes an event in and does what follows from it, until there is something to decide or the chain runs.
+    fn drive(&mut self, event: Event, progress: &dyn Fn(Progress)) -> Result<(), String> {
+        let mut actions = self.state.on_event(event);
+        loop {
+            for action in std::mem::take(&mut actions) {
+                match action {
+                    Action::Decide | Action::Run => return Ok(()),
+                    Action::Release => release(&self.control, &self.orders),
+                    Action::Fail(reason) => return Err(reason),
+                    step => start(step, &self.control, &self.orders, &self.sender),
+                }
+            }
+            let report = self.receiver.recv().expect("this function's owner holds a sender");
+            if let Some(event) = self.done.take_in(report, progress) {
+                actions = self.state.on_event(event);
+            }
         }
     }
 }
@@ -169,19 +206,25 @@ fn step(
             };
             Ok(Report::Opened(open(0, Purpose::Inputs)?, open(last, Purpose::Results)?))
         }
-        Action::Run | Action::Release | Action::Fail(_) => unreachable!("carried out by the loop"),
+        Action::Decide | Action::Run | Action::Release | Action::Fail(_) => {
+            unreachable!("carried out by the loop")
+        }
     }
 }
 
 fn open(control: &Control, order: &Order, purpose: Purpose) -> io::Result<TcpStream> {
     let StageOrder { deployment, epoch, stage, .. } = order.message;
-    let hello = Hello { deployment, epoch, stage, purpose };
-    let known = order.node.description.data_addresses.iter().copied();
+    greet_node(control, &order.node, &Hello { deployment, epoch, stage, purpose })
+}
+
+/// Opens a data connection to a node.
+pub(super) fn greet_node(control: &Control, node: &NodeInfo, hello: &Hello) -> io::Result<TcpStream> {
+    let known = node.description.data_addresses.iter().copied();
     let addresses: Vec<SocketAddr> = known.filter(|address| control.may_reach(address)).collect();
     if addresses.is_empty() {
         return Err(io::Error::other("it has no address on this machine, and others need --insecure here"));
     }
-    connect(&addresses, &hello, &Timeouts::default())
+    connect(&addresses, hello, &Timeouts::default())
 }
 
 fn ship(
@@ -232,7 +275,7 @@ fn gone(control: &Control, orders: &[Order]) -> Option<String> {
     orders.iter().position(left).map(|i| format!("{} is gone", place(orders, i)))
 }
 
-fn unexpected(orders: &[Order], i: usize, response: &Response) -> String {
+pub(super) fn unexpected(orders: &[Order], i: usize, response: &Response) -> String {
     format!("{}: an answer to another question: {response:?}", place(orders, i))
 }
 

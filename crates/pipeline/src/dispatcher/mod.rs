@@ -7,7 +7,9 @@ pub mod delivery;
 mod deploy;
 mod flight;
 mod orders;
+mod settle;
 pub mod state;
+pub(crate) mod trial;
 
 use std::net::Shutdown;
 use std::sync::Arc;
@@ -15,21 +17,21 @@ use std::time::Duration;
 
 use engine::Engine;
 use graph::{Model, StageError};
-use plan::{Plan, Resources};
+use plan::Plan;
 use tensor::{Tensor, TensorSpec};
 use wire::CodecId;
-use wire::control::{DeploymentId, Request, Response, StageFigures};
+use wire::control::{DeploymentId, Request, Response, StageFigures, StageTime};
 
+use crate::calibrate::Measured;
 use crate::cluster::{Cluster, NodeInfo};
 use crate::control::{Control, NetworkError, Presence, Role};
 use crate::node::stage::OUTPUT_FAILED;
 use crate::node::state::ENDED;
-use crate::prepare::{
-    PrepareError, PrepareOptions, Prepared, SplitOptions, check_caveats, check_item, is_narrow,
-};
+use crate::prepare::{PrepareError, PrepareOptions, Prepared, SplitOptions, check_item};
 use flight::{Ends, Flight};
 pub use flight::{ItemError, Pending};
-use orders::{Common, Order};
+use orders::Order;
+use settle::Settled;
 
 /// The first epoch of a deployment.
 const FIRST_EPOCH: u32 = 1;
@@ -50,6 +52,9 @@ pub struct Options {
     /// Devices and links as the user describes them, in the order of the cluster's nodes. Without it, nodes
     /// count as equally fast and links as no limit.
     pub description: Option<plan::Cluster>,
+    /// What [`calibrate`](crate::calibrate) found about the cluster's nodes and links. With it the stages of a plan
+    /// are measured as a whole before they are connected, and given up for better ones.
+    pub measured: Option<Measured>,
     /// Codec of every link.
     pub codec: CodecId,
     /// Items in flight at most; twice the stages plus two without it, which keeps every thread busy.
@@ -66,6 +71,7 @@ impl Default for Options {
             prepare: PrepareOptions::default(),
             split: SplitOptions::default(),
             description: None,
+            measured: None,
             codec: CodecId::default(),
             window: None,
         }
@@ -97,6 +103,11 @@ pub enum Progress {
         /// In all, as far as nodes have said what they lack.
         total: u64,
     },
+    /// Loaded stages are timed as a whole.
+    Timing {
+        /// Which plan it is: 1 is the first.
+        round: usize,
+    },
     /// Stages whose session is built.
     Loading {
         /// So far.
@@ -126,6 +137,16 @@ pub enum DeployError {
         /// Nodes found.
         nodes: usize,
     },
+    /// The measurements are of another cluster or model.
+    #[error(
+        "measurements of {nodes} nodes and {units} units were given for another cluster or another model"
+    )]
+    Measured {
+        /// Nodes measured.
+        nodes: usize,
+        /// Units measured.
+        units: usize,
+    },
     /// A node refused, failed or left.
     #[error("{0}")]
     Node(String),
@@ -141,6 +162,8 @@ pub struct DeployedStage {
     pub node: NodeInfo,
     /// Engine and version that run it.
     pub engine: String,
+    /// What it took as a whole before it was connected, where that was measured.
+    pub time: Option<StageTime>,
     /// Operators in it.
     pub operators: usize,
     /// Bytes of its weights.
@@ -194,25 +217,18 @@ impl Pipeline {
             let (devices, nodes) = (description.devices.len(), cluster.nodes().len());
             return Err(DeployError::Description { devices, nodes });
         }
-        let resources = resources(cluster.nodes(), options.description.as_ref());
-        // Nodes have one way on: items are not dealt out yet.
-        let split = SplitOptions { replicas: false, ..options.split.clone() };
-        let plan = prepared.plan(resources, &split)?.plan;
-        // A node's engine may be another than the one that measured.
-        let planned = plan.stages.iter().map(|stage| &cluster.nodes()[stage.replicas[0].device].description);
-        if let Some(node) = planned.into_iter().find(|node| is_narrow(&node.engine)) {
-            check_caveats(&prepared.model, &format!("{} of node `{}`", node.engine, node.name))?;
+        if let Some(measured) = &options.measured {
+            let units: Vec<usize> = measured.nodes.iter().flatten().map(|n| n.unit_seconds.len()).collect();
+            let fits = units.iter().all(|&units| units == prepared.profile.units.len());
+            if measured.nodes.len() != cluster.nodes().len() || !fits {
+                let (nodes, units) = (measured.nodes.len(), units.into_iter().next().unwrap_or(0));
+                return Err(DeployError::Measured { nodes, units });
+            }
         }
-        let control = cluster.control().clone();
-        let dispatcher = control.id();
-        let common = Common {
-            deployment: draw_id(&dispatcher),
-            dispatcher: &dispatcher,
-            epoch: FIRST_EPOCH,
-            codec: options.codec,
-        };
-        let orders = Arc::new(orders::orders(prepared, &plan, cluster.nodes(), &common)?);
-        let opened = deploy::deploy(&control, &orders, &|p| options.tell(p)).map_err(DeployError::Node)?;
+        let settled = settle::settle(prepared, cluster, options)?;
+        let Settled { plan, building, times, shipped } = settled;
+        let (control, orders) = (cluster.control().clone(), building.orders().clone());
+        let opened = building.connect(&|p| options.tell(p)).map_err(DeployError::Node)?;
 
         let window = options.window.unwrap_or(2 * orders.len() + 2).max(1);
         let ends = Ends {
@@ -223,9 +239,11 @@ impl Pipeline {
         };
         let flight = Flight::start(&opened.input, &opened.results, ends, window);
         let flight = flight.inspect_err(|_| deploy::release(&control, &orders))?;
-        let stages = std::iter::zip(orders.iter(), opened.engines).map(|(order, engine)| DeployedStage {
+        let known = std::iter::zip(opened.engines, times);
+        let stages = std::iter::zip(orders.iter(), known).map(|(order, (engine, time))| DeployedStage {
             node: order.node.clone(),
             engine,
+            time,
             operators: order.operators,
             weight_bytes: order.message.weights.iter().map(|w| w.len).sum(),
             input: prepared.profile.frames[plan.stages[order.message.stage as usize].units.start]
@@ -241,7 +259,7 @@ impl Pipeline {
             state: opened.state,
             plan,
             stages,
-            shipped_bytes: opened.shipped,
+            shipped_bytes: shipped + opened.shipped,
             codec: options.codec,
         })
     }
@@ -400,22 +418,6 @@ impl Inner {
             }
         }
     }
-}
-
-/// The plan's view of nodes: as described by the user, else equal.
-fn resources(nodes: &[NodeInfo], description: Option<&plan::Cluster>) -> Resources {
-    let mut resources = match description {
-        Some(cluster) => cluster.resources(),
-        None => {
-            let device = |n: &NodeInfo| plan::Device::of_speed(&n.description.name, 1.0);
-            Resources::on_free_links(nodes.iter().map(device).collect())
-        }
-    };
-    for (device, node) in resources.devices.iter_mut().zip(nodes) {
-        let free = node.description.memory_limit.saturating_sub(node.description.memory_used);
-        device.memory_bytes = Some(device.memory_bytes.map_or(free, |bytes| bytes.min(free)));
-    }
-    resources
 }
 
 /// An identity that no other deployment has: from who, when, and how many before.

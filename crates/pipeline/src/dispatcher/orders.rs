@@ -1,5 +1,8 @@
 //! From a plan to one order for each node.
 
+use std::net::SocketAddr;
+use std::ops::Range;
+
 use graph::{Route, StageError, Weight};
 use plan::Plan;
 use tensor::TensorSpec;
@@ -37,35 +40,57 @@ pub(crate) fn orders(
     nodes: &[NodeInfo],
     common: &Common<'_>,
 ) -> Result<Vec<Order>, StageError> {
-    let limit = (prepared.largest_tensor_bytes() * OPEN_SIZE_FACTOR).max(OPEN_SIZE_MIN);
-    let mut orders = Vec::with_capacity(plan.stages.len());
-    for (i, planned) in plan.stages.iter().enumerate() {
-        let stage = prepared.model.stage(prepared.positions(planned))?;
+    let order = |(i, planned): (usize, &plan::Stage)| {
         let next =
             plan.stages.get(i + 1).map(|s| nodes[s.replicas[0].device].description.data_addresses.clone());
-        let message = StageOrder {
-            deployment: common.deployment,
-            dispatcher: common.dispatcher.to_owned(),
-            epoch: common.epoch,
-            model: prepared.name.clone(),
+        let seat = Seat {
             stage: i as u32,
             stages: plan.stages.len() as u32,
-            weights: stage.weights.iter().map(entry).collect(),
-            inputs: specs(&stage.inputs),
-            outputs: specs(&stage.outputs),
-            feeds: stage.feeds.iter().map(|&i| i as u32).collect(),
-            routes: stage.routes.iter().map(route).collect(),
-            codec_in: common.codec.code(),
-            codec_out: common.codec.code(),
             next: next.unwrap_or_default(),
-            max_tensor_len: limit,
             memory: planned.replicas[0].memory_bytes,
-            skeleton: stage.skeleton,
         };
-        let node = nodes[planned.replicas[0].device].clone();
-        orders.push(Order { node, message, weights: stage.weights, operators: stage.operators });
-    }
-    Ok(orders)
+        order(prepared, prepared.positions(planned), &nodes[planned.replicas[0].device], seat, common)
+    };
+    plan.stages.iter().enumerate().map(order).collect()
+}
+
+/// Where a stage stands in a chain, and what it may take.
+pub(crate) struct Seat {
+    pub(crate) stage: u32,
+    pub(crate) stages: u32,
+    pub(crate) next: Vec<SocketAddr>,
+    pub(crate) memory: u64,
+}
+
+/// The order for one node to run the operators at `positions`.
+pub(crate) fn order(
+    prepared: &Prepared,
+    positions: Range<usize>,
+    node: &NodeInfo,
+    seat: Seat,
+    common: &Common<'_>,
+) -> Result<Order, StageError> {
+    let stage = prepared.model.stage(positions)?;
+    let message = StageOrder {
+        deployment: common.deployment,
+        dispatcher: common.dispatcher.to_owned(),
+        epoch: common.epoch,
+        model: prepared.name.clone(),
+        stage: seat.stage,
+        stages: seat.stages,
+        weights: stage.weights.iter().map(entry).collect(),
+        inputs: specs(&stage.inputs),
+        outputs: specs(&stage.outputs),
+        feeds: stage.feeds.iter().map(|&i| i as u32).collect(),
+        routes: stage.routes.iter().map(route).collect(),
+        codec_in: common.codec.code(),
+        codec_out: common.codec.code(),
+        next: seat.next,
+        max_tensor_len: (prepared.largest_tensor_bytes() * OPEN_SIZE_FACTOR).max(OPEN_SIZE_MIN),
+        memory: seat.memory,
+        skeleton: stage.skeleton,
+    };
+    Ok(Order { node: node.clone(), message, weights: stage.weights, operators: stage.operators })
 }
 
 fn entry(weight: &Weight) -> WeightEntry {

@@ -1,8 +1,9 @@
 //! What a dispatcher decides while it deploys: which step of which stage comes next.
 //!
 //! Pure: events in, actions out. Stages are prepared, shipped and loaded in parallel, each at its own pace;
-//! they connect only when all are loaded, so that a connection always finds its stage. The path of items
-//! has a state machine of its own, [`super::delivery`].
+//! they connect only when all are loaded, so that a connection always finds its stage, and when the plan stands:
+//! loaded stages may be measured and given up for better ones. The path of items has a state machine of its own,
+//! [`super::delivery`].
 
 use wire::control::WeightHash;
 
@@ -17,6 +18,8 @@ pub enum Event {
     Shipped(usize),
     /// The session is built.
     Loaded(usize),
+    /// The plan stands, now that its stages are loaded.
+    Approved,
     /// The stage is connected to the next.
     Connected(usize),
     /// The dispatcher is connected to both ends of the chain.
@@ -36,6 +39,8 @@ pub enum Action {
     Ship(usize, Vec<WeightHash>),
     /// Have it build its session.
     Load(usize),
+    /// All stages are loaded: approve the plan, or be done with it.
+    Decide,
     /// Have it connect to the next stage.
     Connect(usize),
     /// Connect to the first stage and to the last.
@@ -68,6 +73,7 @@ enum Progress {
 enum Phase {
     New,
     Loading,
+    Loaded,
     Connecting,
     Opening,
     Running,
@@ -112,7 +118,11 @@ impl State {
                 if !self.all(Loaded) {
                     return vec![];
                 }
-                self.enter(Phase::Loading, Phase::Connecting);
+                self.enter(Phase::Loading, Phase::Loaded);
+                vec![Action::Decide]
+            }
+            Event::Approved => {
+                self.enter(Phase::Loaded, Phase::Connecting);
                 (0..self.stages.len()).map(Action::Connect).collect()
             }
             Event::Connected(stage) => {
@@ -171,7 +181,8 @@ mod tests {
         expect(Event::Loaded(1), &[]);
         expect(Event::Prepared(0, vec![hash(1)]), &[Action::Ship(0, vec![hash(1)])]);
         expect(Event::Shipped(0), &[Action::Load(0)]);
-        expect(Event::Loaded(0), &[Action::Connect(0), Action::Connect(1)]);
+        expect(Event::Loaded(0), &[Action::Decide]);
+        expect(Event::Approved, &[Action::Connect(0), Action::Connect(1)]);
         expect(Event::Connected(0), &[]);
         expect(Event::Connected(1), &[Action::Open]);
         expect(Event::Opened, &[Action::Run]);
@@ -188,6 +199,15 @@ mod tests {
         for late in [Event::Prepared(0, vec![]), Event::Loaded(1), Event::Failed("again".into())] {
             assert_eq!(s.on_event(late), []);
         }
+    }
+
+    #[test]
+    fn a_plan_that_does_not_stand_is_released() {
+        let mut s = State::new(1);
+        s.on_event(Event::Begun);
+        s.on_event(Event::Prepared(0, vec![]));
+        assert_eq!(s.on_event(Event::Loaded(0)), [Action::Decide]);
+        assert_eq!(s.on_event(Event::Finished), [Action::Release]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,8 +12,8 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use engine::{Engine, ModelSource, Session, SessionOptions};
 use tensor::TensorSpec;
 use wire::control::{
-    DeploymentId, Hello, NodeDescription, Purpose, Request, Response, Route, StageOrder, WeightEntry,
-    WeightHash, Welcome,
+    DeploymentId, Hello, LinkFigures, NodeDescription, Purpose, Request, Response, Route, StageOrder,
+    StageTime, WeightEntry, WeightHash, Welcome,
 };
 
 use super::cache::at;
@@ -21,7 +22,10 @@ use super::state::{Action, Event, Limits, State, Ticket};
 use super::{Cache, NodeConfig};
 use crate::control::{Inquiry, Presence};
 use crate::engine_thread;
+use crate::profile::arbitrary_item;
+use crate::timing::{self, Timing};
 use crate::transport::{Checksums, Timeouts, connect, weights, write_message};
+use crate::{machine, memory, probe};
 
 /// Events that may wait. Each is a request, a connection or the end of some work; a node that is this far
 /// behind answers that it is busy.
@@ -29,6 +33,9 @@ const MAX_EVENTS: usize = 1024;
 
 /// A dispatcher that ships weights may pause this long: it hashes and reads them from disk.
 const WEIGHTS_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Repeats of a stage that is timed go on for so long: over several periods of a CPU quota, and to an end.
+const TIME_PER_STAGE: RangeInclusive<Duration> = Duration::from_millis(300)..=Duration::from_millis(500);
 
 /// The stage's ONNX file, beside its weights.
 const SKELETON_FILE: &str = "stage.onnx";
@@ -42,6 +49,10 @@ pub(super) enum Incoming {
     Stored(DeploymentId, io::Result<()>),
     Built(DeploymentId, Result<Box<dyn Session>, String>),
     NextOpened(DeploymentId, io::Result<TcpStream>),
+    Timed(DeploymentId, Box<dyn Session>, Result<StageTime, String>),
+    SessionLost(DeploymentId, String),
+    Probed(Ticket, Result<LinkFigures, String>),
+    ProbeEnded,
     Ended(DeploymentId, Option<String>),
     Stop,
 }
@@ -100,9 +111,10 @@ impl Driver {
                 memory_used: 0,
                 engine: format!("{} {}", config.engine.name(), config.engine.version()),
                 data_addresses,
+                machine: machine::describe(),
                 stages: Vec::new(),
             },
-            memory_before: private_memory(),
+            memory_before: memory::private(),
             next_ticket: 0,
             inquiries: HashMap::new(),
             connections: HashMap::new(),
@@ -183,6 +195,15 @@ impl Driver {
                 });
                 Event::NextOpened(id, result)
             }
+            Incoming::Timed(id, session, result) => {
+                if let Some(parts) = self.parts.get_mut(&id) {
+                    parts.session = Some(session);
+                }
+                Event::Timed(id, Ok(result))
+            }
+            Incoming::SessionLost(id, reason) => Event::Timed(id, Err(reason)),
+            Incoming::Probed(ticket, result) => Event::Probed(ticket, result),
+            Incoming::ProbeEnded => Event::ProbeEnded,
             Incoming::Ended(id, reason) => {
                 if let Some(reason) = &reason {
                     tracing::warn!("a stage was given up: {reason}");
@@ -213,6 +234,9 @@ impl Driver {
             Action::OpenNext(id) => self.open_next(id),
             Action::Attach(ticket, id, purpose) => self.attach(ticket, id, purpose),
             Action::Start(id) => self.start(id),
+            Action::Time(id, inputs) => self.time(id, inputs),
+            Action::Probe(ticket, addresses) => self.probe(ticket, addresses),
+            Action::ServeProbe(ticket, purpose) => self.serve_probe(ticket, purpose),
             Action::Discard(id) => self.discard(id),
         }
     }
@@ -308,7 +332,7 @@ impl Driver {
         self.spawn("build", move |events| {
             // An engine's bug costs the deployment, not the node.
             let built = engine_thread::run(|| build_session(&*engine, &order, &folder, threads));
-            let built = built.flatten().and_then(|session| match private_memory() {
+            let built = built.flatten().and_then(|session| match memory::private() {
                 taken if taken <= allowed => Ok(session),
                 taken => Err(over_limit(taken - (allowed - limit), limit)),
             });
@@ -350,6 +374,40 @@ impl Driver {
             Ok(stage) => parts.stage = Some(stage),
             Err(e) => drop(self.sender.try_send(Incoming::Ended(id, Some(e.to_string())))),
         }
+    }
+
+    fn time(&mut self, id: DeploymentId, inputs: Vec<TensorSpec>) {
+        let Some(parts) = self.parts.get_mut(&id) else { return };
+        let Some(mut session) = parts.session.take() else { return };
+        let feeds = parts.order.feeds.clone();
+        self.spawn("time", move |events| {
+            let run = || time_session(&mut *session, &inputs, &feeds);
+            let _ = events.send(match engine_thread::run(run) {
+                Ok(timed) => Incoming::Timed(id, session, timed),
+                Err(reason) => Incoming::SessionLost(id, reason),
+            });
+        });
+    }
+
+    fn probe(&mut self, ticket: Ticket, addresses: Vec<SocketAddr>) {
+        let hello = Hello { deployment: 0, epoch: 0, stage: 0, purpose: Purpose::ProbeTo };
+        self.spawn("probe", move |events| {
+            let opened = connect(&addresses, &hello, &Timeouts::default());
+            let found = opened.and_then(|stream| probe::send(&stream)).map_err(|e| e.to_string());
+            let _ = events.send(Incoming::Probed(ticket, found));
+        });
+    }
+
+    fn serve_probe(&mut self, ticket: Ticket, purpose: Purpose) {
+        let Some(mut stream) = self.connections.remove(&ticket) else { return };
+        self.spawn("probe", move |events| {
+            let serve = if purpose == Purpose::ProbeTo { probe::count } else { probe::send };
+            let welcomed = write_message(&mut stream, &Welcome::Accepted);
+            if let Err(e) = welcomed.and_then(|()| serve(&stream)) {
+                tracing::warn!("a probe of a link broke off: {e}");
+            }
+            let _ = events.send(Incoming::ProbeEnded);
+        });
     }
 
     fn discard(&mut self, id: DeploymentId) {
@@ -429,6 +487,23 @@ fn build_session(
     Ok(session)
 }
 
+/// Runs a session on arbitrary values; an error is the engine's about these values.
+fn time_session(
+    session: &mut dyn Session,
+    inputs: &[TensorSpec],
+    feeds: &[u32],
+) -> Result<StageTime, String> {
+    let item = arbitrary_item(inputs);
+    if item.len() != inputs.len() {
+        return Err("the stage's inputs cannot be made up".to_owned());
+    }
+    let views: Vec<_> = feeds.iter().map(|&i| item[i as usize].view()).collect();
+    let measured = timing::measure(session, &views, TIME_PER_STAGE).map_err(|e| e.to_string())?;
+    let Timing { seconds, half_width_seconds, mean_seconds, runs } = measured.timing;
+    let (runs, peak_bytes) = (runs as u32, measured.growth);
+    Ok(StageTime { seconds, half_width_seconds, mean_seconds, runs, peak_bytes })
+}
+
 fn setup(
     order: &StageOrder,
     session: Box<dyn Session>,
@@ -458,14 +533,6 @@ fn setup(
 pub(crate) fn process_cpu_seconds() -> f64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
-}
-
-/// Memory of this process that is not shared with files on disk, bytes; 0 where `/proc` does not tell.
-fn private_memory() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let mut pages = statm.split(' ').skip(1).map(|field| field.parse().unwrap_or(0u64));
-    let (resident, shared) = (pages.next().unwrap_or(0), pages.next().unwrap_or(0));
-    resident.saturating_sub(shared) * rustix::param::page_size() as u64
 }
 
 /// An engine may take more than the plan expects of it: packed copies of weights, for one.

@@ -31,6 +31,12 @@ const QUEUE_LEN: usize = 1;
 /// that passed through, one of the others waits: a fourth set would be colder memory for no more overlap.
 const BUFFER_SETS: usize = 3;
 
+/// Copies of its inputs that a stage holds while its engine runs.
+pub const QUEUED_INPUTS: u64 = BUFFER_SETS as u64;
+
+/// Copies of its outputs that a stage holds while its engine runs: those that wait, and one being sent.
+pub const QUEUED_OUTPUTS: u64 = QUEUE_LEN as u64 + 1;
+
 /// How a stage's reason begins when what fails is behind it.
 pub(crate) const OUTPUT_FAILED: &str = "the link out of this stage failed";
 

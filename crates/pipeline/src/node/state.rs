@@ -4,9 +4,12 @@
 //! the world into events and carries the actions out. Everything a peer says passes through here.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 
+use tensor::{Shape, TensorSpec};
 use wire::control::{
-    DeploymentId, Hello, Purpose, Request, Response, RunningStage, StageOrder, WeightEntry, WeightHash,
+    DeploymentId, Hello, LinkFigures, ProbeOrder, Purpose, Request, Response, RunningStage, StageOrder,
+    StageTime, TimeOrder, WeightEntry, WeightHash,
 };
 
 /// Somebody who waits for an answer: a request, or a connection that said hello.
@@ -14,6 +17,13 @@ pub type Ticket = u64;
 
 /// Deployments a node holds at once. Each has threads and connections; more is a runaway client.
 const MAX_DEPLOYMENTS: usize = 64;
+
+/// Probes of links that a node takes part in at once, from and to it; each has a thread and a connection. A
+/// dispatcher asks for one at a time.
+const MAX_PROBES: usize = 4;
+
+/// Addresses of the other end of a probe: each that does not answer takes seconds.
+const MAX_PROBE_ADDRESSES: usize = 16;
 
 /// How many ended deployments are remembered, to tell why.
 const REMEMBERED_ENDS: usize = 16;
@@ -36,6 +46,12 @@ pub enum Event {
     Built(DeploymentId, Result<String, String>),
     /// The next stage was connected to.
     NextOpened(DeploymentId, Result<(), String>),
+    /// The session was run: what it takes, or why the engine failed on it. On the outside: why the session is lost.
+    Timed(DeploymentId, Result<Result<StageTime, String>, String>),
+    /// A probe that this node was asked for is over.
+    Probed(Ticket, Result<LinkFigures, String>),
+    /// A probe that somebody else began is over.
+    ProbeEnded,
     /// A stage's threads are done, for this reason if it was not an orderly end.
     Ended(DeploymentId, Option<String>),
     /// A dispatcher has left the control plane.
@@ -65,6 +81,12 @@ pub enum Action {
     Attach(Ticket, DeploymentId, Purpose),
     /// Both ends are there: start the stage's threads.
     Start(DeploymentId),
+    /// Run the session on arbitrary tensors of these types and sizes, one for each input of the stage.
+    Time(DeploymentId, Vec<TensorSpec>),
+    /// Connect to one of these addresses and probe the link.
+    Probe(Ticket, Vec<SocketAddr>),
+    /// Accept the connection and take part in the probe of its link.
+    ServeProbe(Ticket, Purpose),
     /// Stop and forget everything of the deployment.
     Discard(DeploymentId),
 }
@@ -84,6 +106,7 @@ pub struct State {
     limits: Limits,
     deployments: BTreeMap<DeploymentId, Deployment>,
     ends: VecDeque<(DeploymentId, String)>,
+    probes: usize,
 }
 
 #[derive(Debug)]
@@ -102,6 +125,7 @@ enum Phase {
     Complete,
     Building(Ticket),
     Built,
+    Timing(Ticket),
     OpeningNext(Ticket),
     Connected,
 }
@@ -109,7 +133,7 @@ enum Phase {
 impl State {
     /// A node that runs nothing.
     pub fn new(limits: Limits) -> State {
-        State { limits, deployments: BTreeMap::new(), ends: VecDeque::new() }
+        State { limits, deployments: BTreeMap::new(), ends: VecDeque::new(), probes: 0 }
     }
 
     /// Memory promised, bytes.
@@ -134,6 +158,15 @@ impl State {
             Event::Stored(id, result) => self.on_stored(id, result),
             Event::Built(id, result) => self.on_built(id, result),
             Event::NextOpened(id, result) => self.on_next_opened(id, result),
+            Event::Timed(id, result) => self.on_timed(id, result),
+            Event::Probed(ticket, result) => {
+                self.end_probe();
+                vec![Action::Answer(ticket, result.map_or_else(Response::Refused, Response::Probed))]
+            }
+            Event::ProbeEnded => {
+                self.end_probe();
+                vec![]
+            }
             Event::Ended(id, reason) => {
                 if self.deployments.contains_key(&id) {
                     self.remember(id, reason.unwrap_or_else(|| ENDED.to_owned()));
@@ -164,6 +197,8 @@ impl State {
                 actions.push(Action::Answer(ticket, Response::Released));
                 actions
             }
+            Request::Time(order) => self.on_time(ticket, &order),
+            Request::Probe(order) => self.on_probe(ticket, order),
         }
     }
 
@@ -234,6 +269,12 @@ impl State {
     }
 
     fn on_greeted(&mut self, ticket: Ticket, hello: Hello) -> Vec<Action> {
+        if matches!(hello.purpose, Purpose::ProbeTo | Purpose::ProbeFrom) {
+            return match self.begin_probe() {
+                Ok(()) => vec![Action::ServeProbe(ticket, hello.purpose)],
+                Err(reason) => vec![Action::TurnAway(ticket, reason)],
+            };
+        }
         let id = hello.deployment;
         let Some(deployment) = self.deployments.get_mut(&id) else {
             return vec![Action::TurnAway(ticket, "this node has no such deployment".to_owned())];
@@ -282,6 +323,63 @@ impl State {
             }
             Err(reason) => self.discard(id, &reason),
         }
+    }
+
+    fn on_time(&mut self, ticket: Ticket, order: &TimeOrder) -> Vec<Action> {
+        let id = order.deployment;
+        let Some(deployment) = self.deployments.get(&id) else {
+            return vec![self.refuse_unknown(ticket, id)];
+        };
+        match deployment.inputs(&order.shapes) {
+            Err(reason) => vec![Action::Answer(ticket, Response::Refused(reason))],
+            Ok(inputs) => {
+                self.advance(ticket, id, &Phase::Built, Phase::Timing(ticket), Action::Time(id, inputs))
+            }
+        }
+    }
+
+    fn on_timed(
+        &mut self,
+        id: DeploymentId,
+        result: Result<Result<StageTime, String>, String>,
+    ) -> Vec<Action> {
+        let Some(deployment) = self.deployments.get_mut(&id) else { return vec![] };
+        let Phase::Timing(ticket) = deployment.phase else { return vec![] };
+        match result {
+            Ok(timed) => {
+                deployment.phase = Phase::Built;
+                vec![Action::Answer(ticket, timed.map_or_else(Response::Refused, Response::Timed))]
+            }
+            Err(reason) => self.discard(id, &reason),
+        }
+    }
+
+    fn on_probe(&mut self, ticket: Ticket, ProbeOrder { to }: ProbeOrder) -> Vec<Action> {
+        let refuse = |reason| vec![Action::Answer(ticket, Response::Refused(reason))];
+        let reach = |address: &SocketAddr| address.ip().is_loopback() || !self.limits.loopback_only;
+        if to.len() > MAX_PROBE_ADDRESSES {
+            return refuse(format!("a probe to more than {MAX_PROBE_ADDRESSES} addresses"));
+        }
+        let Some(unreachable) = to.iter().find(|address| !reach(address)) else {
+            return match self.begin_probe() {
+                Ok(()) => vec![Action::Probe(ticket, to)],
+                Err(reason) => refuse(reason),
+            };
+        };
+        refuse(format!("the other node is on another machine ({unreachable}), which needs --insecure here"))
+    }
+
+    fn begin_probe(&mut self) -> Result<(), String> {
+        if self.probes >= MAX_PROBES {
+            return Err(format!("this node takes part in {MAX_PROBES} probes already"));
+        }
+        self.probes += 1;
+        Ok(())
+    }
+
+    fn end_probe(&mut self) {
+        assert!(self.probes > 0, "a probe ends that did not begin");
+        self.probes -= 1;
     }
 
     fn on_connect(&mut self, ticket: Ticket, id: DeploymentId) -> Vec<Action> {
@@ -345,8 +443,10 @@ impl State {
     fn discard(&mut self, id: DeploymentId, reason: &str) -> Vec<Action> {
         let Some(deployment) = self.deployments.remove(&id) else { return vec![] };
         let mut actions = vec![Action::Discard(id)];
-        if let Phase::LookingUp(ticket) | Phase::Building(ticket) | Phase::OpeningNext(ticket) =
-            deployment.phase
+        if let Phase::LookingUp(ticket)
+        | Phase::Building(ticket)
+        | Phase::Timing(ticket)
+        | Phase::OpeningNext(ticket) = deployment.phase
         {
             actions.push(Action::Answer(ticket, Response::Refused(reason.to_owned())));
         }
@@ -376,6 +476,29 @@ impl Deployment {
         Ok(None)
     }
 
+    /// The tensors to time the stage on, if they are such as may arrive and fit the memory that was promised.
+    fn inputs(&self, shapes: &[Vec<u64>]) -> Result<Vec<TensorSpec>, String> {
+        if shapes.len() != self.order.inputs.len() {
+            let (expected, found) = (self.order.inputs.len(), shapes.len());
+            return Err(format!("the stage has {expected} inputs, sizes of {found} were given"));
+        }
+        let mut left = self.order.memory;
+        std::iter::zip(&self.order.inputs, shapes)
+            .map(|(spec, dims)| {
+                let spec = TensorSpec::try_from(spec).map_err(|e| e.to_string())?;
+                let no_shape = || format!("{dims:?} is no shape");
+                let dims: Result<Vec<usize>, _> = dims.iter().map(|&dim| usize::try_from(dim)).collect();
+                let shape = dims.ok().and_then(|dims| Shape::new(&dims)).ok_or_else(no_shape)?;
+                spec.check(spec.dtype, shape).map_err(|e| e.to_string())?;
+                let len = shape.elements().and_then(|elements| spec.dtype.byte_len(elements));
+                let len = len.map(|len| len as u64).filter(|&len| len <= self.order.max_tensor_len);
+                let too_large = || format!("tensor `{}` is larger than was promised", spec.name);
+                left = len.and_then(|len| left.checked_sub(len)).ok_or_else(too_large)?;
+                Ok(TensorSpec::fixed(&spec.name, spec.dtype, shape))
+            })
+            .collect()
+    }
+
     fn start(&self, id: DeploymentId) -> Option<Action> {
         (self.input && self.output).then_some(Action::Start(id))
     }
@@ -386,183 +509,4 @@ fn megabytes(bytes: u64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use Purpose::{Inputs, Results, Weights};
-
-    const ID: DeploymentId = 7;
-
-    fn order(next: bool) -> Box<StageOrder> {
-        Box::new(StageOrder {
-            deployment: ID,
-            dispatcher: "d".into(),
-            epoch: 3,
-            model: "m".into(),
-            stage: 0,
-            stages: 2,
-            skeleton: vec![],
-            weights: vec![WeightEntry { hash: [1; 32], len: 5 }, WeightEntry { hash: [2; 32], len: 6 }],
-            inputs: vec![],
-            outputs: vec![],
-            feeds: vec![],
-            routes: vec![],
-            codec_in: 0,
-            codec_out: 0,
-            next: if next { vec!["127.0.0.1:1".parse().unwrap()] } else { vec![] },
-            max_tensor_len: 0,
-            memory: 60,
-        })
-    }
-
-    fn state() -> State {
-        State::new(Limits { memory: 100, loopback_only: true })
-    }
-
-    fn hello(purpose: Purpose) -> Hello {
-        Hello { deployment: ID, epoch: 3, stage: 0, purpose }
-    }
-
-    fn refused(actions: &[Action], part: &str) -> bool {
-        match actions {
-            [.., Action::Answer(_, Response::Refused(reason)) | Action::TurnAway(_, reason)] => {
-                reason.contains(part)
-            }
-            _ => false,
-        }
-    }
-
-    /// Drives a node to the point where its stage is built.
-    fn built(next: bool) -> State {
-        let mut s = state();
-        s.on_event(Event::Asked(1, Request::Prepare(order(next))));
-        s.on_event(Event::LookedUp(ID, Ok(vec![])));
-        s.on_event(Event::Asked(2, Request::Load(ID)));
-        s.on_event(Event::Built(ID, Ok("engine".into())));
-        s
-    }
-
-    #[test]
-    fn open_sizes_are_bounded_by_this_nodes_memory() {
-        for (promised, kept) in [(40, 40), (1 << 60, 100)] {
-            let mut order = order(false);
-            order.max_tensor_len = promised;
-            let actions = state().on_event(Event::Asked(1, Request::Prepare(order)));
-            assert!(matches!(&actions[..], [Action::LookUp(order)] if order.max_tensor_len == kept));
-        }
-    }
-
-    #[test]
-    fn a_stage_goes_from_order_to_running() {
-        let mut s = state();
-        let mut expect = |event, actions: &[Action]| assert_eq!(s.on_event(event), actions);
-        expect(Event::Asked(1, Request::Prepare(order(true))), &[Action::LookUp(order(true))]);
-        let missing = vec![[2; 32]];
-        let prepared = Response::Prepared { missing: missing.clone() };
-        expect(Event::LookedUp(ID, Ok(missing)), &[Action::Answer(1, prepared)]);
-        let entries = vec![WeightEntry { hash: [2; 32], len: 6 }];
-        expect(Event::Greeted(2, hello(Weights)), &[Action::Receive(2, ID, entries.clone())]);
-        expect(Event::Stored(ID, Err("cut".into())), &[]);
-        expect(Event::Greeted(3, hello(Weights)), &[Action::Receive(3, ID, entries)]);
-        expect(Event::Stored(ID, Ok(())), &[]);
-        expect(Event::Asked(4, Request::Load(ID)), &[Action::Build(ID)]);
-        let loaded = Response::Loaded { engine: "e".into() };
-        expect(Event::Built(ID, Ok("e".into())), &[Action::Answer(4, loaded)]);
-        expect(Event::Asked(5, Request::Connect(ID)), &[Action::OpenNext(ID)]);
-        expect(Event::Greeted(6, hello(Inputs)), &[Action::Attach(6, ID, Inputs)]);
-        let connected = Action::Answer(5, Response::Connected);
-        expect(Event::NextOpened(ID, Ok(())), &[connected, Action::Start(ID)]);
-        expect(Event::Asked(7, Request::Measure(ID)), &[Action::Measure(7, ID)]);
-        let released = Action::Answer(8, Response::Released);
-        expect(Event::Asked(8, Request::Release(ID)), &[Action::Discard(ID), released]);
-        assert_eq!(s.memory_used(), 0);
-    }
-
-    #[test]
-    fn the_last_stage_gives_its_results_to_whoever_fetches_them() {
-        let mut s = built(false);
-        assert_eq!(
-            s.on_event(Event::Asked(3, Request::Connect(ID))),
-            [Action::Answer(3, Response::Connected)]
-        );
-        assert_eq!(s.on_event(Event::Greeted(4, hello(Results))), [Action::Attach(4, ID, Results)]);
-        let start = [Action::Attach(5, ID, Inputs), Action::Start(ID)];
-        assert_eq!(s.on_event(Event::Greeted(5, hello(Inputs))), start);
-    }
-
-    #[test]
-    fn connections_that_do_not_belong_are_turned_away() {
-        let check = |s: &mut State, hello: Hello, part: &str| {
-            let actions = s.on_event(Event::Greeted(9, hello));
-            assert!(refused(&actions, part), "{actions:?}");
-        };
-        check(&mut state(), hello(Inputs), "no such deployment");
-        let mut s = built(true);
-        check(&mut s, Hello { epoch: 2, ..hello(Inputs) }, "epoch 2 is not the plan's epoch 3");
-        check(&mut s, Hello { stage: 1, ..hello(Inputs) }, "this node runs stage 1 of it, not stage 2");
-        check(&mut s, hello(Weights), "no weights are missing");
-        check(&mut s, hello(Results), "to the next stage");
-        s.on_event(Event::Greeted(3, hello(Inputs)));
-        check(&mut s, hello(Inputs), "already has this connection");
-        let mut early = state();
-        early.on_event(Event::Asked(1, Request::Prepare(order(true))));
-        check(&mut early, hello(Inputs), "not loaded yet");
-    }
-
-    #[test]
-    fn the_memory_limit_is_kept() {
-        let mut s = built(true);
-        let mut second = order(true);
-        second.deployment = 8;
-        let actions = s.on_event(Event::Asked(3, Request::Prepare(second.clone())));
-        assert!(refused(&actions, "takes 0.0 MB of memory"), "{actions:?}");
-        second.memory = u64::MAX;
-        assert!(refused(&s.on_event(Event::Asked(3, Request::Prepare(second.clone()))), "memory"));
-        second.memory = 10;
-        let actions = s.on_event(Event::Asked(3, Request::Prepare(second.clone())));
-        assert!(refused(&actions, "less memory than its weights"), "{actions:?}");
-        second.memory = 40;
-        assert_eq!(s.on_event(Event::Asked(3, Request::Prepare(second.clone()))), [Action::LookUp(second)]);
-        assert_eq!(s.memory_used(), 100);
-    }
-
-    #[test]
-    fn a_node_for_this_machine_only_connects_to_no_other() {
-        let mut order = order(true);
-        order.next = vec!["192.0.2.1:7".parse().unwrap()];
-        let actions = state().on_event(Event::Asked(1, Request::Prepare(order)));
-        assert!(refused(&actions, "needs --insecure"), "{actions:?}");
-    }
-
-    #[test]
-    fn requests_out_of_turn_and_failures_are_answered() {
-        let mut s = state();
-        assert!(refused(&s.on_event(Event::Asked(1, Request::Load(ID))), "no such deployment"));
-        s.on_event(Event::Asked(1, Request::Prepare(order(true))));
-        assert!(refused(&s.on_event(Event::Asked(2, Request::Load(ID))), "does not fit"));
-        assert!(refused(&s.on_event(Event::Asked(3, Request::Prepare(order(true)))), "already"));
-        let actions = s.on_event(Event::LookedUp(ID, Err("disk full".into())));
-        assert!(refused(&actions, "disk full") && actions[0] == Action::Discard(ID));
-        let mut s = built(true);
-        s.on_event(Event::Asked(3, Request::Connect(ID)));
-        assert!(refused(&s.on_event(Event::NextOpened(ID, Err("refused".into()))), "next stage"));
-        // Work that finishes after its deployment is gone leaves nothing behind.
-        assert_eq!(s.on_event(Event::Built(ID, Ok("e".into()))), [Action::Discard(ID)]);
-    }
-
-    #[test]
-    fn when_the_dispatcher_leaves_its_stages_go_and_others_stay() {
-        let mut s = built(true);
-        let mut other = order(true);
-        (other.deployment, other.dispatcher, other.memory) = (8, "other".into(), 11);
-        s.on_event(Event::Asked(3, Request::Prepare(other)));
-        assert_eq!(s.on_event(Event::DispatcherLeft("d".into())), [Action::Discard(ID)]);
-        assert_eq!(s.stages().count(), 1);
-    }
-
-    #[test]
-    fn why_a_stage_ended_can_be_asked_later() {
-        let mut s = built(true);
-        assert_eq!(s.on_event(Event::Ended(ID, Some("frame damaged".into()))), [Action::Discard(ID)]);
-        assert!(refused(&s.on_event(Event::Asked(4, Request::Measure(ID))), "frame damaged"));
-    }
-}
+mod tests;

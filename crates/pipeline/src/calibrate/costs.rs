@@ -1,0 +1,234 @@
+//! From measurements to what the planner takes: the only place that turns the one into the other, and that corrects
+//! costs by what whole stages took. Pure.
+
+use std::ops::Range;
+
+use plan::{Device, End, Link, Resources};
+use wire::control::{LinkFigures, StageTime};
+
+use super::Measured;
+use crate::cluster::NodeInfo;
+use crate::profile::Profile;
+
+/// What the units cost on every node, and the links between them.
+#[derive(Clone, Debug)]
+pub struct Costs {
+    /// Devices, with what the planner takes of them besides their times, and links.
+    resources: Resources,
+    /// Seconds of the units where they were profiled.
+    profiled: Vec<f64>,
+    /// By device: seconds of its units.
+    units: Vec<Vec<f64>>,
+    /// By device: the first that cost the same in the beginning. What is learnt of one is true of all.
+    kinds: Vec<usize>,
+    /// By device: which units were in a stage that was measured.
+    settled: Vec<Vec<bool>>,
+    /// Whether the user says how fast devices are: then nothing that is measured changes it.
+    given: bool,
+}
+
+impl Costs {
+    /// What is known of these nodes: as the user describes them, else as measured, else equal, with links that are no
+    /// limit. Speeds count as described when one of them is not 1, and a link's bandwidth or delay when it is a limit.
+    ///
+    /// # Panics
+    /// When the description or the measurements are of another number of nodes or units.
+    pub fn new(
+        profile: &Profile,
+        nodes: &[NodeInfo],
+        description: Option<&plan::Cluster>,
+        measured: Option<&Measured>,
+    ) -> Costs {
+        let mut resources = match description {
+            Some(cluster) => cluster.resources(),
+            None => Resources::on_free_links(nodes.iter().map(plain).collect()),
+        };
+        let (devices, links) = (&mut resources.devices, &mut resources.links);
+        assert_eq!(devices.len(), nodes.len(), "a description of other nodes");
+        for (device, node) in devices.iter_mut().zip(nodes) {
+            let free = node.description.memory_limit.saturating_sub(node.description.memory_used);
+            device.memory_bytes = Some(device.memory_bytes.map_or(free, |bytes| bytes.min(free)));
+        }
+        let profiled: Vec<f64> = profile.units.iter().map(|unit| unit.seconds).collect();
+        let given = devices.iter().any(|device| device.speed != 1.0);
+        let times = |(i, device): (usize, &Device)| {
+            let timed = measured.and_then(|m| m.nodes[i].as_ref()).filter(|_| !given);
+            let times = timed.map(|times| times.unit_seconds.clone());
+            times.unwrap_or_else(|| profiled.iter().map(|seconds| seconds / device.speed).collect())
+        };
+        let units: Vec<Vec<f64>> = devices.iter().enumerate().map(times).collect();
+        assert!(units.iter().all(|times| times.len() == profiled.len()), "times of other units");
+        let same = |i: usize| units.iter().position(|times| *times == units[i]).unwrap_or(i);
+        let kinds = (0..units.len()).map(same).collect();
+        for link in measured.iter().flat_map(|m| &m.links) {
+            let known = links.get(link.from, link.to);
+            links.set(link.from, link.to, fill(known, &link.figures));
+        }
+        Costs {
+            settled: vec![vec![false; profiled.len()]; units.len()],
+            resources,
+            profiled,
+            units,
+            kinds,
+            given,
+        }
+    }
+
+    /// Devices and links as the planner takes them.
+    pub fn resources(&self) -> Resources {
+        let mut resources = self.resources.clone();
+        for (device, units) in std::iter::zip(&mut resources.devices, &self.units) {
+            // What takes part of a processor besides the units, such as sending, goes by the speed.
+            device.speed = self.profiled.iter().sum::<f64>() / units.iter().sum::<f64>();
+            device.unit_seconds = Some(units.clone());
+        }
+        resources
+    }
+
+    /// Seconds that a device needs for these units.
+    ///
+    /// # Panics
+    /// When there is no such device or unit.
+    pub fn seconds(&self, device: usize, units: Range<usize>) -> f64 {
+        self.units[device][units].iter().sum()
+    }
+
+    /// Takes in what a whole stage took: its units cost so much more or less on this device, and, for want of better
+    /// knowledge, so do those that were in no measured stage yet. The same holds for devices that began as its equals:
+    /// that keeps them equal, so that what is noise in one stage does not set an order among them.
+    ///
+    /// # Panics
+    /// When there is no such device or unit.
+    pub fn correct(&mut self, device: usize, units: Range<usize>, measured: &StageTime) {
+        let predicted = self.seconds(device, units.clone());
+        if self.given || predicted <= 0.0 {
+            return;
+        }
+        let factor = measured.sustained_seconds() / predicted;
+        let kind = self.kinds[device];
+        for other in (0..self.units.len()).filter(|&other| self.kinds[other] == kind) {
+            for unit in 0..self.profiled.len() {
+                let own = units.contains(&unit);
+                if own || !self.settled[other][unit] {
+                    self.units[other][unit] *= factor;
+                    self.settled[other][unit] = own;
+                }
+            }
+        }
+    }
+}
+
+/// A node of which nothing is known but what it says.
+fn plain(node: &NodeInfo) -> Device {
+    Device::of_speed(&node.description.name, 1.0)
+}
+
+/// A described link with what was measured in place of what was not described.
+fn fill(described: Link, figures: &LinkFigures) -> Link {
+    let bandwidth = if described.bandwidth.is_finite() { described.bandwidth } else { figures.bandwidth };
+    let delay = if described.delay > 0.0 { described.delay } else { figures.delay_seconds };
+    let frame_seconds = described.frame_seconds.max(figures.frame_seconds);
+    Link { bandwidth, delay, frame_seconds, ..described }
+}
+
+/// A link as it was measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MeasuredLink {
+    /// The sender.
+    pub from: End,
+    /// The receiver.
+    pub to: End,
+    /// What it is like.
+    pub figures: LinkFigures,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::calibrate::NodeTimes;
+    use crate::profile::UnitCost;
+    use wire::control::{Machine, NodeDescription};
+
+    fn profile(seconds: &[f64]) -> Profile {
+        let unit = |&seconds| UnitCost {
+            seconds,
+            half_width_seconds: 0.0,
+            operators: 1,
+            weight_bytes: 0,
+            activation_bytes: 0,
+        };
+        let units: Vec<UnitCost> = seconds.iter().map(unit).collect();
+        Profile { cuts: vec![], frames: vec![vec![]; units.len() + 1], units, engine: String::new() }
+    }
+
+    fn node(name: &str) -> NodeInfo {
+        let description = NodeDescription {
+            name: name.into(),
+            version: String::new(),
+            cores: 1,
+            threads: 1,
+            memory_limit: 100,
+            memory_used: 30,
+            engine: String::new(),
+            data_addresses: vec![],
+            machine: Machine::default(),
+            stages: vec![],
+        };
+        NodeInfo { id: name.into(), description }
+    }
+
+    fn times(unit_seconds: &[f64]) -> Option<NodeTimes> {
+        Some(NodeTimes { unit_seconds: unit_seconds.to_vec(), error: 0.0 })
+    }
+
+    fn took(seconds: f64) -> StageTime {
+        StageTime { seconds, half_width_seconds: 0.0, mean_seconds: seconds, runs: 5, peak_bytes: None }
+    }
+
+    const FIGURES: LinkFigures = LinkFigures { bandwidth: 1e6, delay_seconds: 0.5, frame_seconds: 0.25 };
+
+    #[test]
+    fn what_the_user_says_wins_over_what_was_measured() {
+        let nodes = [node("a"), node("b")];
+        let ends = [(End::Dispatcher, End::Device(0)), (End::Device(0), End::Device(1))];
+        let links = ends.map(|(from, to)| MeasuredLink { from, to, figures: FIGURES }).to_vec();
+        let nodes_times = vec![times(&[2.0, 4.0]), None];
+        let measured = Measured { nodes: nodes_times, links, ..Measured::default() };
+        let described = |text: &str| plan::Cluster::from_toml(&format!("version = 1\n{text}")).unwrap();
+        let costs = |cluster: Option<&plan::Cluster>| {
+            Costs::new(&profile(&[1.0, 1.0]), &nodes, cluster, Some(&measured))
+        };
+        let device = "[[device]]\nname = 'a'\n[[device]]\nname = 'b'\n";
+        for cluster in [None, Some(described(device))] {
+            let costs = costs(cluster.as_ref());
+            assert_eq!((costs.seconds(0, 0..2), costs.seconds(1, 0..2)), (6.0, 2.0));
+            let Resources { devices, links, .. } = costs.resources();
+            assert_eq!(devices[0].memory_bytes, Some(70));
+            let link = links.get(End::Device(0), End::Device(1));
+            assert_eq!((link.bandwidth, link.delay), (1e6, 0.5));
+            // The other way was not probed.
+            assert_eq!(links.get(End::Device(1), End::Device(0)), Link::FREE);
+        }
+        let cluster = described(&format!("{device}speed = 2.0\n[links]\ndelay = '1ms'\n"));
+        let mut costs = costs(Some(&cluster));
+        costs.correct(0, 0..1, &took(9.0));
+        assert_eq!((costs.seconds(0, 0..2), costs.seconds(1, 0..2)), (2.0, 1.0));
+        let link = costs.resources().links.get(End::Device(0), End::Device(1));
+        assert_eq!((link.bandwidth, link.delay), (1e6, 0.001));
+    }
+
+    #[test]
+    fn a_stage_corrects_its_device_and_its_equals() {
+        let nodes = [node("a"), node("b"), node("c")];
+        let all = vec![times(&[1.0, 2.0, 3.0]), times(&[9.0, 9.0, 9.0]), times(&[1.0, 2.0, 3.0])];
+        let measured = Measured { nodes: all, ..Measured::default() };
+        let mut costs = Costs::new(&profile(&[1.0, 1.0, 1.0]), &nodes, None, Some(&measured));
+        costs.correct(0, 0..2, &took(1.5));
+        let of = |costs: &Costs, device| [0, 1, 2].map(|i| costs.seconds(device, i..i + 1));
+        assert_eq!(of(&costs, 0), [0.5, 1.0, 1.5]);
+        assert_eq!(of(&costs, 1), [9.0, 9.0, 9.0]);
+        assert_eq!(of(&costs, 2), of(&costs, 0));
+        costs.correct(2, 2..3, &took(6.0));
+        assert_eq!((of(&costs, 0), of(&costs, 1)), ([0.5, 1.0, 6.0], [9.0, 9.0, 9.0]));
+    }
+}

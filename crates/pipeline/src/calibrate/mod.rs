@@ -1,0 +1,333 @@
+//! What the nodes and links of a cluster are like for one model, as measured by themselves.
+//!
+//! Called before planning, by `defer run` and `defer plan` and by whoever uses the library. Nodes run a few
+//! representative units on their own engine and threads; links between different places are probed in rounds of
+//! disjoint pairs. What cannot be measured is left out and named: the planner then takes nodes for equal and links
+//! for no limit.
+
+mod costs;
+mod places;
+mod units;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use places::Place;
+use plan::End;
+use wire::control::{LinkFigures, Machine, StageTime};
+
+pub use costs::{Costs, MeasuredLink};
+
+use crate::cluster::{Cluster, NodeInfo};
+use crate::control::host_addresses;
+use crate::dispatcher::trial;
+use crate::machine;
+use crate::prepare::Prepared;
+use crate::store::Store;
+
+/// Figures of links are measured again after this long: networks change with who else uses them.
+const LINK_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// By so much of their time equal nodes may seem to differ, besides what their own errors allow: other work comes and
+/// goes between two measurements.
+const TOLERANCE: f64 = 0.05;
+
+/// How a cluster is measured.
+#[derive(Clone, Debug, Default)]
+pub struct CalibrateOptions {
+    /// Whether all nodes are of one make and in one place, such as those started on one machine: then one is timed
+    /// for all, and links are no limit.
+    pub alike: bool,
+    /// The folder where figures are kept; without it they are measured every time.
+    pub store: Option<PathBuf>,
+    /// Whether to measure even what is known.
+    pub fresh: bool,
+    /// The time, since 1970: figures of links grow old.
+    pub now: Duration,
+}
+
+/// What was measured.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Measured {
+    /// By node of the cluster; `None` where it could not be timed.
+    pub nodes: Vec<Option<NodeTimes>>,
+    /// The links that were probed; others are no limit.
+    pub links: Vec<MeasuredLink>,
+    /// What could not be measured, and why, for people.
+    pub unknown: Vec<String>,
+    /// Bytes of weights that were shipped to be timed; nodes keep them.
+    pub shipped_bytes: u64,
+}
+
+/// What the units cost on one node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NodeTimes {
+    /// Seconds of each unit: those that were timed there, and the others by the factor of the timed one that is most
+    /// like them.
+    pub unit_seconds: Vec<f64>,
+    /// The widest interval of those that were timed, as a share of the median.
+    pub error: f64,
+}
+
+/// Measures the nodes that `cluster` found, and their links. `progress` hears of measurements done and in all.
+pub fn calibrate(
+    prepared: &Prepared,
+    cluster: &Cluster,
+    options: &CalibrateOptions,
+    progress: &(dyn Fn(usize, usize) + Sync),
+) -> Measured {
+    let job = Job { prepared, cluster, options, store: options.store.clone().map(Store::new) };
+    let own = machine::describe();
+    let pairs = if options.alike { Vec::new() } else { job.pairs(&own) };
+    let timed = if options.alike { cluster.nodes().len().min(1) } else { cluster.nodes().len() };
+    let total = timed + pairs.iter().map(Vec::len).sum::<usize>();
+    let done = std::sync::atomic::AtomicUsize::new(0);
+    let step = || progress(done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1, total);
+    progress(0, total);
+
+    let mut measured = Measured::default();
+    let nodes: Vec<&NodeInfo> = cluster.nodes()[..timed].iter().collect();
+    let found = by_machine(&nodes, &|i| {
+        let times = job.time_node(nodes[i]);
+        step();
+        times
+    });
+    for (node, found) in std::iter::zip(nodes, found) {
+        let name = &node.description.name;
+        let found = found.unwrap_or_else(|| Found::nothing(format!("no thread for node `{name}`")));
+        measured.nodes.push(found.times);
+        measured.unknown.extend(found.unknown);
+        measured.shipped_bytes += found.shipped_bytes;
+    }
+    let description = |i: usize| &cluster.nodes()[i].description;
+    let alike = |a, b| description(a).fingerprint() == description(b).fingerprint();
+    units::level(&mut measured.nodes, &alike, TOLERANCE);
+    if options.alike {
+        let first = measured.nodes.first().cloned().flatten();
+        measured.nodes = vec![first; cluster.nodes().len()];
+    }
+    for round in &pairs {
+        for (links, unknown) in job.probe_round(round, &own, &step) {
+            measured.links.extend(links);
+            measured.unknown.extend(unknown);
+        }
+    }
+    measured
+}
+
+/// Does some work for each of `nodes`: for those of one machine in turn, for different machines at the same time.
+/// `None` where a thread could not be started.
+pub(crate) fn by_machine<T: Send>(nodes: &[&NodeInfo], work: &(dyn Fn(usize) -> T + Sync)) -> Vec<Option<T>> {
+    let places: Vec<Place<'_>> = nodes.iter().map(|node| place(node)).collect();
+    let mut done: Vec<Option<T>> = nodes.iter().map(|_| None).collect();
+    std::thread::scope(|scope| {
+        let start = |group: Vec<usize>| {
+            let run = move || group.into_iter().map(|i| (i, work(i))).collect::<Vec<_>>();
+            std::thread::Builder::new().name("calibrate".to_owned()).spawn_scoped(scope, run)
+        };
+        let threads: Vec<_> = places::machines(&places).into_iter().map(start).collect();
+        for thread in threads.into_iter().flatten() {
+            // A panic in there is our own mistake.
+            for (i, result) in thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
+                done[i] = Some(result);
+            }
+        }
+    });
+    done
+}
+
+fn place(node: &NodeInfo) -> Place<'_> {
+    Place::new(&node.description.machine, &node.description.data_addresses)
+}
+
+/// Two ends of links, each with all ends in the same place: what is true of the first is true of all.
+struct Pair {
+    one: Vec<usize>,
+    other: Vec<usize>,
+}
+
+/// What was found about a node.
+struct Found {
+    times: Option<NodeTimes>,
+    unknown: Vec<String>,
+    shipped_bytes: u64,
+}
+
+impl Found {
+    fn nothing(reason: String) -> Found {
+        Found { times: None, unknown: vec![reason], shipped_bytes: 0 }
+    }
+}
+
+struct Job<'a> {
+    prepared: &'a Prepared,
+    cluster: &'a Cluster,
+    options: &'a CalibrateOptions,
+    store: Option<Store>,
+}
+
+impl Job<'_> {
+    /// Has a node run representatives of the units.
+    fn time_node(&self, node: &NodeInfo) -> Found {
+        let units = &self.prepared.profile.units;
+        let kinds: Vec<usize> = (0..units.len()).map(|i| self.kind(i)).collect();
+        let (mut timed, mut error) = (Vec::new(), 0.0f64);
+        let mut found = Found { times: None, unknown: Vec::new(), shipped_bytes: 0 };
+        for unit in units::representatives(units, &kinds) {
+            match self.time_unit(node, unit) {
+                Ok((time, shipped)) => {
+                    timed.push((unit, time.sustained_seconds()));
+                    error = error.max(time.half_width_seconds / time.seconds);
+                    found.shipped_bytes += shipped;
+                }
+                Err(reason) => found.unknown.push(format!("unit {} was not timed: {reason}", unit + 1)),
+            }
+        }
+        let unit_seconds = units::unit_seconds(units, &kinds, &timed);
+        found.times = unit_seconds.map(|unit_seconds| NodeTimes { unit_seconds, error });
+        found
+    }
+
+    fn kind(&self, unit: usize) -> usize {
+        let operators = &self.prepared.model.operators()[self.prepared.positions_of(&(unit..unit + 1))];
+        units::kind(operators.iter().map(|operator| operator.op_type.as_str()))
+    }
+
+    fn time_unit(&self, node: &NodeInfo, unit: usize) -> Result<(StageTime, u64), String> {
+        // By name too: two nodes that are alike in all they say may have different shares of one machine.
+        let key = format!(
+            "unit {unit} of {:?} in {:?} on {}: {}",
+            self.prepared.model.hash(),
+            trial::shapes(&self.prepared.profile.frames[unit]),
+            node.description.name,
+            node.description.fingerprint(),
+        );
+        if let Some(time) = self.known::<StageTime>(&key).filter(|time| time.check().is_ok()) {
+            return Ok((time, 0));
+        }
+        let control = self.cluster.control();
+        let (time, shipped) = trial::time_units(control, self.prepared, unit..unit + 1, node)?;
+        self.keep(&key, &time);
+        Ok((time, shipped))
+    }
+
+    /// The pairs of places to probe, in rounds. Ends are numbered with the dispatcher first.
+    fn pairs(&self, own: &Machine) -> Vec<Vec<Pair>> {
+        let nodes = self.cluster.nodes();
+        let mut places: Vec<Place<'_>> = nodes.iter().map(place).collect();
+        let addresses = host_addresses();
+        let is_own = |p: &&Place<'_>| {
+            let mut ips = p.addresses.iter();
+            *p.machine == *own && ips.all(|ip| ip.is_loopback() || addresses.contains(ip))
+        };
+        // It accepts no connections; it is where the nodes are that have its addresses.
+        let addresses = places.iter().find(is_own).map(|place| place.addresses.clone());
+        let addresses = addresses.unwrap_or_else(|| host_addresses().into_iter().collect::<BTreeSet<_>>());
+        places.insert(0, Place { machine: own, addresses });
+        let sites = places::sites(&places);
+        let pair = |(a, b): (usize, usize)| Pair { one: sites[a].clone(), other: sites[b].clone() };
+        places::rounds(sites.len()).into_iter().map(|round| round.into_iter().map(pair).collect()).collect()
+    }
+
+    /// Probes all pairs of a round at the same time, each in one direction after the other.
+    fn probe_round(
+        &self,
+        round: &[Pair],
+        own: &Machine,
+        step: &(dyn Fn() + Sync),
+    ) -> Vec<(Vec<MeasuredLink>, Option<String>)> {
+        std::thread::scope(|scope| {
+            let start = |pair| {
+                let run = move || {
+                    let probed = self.probe_pair(pair, own);
+                    step();
+                    probed
+                };
+                std::thread::Builder::new().name("probe".to_owned()).spawn_scoped(scope, run)
+            };
+            let threads: Vec<_> = round.iter().map(start).collect();
+            let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
+                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            };
+            threads.into_iter().flatten().map(join).collect()
+        })
+    }
+
+    fn probe_pair(&self, pair: &Pair, own: &Machine) -> (Vec<MeasuredLink>, Option<String>) {
+        match self.probe_ends(pair.one[0], pair.other[0], own) {
+            Ok((there, back)) => {
+                let ends = pair.one.iter().flat_map(|&a| pair.other.iter().map(move |&b| (a, b)));
+                let both = |(a, b)| {
+                    let (a, b) = (places::end(a), places::end(b));
+                    [
+                        MeasuredLink { from: a, to: b, figures: there },
+                        MeasuredLink { from: b, to: a, figures: back },
+                    ]
+                };
+                (ends.flat_map(both).collect(), None)
+            }
+            Err(reason) => {
+                let (a, b) = (self.end_name(pair.one[0]), self.end_name(pair.other[0]));
+                (Vec::new(), Some(format!("the link between {a} and {b} was not probed: {reason}")))
+            }
+        }
+    }
+
+    fn probe_ends(&self, a: usize, b: usize, own: &Machine) -> Result<(LinkFigures, LinkFigures), String> {
+        let key = format!("link between {} and {}", self.end_key(a, own), self.end_key(b, own));
+        let now = self.options.now;
+        if let Some((at, there, back)) = self.known::<(Duration, LinkFigures, LinkFigures)>(&key)
+            && now.checked_sub(at).is_some_and(|age| age <= LINK_AGE)
+            && there.check().and(back.check()).is_ok()
+        {
+            return Ok((there, back));
+        }
+        let (control, nodes) = (self.cluster.control(), self.cluster.nodes());
+        let found = match (places::end(a), places::end(b)) {
+            (End::Device(a), End::Device(b)) => {
+                let there = trial::probe_between(control, &nodes[a], &nodes[b])?;
+                (there, trial::probe_between(control, &nodes[b], &nodes[a])?)
+            }
+            // The dispatcher comes first.
+            (_, End::Device(b)) => trial::probe_own(control, &nodes[b]).map_err(|e| e.to_string())?,
+            (_, End::Dispatcher) => unreachable!("a pair has two ends, and the first is the lower one"),
+        };
+        self.keep(&key, &(now, found.0, found.1));
+        Ok(found)
+    }
+
+    fn end_name(&self, position: usize) -> String {
+        match places::end(position) {
+            End::Dispatcher => "the dispatcher".to_owned(),
+            End::Device(i) => format!("node `{}`", self.cluster.nodes()[i].description.name),
+        }
+    }
+
+    /// The end without what changes from start to start, such as ports.
+    fn end_key(&self, position: usize, own: &Machine) -> String {
+        match places::end(position) {
+            End::Dispatcher => {
+                format!("the dispatcher at {:?}, {}", host_addresses(), own.processor)
+            }
+            End::Device(i) => {
+                let node = &self.cluster.nodes()[i];
+                let addresses = place(node).addresses;
+                format!("{} at {addresses:?}, {}", node.description.name, node.description.fingerprint())
+            }
+        }
+    }
+
+    fn known<T: serde::de::DeserializeOwned>(&self, key: &str) -> Option<T> {
+        self.store.as_ref().filter(|_| !self.options.fresh)?.get(key)
+    }
+
+    /// A store that cannot be written costs time the next time, nothing else.
+    fn keep<T: serde::Serialize>(&self, key: &str, value: &T) {
+        if let Some(store) = &self.store
+            && let Err(e) = store.put(key, value)
+        {
+            tracing::warn!("figures could not be kept: {e}");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! From measured costs to a plan that stands: plan, load, measure the stages as a whole, plan again.
+//!
+//! Sums of units are not what a stage takes: engines fuse across units, and a node's other work counts. The nodes
+//! load a plan's stages anyway; timing them before they are connected costs a second.
+
+use plan::{Objective, Plan};
+use wire::control::StageTime;
+
+use super::deploy::Building;
+use super::orders::{self, Common, Order};
+use super::{DeployError, FIRST_EPOCH, Options, Progress, draw_id, trial};
+use crate::calibrate::Costs;
+use crate::cluster::Cluster;
+use crate::prepare::{Prepared, SplitOptions, TIMING_ERROR, check_caveats, is_narrow};
+
+/// Plans that are loaded at most. Corrections are small, so a second plan nearly always stands; more would be
+/// the noise of the measurements.
+const MAX_ROUNDS: usize = 3;
+
+/// A plan that stands, loaded by its nodes.
+pub(super) struct Settled {
+    pub(super) plan: Plan,
+    pub(super) building: Building,
+    /// What each stage took as a whole, where it was measured.
+    pub(super) times: Vec<Option<StageTime>>,
+    /// Bytes of weights shipped for plans that did not stand.
+    pub(super) shipped: u64,
+}
+
+/// Plans and loads until measuring the stages finds no better plan.
+pub(super) fn settle(
+    prepared: &Prepared,
+    cluster: &Cluster,
+    options: &Options,
+) -> Result<Settled, DeployError> {
+    let (nodes, description) = (cluster.nodes(), options.description.as_ref());
+    let mut costs = Costs::new(&prepared.profile, nodes, description, options.measured.as_ref());
+    // Nodes have one way on: items are not dealt out yet.
+    let split = SplitOptions { replicas: false, ..options.split.clone() };
+    let plan_again = |costs: &Costs| prepared.plan(costs.resources(), &split).map(|solution| solution.plan);
+    let mut plan = plan_again(&costs)?;
+    // With one node there is nothing to choose, and for one stage the calibration has chosen.
+    let choice = nodes.len() > 1 && options.split.stages != Some(1);
+    let rounds = if options.measured.is_some() && choice { MAX_ROUNDS } else { 0 };
+    let mut shipped = 0;
+    let mut standing: Option<Plan> = None;
+    for round in 1.. {
+        let building = match load(prepared, &plan, cluster, options) {
+            Ok(building) => building,
+            // A better plan that no node takes is no better plan: back to the one before, for good.
+            Err(e) if standing.is_some() => {
+                tracing::warn!("a better plan could not be loaded: {e}");
+                plan = standing.take().expect("checked above");
+                let building = load(prepared, &plan, cluster, options)?;
+                let times = vec![None; plan.stages.len()];
+                return Ok(Settled { plan, building, times, shipped });
+            }
+            Err(e) => return Err(e),
+        };
+        if rounds == 0 {
+            let times = vec![None; plan.stages.len()];
+            return Ok(Settled { plan, building, times, shipped });
+        }
+        options.tell(Progress::Timing { round });
+        let times = time(prepared, &plan, &building, cluster);
+        let better = if round < rounds {
+            correct(prepared, &plan, &times, &mut costs, split.objective, &plan_again)
+        } else {
+            None
+        };
+        match better {
+            None => return Ok(Settled { plan, building, times, shipped }),
+            Some(better) => {
+                shipped += building.release();
+                standing = Some(std::mem::replace(&mut plan, better));
+            }
+        }
+    }
+    unreachable!("the last round stands")
+}
+
+fn load(
+    prepared: &Prepared,
+    plan: &Plan,
+    cluster: &Cluster,
+    options: &Options,
+) -> Result<Building, DeployError> {
+    // A node's engine may be another than the one that measured.
+    let planned = plan.stages.iter().map(|stage| &cluster.nodes()[stage.replicas[0].device].description);
+    if let Some(node) = planned.into_iter().find(|node| is_narrow(&node.engine)) {
+        check_caveats(&prepared.model, &format!("{} of node `{}`", node.engine, node.name))?;
+    }
+    let control = cluster.control();
+    let dispatcher = control.id();
+    let common = Common {
+        deployment: draw_id(&dispatcher),
+        dispatcher: &dispatcher,
+        epoch: FIRST_EPOCH,
+        codec: options.codec,
+    };
+    let orders: Vec<Order> = orders::orders(prepared, plan, cluster.nodes(), &common)?;
+    Building::load(control, &orders.into(), &|p| options.tell(p)).map_err(DeployError::Node)
+}
+
+/// Times the loaded stages, those of one machine one after the other. A stage that cannot be timed counts as
+/// predicted: if its node is gone, connecting says so.
+fn time(prepared: &Prepared, plan: &Plan, building: &Building, cluster: &Cluster) -> Vec<Option<StageTime>> {
+    let orders = building.orders();
+    let nodes: Vec<_> = orders.iter().map(|order| &order.node).collect();
+    let shapes = |i: usize| trial::shapes(&prepared.profile.frames[plan.stages[i].units.start]);
+    let times = crate::calibrate::by_machine(&nodes, &|i| {
+        let timed = trial::time(cluster.control(), orders, i, shapes(i));
+        timed.inspect_err(|reason| tracing::warn!("a stage was not timed: {reason}")).ok()
+    });
+    times.into_iter().map(Option::flatten).collect()
+}
+
+/// Corrects the costs by what the stages took. Gives another plan if it is better by more than the measurements may
+/// be wrong.
+fn correct(
+    prepared: &Prepared,
+    plan: &Plan,
+    times: &[Option<StageTime>],
+    costs: &mut Costs,
+    objective: Objective,
+    plan_again: &dyn Fn(&Costs) -> Result<Plan, crate::prepare::PrepareError>,
+) -> Option<Plan> {
+    let mut error = TIMING_ERROR;
+    for (stage, time) in std::iter::zip(&plan.stages, times) {
+        if let Some(time) = time {
+            costs.correct(stage.replicas[0].device, stage.units.clone(), time);
+            error = error.max(time.half_width_seconds / time.seconds);
+        }
+    }
+    let current = plan::predict(&prepared.problem(costs.resources()), &plan.assignment()).ok()?;
+    // What cannot be planned any more cannot be better either.
+    let other = plan_again(costs).ok()?;
+    is_better(worth(&other, objective), worth(&current, objective), error).then_some(other)
+}
+
+/// What a plan is worth; less is better.
+fn worth(plan: &Plan, objective: Objective) -> f64 {
+    match objective {
+        Objective::Throughput => plan.period,
+        Objective::Latency => plan.latency,
+        Objective::Energy => plan.joules,
+        Objective::Devices => plan.devices() as f64,
+    }
+}
+
+/// Whether a worth is less than another by more than a share `error` of it.
+fn is_better(worth: f64, current: f64, error: f64) -> bool {
+    worth < current * (1.0 - error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn noise_is_no_reason_for_another_plan() {
+        for (period, current, error, better) in [
+            (0.9, 1.0, 0.05, true),
+            (0.96, 1.0, 0.05, false),
+            (0.96, 1.0, 0.03, true),
+            (1.0, 1.0, 0.0, false),
+            (0.1, 1.0, 2.0, false),
+        ] {
+            assert_eq!(is_better(period, current, error), better, "{period} {current} {error}");
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Profiles that were measured before, by model, machine and engine. Called while a model is made ready.
+
+use engine::Engine;
+use graph::{Cut, Model};
+use serde::{Deserialize, Serialize};
+use tensor::{Tensor, TensorSpec};
+use wire::control::{Machine, Spec};
+
+use super::{Profile, UnitCost, title};
+use crate::machine;
+use crate::store::Store;
+
+/// A profile as it is kept. Cuts are not: they follow from the model.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    units: Vec<Unit>,
+    frames: Vec<Vec<Spec>>,
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+struct Unit {
+    seconds: f64,
+    half_width_seconds: f64,
+    operators: u64,
+    weight_bytes: u64,
+    activation_bytes: u64,
+}
+
+/// All that a profile depends on.
+pub(crate) fn key(
+    model: &Model,
+    cuts: &[Cut],
+    engine: &dyn Engine,
+    threads: usize,
+    item: &[Tensor],
+) -> String {
+    let Machine { processor, memory, system, .. } = machine::describe();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let positions: Vec<usize> = cuts.iter().map(|cut| cut.position).collect();
+    let sizes: Vec<_> = item.iter().map(|tensor| tensor.shape()).collect();
+    format!(
+        "profile of {:?} cut at {positions:?} on {sizes:?} with {}, {threads} threads, on {processor}, {cores} cores, \
+         {memory} bytes, {system}",
+        model.hash(),
+        title(engine)
+    )
+}
+
+/// The profile that was kept, if it is one of this model.
+pub(crate) fn known(store: &Store, key: &str, cuts: &[Cut], engine: &dyn Engine) -> Option<Profile> {
+    let Kept { units, frames } = store.get(key)?;
+    let frame = |specs: &Vec<Spec>| -> Option<Vec<TensorSpec>> {
+        let specs = specs.iter().map(|spec| TensorSpec::try_from(spec).ok());
+        specs.map(|spec| spec.filter(|spec| spec.fixed_shape().is_some())).collect()
+    };
+    let unit = |unit: &Unit| {
+        let good = unit.seconds > 0.0 && unit.seconds.is_finite() && unit.half_width_seconds >= 0.0;
+        good.then_some(UnitCost {
+            seconds: unit.seconds,
+            half_width_seconds: unit.half_width_seconds,
+            operators: usize::try_from(unit.operators).ok()?,
+            weight_bytes: unit.weight_bytes,
+            activation_bytes: unit.activation_bytes,
+        })
+    };
+    let units: Vec<UnitCost> = units.iter().map(unit).collect::<Option<_>>()?;
+    let frames: Vec<Vec<TensorSpec>> = frames.iter().map(frame).collect::<Option<_>>()?;
+    let crossing = |(frame, cut): (&Vec<TensorSpec>, &Cut)| frame.len() == cut.live.len();
+    let fits = units.len() == cuts.len() + 1
+        && frames.len() == cuts.len() + 2
+        && frames[1..].iter().zip(cuts).all(crossing);
+    fits.then(|| Profile { cuts: cuts.to_vec(), units, frames, engine: title(engine) })
+}
+
+/// Keeps a profile. A store that cannot be written costs time the next time, nothing else.
+pub(crate) fn keep(store: &Store, key: &str, profile: &Profile) {
+    let unit = |unit: &UnitCost| Unit {
+        seconds: unit.seconds,
+        half_width_seconds: unit.half_width_seconds,
+        operators: unit.operators as u64,
+        weight_bytes: unit.weight_bytes,
+        activation_bytes: unit.activation_bytes,
+    };
+    let frames = profile.frames.iter().map(|frame| frame.iter().map(Spec::from).collect()).collect();
+    let kept = Kept { units: profile.units.iter().map(unit).collect(), frames };
+    if let Err(e) = store.put(key, &kept) {
+        tracing::warn!("a profile could not be kept: {e}");
+    }
+}

@@ -1,0 +1,177 @@
+//! How long something takes, with a stated confidence: repeats until the interval of the median is narrow.
+//!
+//! Called by the profiler and by nodes that time a stage. It has no clock of its own: each run says how long
+//! it took.
+
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use engine::{Outputs, RunError, Session};
+use tensor::TensorView;
+
+use crate::memory;
+
+/// How sure it is that a median lies within its interval. The interval is between two order statistics, so
+/// nothing is assumed of how times are spread.
+pub const CONFIDENCE: f64 = 0.9;
+
+/// Repeats end when the interval is this narrow on either side, as a share of the median.
+const WANTED_SHARE: f64 = 0.02;
+
+/// With fewer runs not even the smallest and the largest enclose the median with [`CONFIDENCE`].
+const MIN_RUNS: usize = 5;
+
+/// Runs that narrow the interval no more are given up after this many, if they took long enough.
+const MAX_RUNS: usize = 50;
+
+/// Runs at most, however short they are.
+const MOST_RUNS: usize = 10_000;
+
+/// The quantile of the normal distribution that belongs to [`CONFIDENCE`].
+const QUANTILE: f64 = 1.645;
+
+/// A median and how far it can be trusted.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Timing {
+    /// Median of the runs, seconds.
+    pub seconds: f64,
+    /// The interval of the median reaches this far on its longer side, seconds: see [`CONFIDENCE`].
+    pub half_width_seconds: f64,
+    /// Mean of the runs, seconds: far above the median where the process is stopped part of the time.
+    pub mean_seconds: f64,
+    /// Runs it is the median of.
+    pub runs: usize,
+}
+
+/// A session's time and memory on some inputs.
+pub(crate) struct Measured {
+    pub(crate) timing: Timing,
+    /// What the process grew by while the session ran first, bytes; `None` where the system does not tell. Memory
+    /// that the process had kept from before is not in it.
+    pub(crate) growth: Option<u64>,
+    pub(crate) outputs: Box<dyn Outputs>,
+}
+
+/// Runs a session once to warm up, then until its time is known or the repeats took as long as `time` ends with.
+pub(crate) fn measure(
+    session: &mut dyn Session,
+    inputs: &[TensorView<'_>],
+    time: RangeInclusive<Duration>,
+) -> Result<Measured, RunError> {
+    let (outputs, growth) = memory::growth(|| session.run(inputs));
+    let outputs = outputs?;
+    let timing = repeat(time, || {
+        let start = std::time::Instant::now();
+        session.run(inputs).map(|_| start.elapsed())
+    })?;
+    Ok(Measured { timing, growth, outputs })
+}
+
+/// Runs for as long as `time` begins with, and then until the median is known well enough or all runs together took
+/// as long as it ends with; never fewer than [`MIN_RUNS`] times. `run` says how long it took.
+fn repeat<E>(
+    time: RangeInclusive<Duration>,
+    mut run: impl FnMut() -> Result<Duration, E>,
+) -> Result<Timing, E> {
+    let (least, most) = (time.start().as_secs_f64(), time.end().as_secs_f64());
+    let mut total = 0.0;
+    let mut times: Vec<f64> = Vec::with_capacity(MAX_RUNS);
+    loop {
+        let time = run()?.as_secs_f64();
+        times.insert(times.partition_point(|&t| t < time), time);
+        total += time;
+        // What takes no time at all ends, too.
+        if times.len() < MIN_RUNS || (total < least && times.len() < MOST_RUNS) {
+            continue;
+        }
+        let timing = of_sorted(&times);
+        let narrow = timing.half_width_seconds <= WANTED_SHARE * timing.seconds;
+        if narrow || times.len() >= MAX_RUNS || total >= most {
+            return Ok(timing);
+        }
+    }
+}
+
+/// The median of sorted times and its interval.
+fn of_sorted(times: &[f64]) -> Timing {
+    let runs = times.len();
+    let median = (times[(runs - 1) / 2] + times[runs / 2]) / 2.0;
+    let rank = rank(runs);
+    let (low, high) = (times[rank], times[runs - 1 - rank]);
+    let mean_seconds = times.iter().sum::<f64>() / runs as f64;
+    Timing { seconds: median, half_width_seconds: (median - low).max(high - median), mean_seconds, runs }
+}
+
+/// How many of `runs` sorted times can be left out on each side so that those that remain enclose the median with
+/// [`CONFIDENCE`]: as many as a fair coin thrown `runs` times falls short of with less than the rest, halved.
+fn rank(runs: usize) -> usize {
+    if runs > 1000 {
+        // The normal approximation, where the probabilities below would be too small for a number.
+        return (runs as f64 / 2.0 - QUANTILE * (runs as f64).sqrt() / 2.0) as usize - 1;
+    }
+    let mut probability = 0.5f64.powi(runs as i32);
+    let mut sum = 0.0;
+    for k in 0..runs / 2 {
+        sum += probability;
+        if 2.0 * sum > 1.0 - CONFIDENCE {
+            return k.saturating_sub(1);
+        }
+        probability *= (runs - k) as f64 / (k + 1) as f64;
+    }
+    (runs / 2).saturating_sub(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Measures runs that take these times, the last one for ever.
+    fn check(least_ms: u64, limit_ms: u64, times_ms: &[u64]) -> Timing {
+        let mut times = times_ms.iter().copied();
+        let mut last = 0;
+        let run = || {
+            last = times.next().unwrap_or(last);
+            Ok::<_, ()>(Duration::from_millis(last))
+        };
+        repeat(Duration::from_millis(least_ms)..=Duration::from_millis(limit_ms), run).unwrap()
+    }
+
+    /// From tables of the sign test: the ranks (from 1) of the 90 % interval.
+    #[test]
+    fn the_interval_is_that_of_order_statistics() {
+        for (runs, rank_from_1) in
+            [(5, 1), (7, 1), (8, 2), (10, 2), (11, 3), (15, 4), (20, 6), (50, 19), (1000, 474), (1002, 474)]
+        {
+            assert_eq!(rank(runs) + 1, rank_from_1, "{runs} runs");
+        }
+    }
+
+    #[test]
+    fn equal_times_need_few_runs_and_scattered_ones_many() {
+        let equal = Timing { seconds: 0.01, half_width_seconds: 0.0, mean_seconds: 0.01, runs: MIN_RUNS };
+        assert_eq!(check(0, 10_000, &[10]), equal);
+        let scattered: Vec<u64> = (0..100).map(|i| 10 + i % 7).collect();
+        assert_eq!(check(0, 10_000, &scattered).runs, MAX_RUNS);
+        // One run that was held up does not make the interval wide once there are others.
+        let held_up = check(0, 10_000, &[10, 500, 10]);
+        assert!(held_up.runs < 10 && held_up.half_width_seconds == 0.0, "{held_up:?}");
+    }
+
+    #[test]
+    fn a_process_that_is_stopped_part_of_the_time_is_watched_long_enough() {
+        // 25 ms in each 100: of 25 runs one is held up, which no median tells.
+        let held_up = |i: usize| if i % 25 == 24 { 76 } else { 1 };
+        let times: Vec<u64> = (0..1000).map(held_up).collect();
+        let timing = check(400, 500, &times);
+        assert_eq!((timing.runs, timing.seconds), (100, 0.001));
+        assert!((timing.mean_seconds - 0.004).abs() < 1e-9, "{timing:?}");
+        assert_eq!(check(400, 500, &[0]).runs, MOST_RUNS);
+    }
+
+    #[test]
+    fn slow_runs_end_with_the_time() {
+        let slow = check(0, 2000, &[300, 400, 500, 600, 700, 800, 900]);
+        assert_eq!((slow.runs, slow.seconds), (MIN_RUNS, 0.5));
+        assert!((slow.half_width_seconds - 0.2).abs() < 1e-12, "{slow:?}");
+    }
+}

@@ -1,0 +1,288 @@
+//! Nodes that are timed and links that are probed by real nodes, and plans that follow.
+
+mod common;
+
+use std::cell::Cell;
+use std::fs;
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use common::compose::{Run, compare};
+use common::engines::rten;
+use common::{Nodes, deploy, join, small_model, start, start_with, vendored_model};
+use engine::{Engine, LoadError, ModelSource, Outputs, Rten, RunError, Session, SessionOptions};
+use pipeline::{
+    CalibrateOptions, Cluster, DeployError, Measured, NodeTimes, Options, Pipeline, PrepareOptions, Prepared,
+    Progress, SplitOptions, arbitrary_item, calibrate,
+};
+use plan::End;
+use tensor::{DType, Shape, Tensor, TensorSpec, TensorView};
+
+/// How often a slow engine does what others do once.
+const SLOW: usize = 12;
+
+/// rten, several times for each item; it counts its sessions.
+#[derive(Default)]
+struct Slow {
+    sessions: AtomicUsize,
+}
+
+impl Engine for Slow {
+    fn name(&self) -> &'static str {
+        "slow"
+    }
+
+    fn version(&self) -> &str {
+        "1"
+    }
+
+    fn load(
+        &self,
+        model: ModelSource<'_>,
+        inputs: &[TensorSpec],
+        outputs: &[TensorSpec],
+        options: &SessionOptions,
+    ) -> Result<Box<dyn Session>, LoadError> {
+        self.sessions.fetch_add(1, Relaxed);
+        Ok(Box::new(SlowSession(Rten.load(model, inputs, outputs, options)?)))
+    }
+}
+
+struct SlowSession(Box<dyn Session>);
+
+impl Session for SlowSession {
+    fn inputs(&self) -> &[TensorSpec] {
+        self.0.inputs()
+    }
+
+    fn outputs(&self) -> &[TensorSpec] {
+        self.0.outputs()
+    }
+
+    fn run(&mut self, inputs: &[TensorView<'_>]) -> Result<Box<dyn Outputs>, RunError> {
+        (1..SLOW).try_for_each(|_| self.0.run(inputs).map(drop))?;
+        self.0.run(inputs)
+    }
+}
+
+fn prepared() -> Prepared {
+    let model = vendored_model("resnet20_mnist.onnx");
+    Prepared::new(model, "resnet20", &*rten(), &PrepareOptions::default(), &|_, _| {}).unwrap()
+}
+
+fn measure(prepared: &Prepared, cluster: &Cluster, options: &CalibrateOptions) -> Measured {
+    calibrate(prepared, cluster, options, &|_, _| {})
+}
+
+fn seconds(measured: &Measured, node: usize) -> f64 {
+    measured.nodes[node].as_ref().expect("it was timed").unit_seconds.iter().sum()
+}
+
+/// Nothing of what was only timed is left.
+fn assert_idle(nodes: &Nodes) {
+    for node in join(nodes).nodes() {
+        assert_eq!((node.description.memory_used, node.description.stages.len()), (0, 0));
+    }
+}
+
+#[test]
+fn a_slow_node_gets_less_of_the_model() {
+    let slow = Arc::new(Slow::default());
+    let nodes = start_with("slow-node", 2, |i, config| {
+        if i == 0 {
+            config.engine = slow.clone();
+        }
+    });
+    let (cluster, prepared) = (join(&nodes), prepared());
+    let measured = measure(&prepared, &cluster, &CalibrateOptions::default());
+    assert_eq!(measured.unknown, [""; 0]);
+    assert!(measured.nodes.iter().flatten().all(|n| n.unit_seconds.len() == prepared.profile.units.len()));
+    assert!(seconds(&measured, 0) > 3.0 * seconds(&measured, 1), "{measured:?}");
+    // One machine, one place.
+    assert_eq!(measured.links, []);
+    assert_idle(&nodes);
+
+    let split = SplitOptions { stages: Some(2), ..SplitOptions::default() };
+    let options = Options { split, measured: Some(measured), ..Options::default() };
+    let pipeline = Pipeline::deploy_prepared(&prepared, &cluster, &options).unwrap();
+    let stages = &pipeline.plan().stages;
+    let units = |device| stages.iter().find(|s| s.replicas[0].device == device).unwrap().units.len();
+    assert!(units(0) < units(1), "{stages:?}");
+    assert!(pipeline.stages().iter().all(|stage| stage.time.is_some()));
+    let item = arbitrary_item(prepared.model.inputs());
+    let expected = Run::full(&*rten()).whole(&prepared.model, &item);
+    let difference = compare(&expected, &pipeline.infer(item).unwrap());
+    assert!(difference.relative <= 1e-5, "{difference}");
+}
+
+#[test]
+fn a_plan_that_stages_prove_wrong_is_given_up() {
+    let slow = Arc::new(Slow::default());
+    let nodes = start_with("settle", 2, |i, config| {
+        if i == 0 {
+            config.engine = slow.clone();
+        }
+    });
+    let (cluster, prepared) = (join(&nodes), prepared());
+    // As if the slow node were the fast one.
+    let times = |factor: f64| {
+        let unit_seconds = prepared.profile.units.iter().map(|unit| unit.seconds * factor).collect();
+        Some(NodeTimes { unit_seconds, error: 0.0 })
+    };
+    let wrong = Measured { nodes: vec![times(0.1), times(10.0)], ..Measured::default() };
+    let rounds = Arc::new(Mutex::new(Vec::new()));
+    let heard = rounds.clone();
+    let progress = move |progress| {
+        if let Progress::Timing { round } = progress {
+            heard.lock().unwrap().push(round);
+        }
+    };
+    let split = SplitOptions { stages: Some(2), ..SplitOptions::default() };
+    let options =
+        Options { split, measured: Some(wrong), progress: Some(Arc::new(progress)), ..Options::default() };
+    let pipeline = Pipeline::deploy_prepared(&prepared, &cluster, &options).unwrap();
+    let stages = &pipeline.plan().stages;
+    let units = |device| stages.iter().find(|s| s.replicas[0].device == device).unwrap().units.len();
+    assert!(units(0) < units(1), "{stages:?}");
+    let rounds = rounds.lock().unwrap().clone();
+    assert!(rounds == [1, 2] || rounds == [1, 2, 3], "{rounds:?}");
+    pipeline.close();
+    assert_idle(&nodes);
+}
+
+#[test]
+fn what_is_known_is_not_measured_again_unless_asked() {
+    let slow = Arc::new(Slow::default());
+    let nodes = start_with("store", 1, |_, config| config.engine = slow.clone());
+    let (cluster, prepared) = (join(&nodes), prepared());
+    let folder = tempfile::tempdir().unwrap();
+    let options = CalibrateOptions { store: Some(folder.path().to_owned()), ..CalibrateOptions::default() };
+    let sessions = || slow.sessions.swap(0, Relaxed);
+    let first = measure(&prepared, &cluster, &options);
+    assert!(sessions() > 0);
+    assert_eq!((measure(&prepared, &cluster, &options).nodes, sessions()), (first.nodes, 0));
+    let fresh = CalibrateOptions { fresh: true, ..options.clone() };
+    measure(&prepared, &cluster, &fresh);
+    assert!(sessions() > 0);
+    // What is damaged is measured and written again.
+    for file in fs::read_dir(folder.path()).unwrap() {
+        fs::write(file.unwrap().path(), "damaged").unwrap();
+    }
+    let again = measure(&prepared, &cluster, &options);
+    assert!(sessions() > 0);
+    assert_eq!((measure(&prepared, &cluster, &options).nodes, sessions()), (again.nodes, 0));
+}
+
+#[test]
+fn of_nodes_that_are_alike_one_is_timed() {
+    let slow = Arc::new(Slow::default());
+    let nodes = start_with("alike", 3, |_, config| config.engine = slow.clone());
+    let (cluster, prepared) = (join(&nodes), prepared());
+    let sessions = |alike| {
+        let options = CalibrateOptions { alike, ..CalibrateOptions::default() };
+        let measured = measure(&prepared, &cluster, &options);
+        (measured, slow.sessions.swap(0, Relaxed))
+    };
+    let (measured, one) = sessions(true);
+    assert!(measured.nodes.len() == 3 && measured.nodes.iter().all(|n| *n == measured.nodes[0]));
+    assert_eq!(sessions(false).1, 3 * one);
+}
+
+#[test]
+fn links_between_places_are_probed_both_ways_and_kept_for_a_day() {
+    // One machine, but nodes under three addresses: n0 is where the dispatcher is.
+    let nodes = start_with("links", 3, |i, config| {
+        config.network.listen = (Ipv4Addr::new(127, 0, 0, 1 + i as u8), 0).into();
+    });
+    let (cluster, prepared) = (join(&nodes), prepared());
+    let folder = tempfile::tempdir().unwrap();
+    let at = |hours: u64| CalibrateOptions {
+        store: Some(folder.path().to_owned()),
+        now: Duration::from_secs(1_000_000 + hours * 3600),
+        ..CalibrateOptions::default()
+    };
+    let measured = measure(&prepared, &cluster, &at(0));
+    assert_eq!(measured.unknown, [""; 0]);
+    let mut pairs: Vec<(End, End)> = measured.links.iter().map(|link| (link.from, link.to)).collect();
+    pairs.sort_unstable();
+    let [d, n0, n1, n2] = [End::Dispatcher, End::Device(0), End::Device(1), End::Device(2)];
+    let mut expected = vec![(d, n1), (d, n2), (n0, n1), (n0, n2), (n1, n2)];
+    expected.extend(expected.clone().into_iter().map(|(from, to)| (to, from)));
+    expected.sort_unstable();
+    assert_eq!(pairs, expected);
+    assert!(measured.links.iter().all(|link| link.figures.check().is_ok()));
+    assert_eq!(measure(&prepared, &cluster, &at(23)).links, measured.links);
+    assert_ne!(measure(&prepared, &cluster, &at(25)).links, measured.links);
+    // A clock that was set back makes them old, too.
+    assert_ne!(measure(&prepared, &cluster, &at(0)).links, measured.links);
+}
+
+#[test]
+fn a_node_that_cannot_be_timed_counts_as_equal_and_is_named() {
+    let nodes = start_with("untimed", 2, |i, config| config.memory = [1000, 1 << 30][i]);
+    let (cluster, prepared) = (join(&nodes), prepared());
+    let measured = measure(&prepared, &cluster, &CalibrateOptions::default());
+    assert_eq!(measured.nodes[0], None);
+    assert!(measured.nodes[1].is_some());
+    assert!(!measured.unknown.is_empty());
+    assert!(measured.unknown.iter().all(|text| text.contains("node `n0`")), "{:?}", measured.unknown);
+}
+
+#[test]
+fn measurements_of_another_cluster_are_refused() {
+    let nodes = start("foreign", 1);
+    let (cluster, prepared) = (join(&nodes), prepared());
+    let times = |units| Some(NodeTimes { unit_seconds: vec![1.0; units], error: 0.0 });
+    let units = prepared.profile.units.len();
+    for nodes in [vec![], vec![times(units), times(units)], vec![times(units + 1)]] {
+        let options =
+            Options { measured: Some(Measured { nodes, ..Measured::default() }), ..Options::default() };
+        let refused = Pipeline::deploy_prepared(&prepared, &cluster, &options).err();
+        assert!(matches!(refused, Some(DeployError::Measured { .. })), "{refused:?}");
+    }
+    deploy(&prepared.model, &cluster, &Options::default()).unwrap();
+}
+
+#[test]
+fn a_model_is_measured_once_for_each_size_of_item_and_number_of_threads() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = small_model("dynamic");
+    let item = |rows| vec![Tensor::zeros(DType::F32, Shape::from([rows, 8])).unwrap()];
+    let options = |rows| PrepareOptions {
+        sample: Some(item(rows)),
+        store: Some(folder.path().to_owned()),
+        ..PrepareOptions::default()
+    };
+    let prepare = |options: &PrepareOptions| {
+        let measured = Cell::new(false);
+        let progress = |_, _| measured.set(true);
+        let prepared = Prepared::new(model.clone(), "dynamic", &*rten(), options, &progress).unwrap();
+        (measured.get(), prepared.profile)
+    };
+    let (measured, first) = prepare(&options(3));
+    assert!(measured && first.half_width_seconds() < first.total_seconds());
+    let (measured, known) = prepare(&options(3));
+    assert!(!measured);
+    assert_eq!((&known.units, &known.frames, &known.engine), (&first.units, &first.frames, &first.engine));
+    assert!(prepare(&options(4)).0);
+    assert!(prepare(&PrepareOptions { threads: 2, ..options(3) }).0);
+    assert!(prepare(&PrepareOptions { fresh: true, ..options(3) }).0);
+    assert!(!prepare(&options(3)).0);
+    for file in fs::read_dir(folder.path()).unwrap() {
+        fs::write(file.unwrap().path(), "damaged").unwrap();
+    }
+    assert!(prepare(&options(3)).0);
+    assert!(!prepare(&options(3)).0);
+}
+
+/// A unit's peak is at least what enters and leaves it.
+#[test]
+fn units_know_their_peak_memory() {
+    let profile = prepared().profile;
+    for (i, unit) in profile.units.iter().enumerate() {
+        let crossing = profile.boundary_bytes(i) + profile.boundary_bytes(i + 1);
+        assert!(unit.activation_bytes >= crossing, "unit {i}: {unit:?}, {crossing} bytes cross");
+    }
+}
