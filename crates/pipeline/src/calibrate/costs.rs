@@ -23,13 +23,13 @@ pub struct Costs {
     kinds: Vec<usize>,
     /// By device: which units were in a stage that was measured.
     settled: Vec<Vec<bool>>,
-    /// Whether the user says how fast devices are: then nothing that is measured changes it.
-    given: bool,
+    /// By device: whether the user says how fast it is. Then nothing that is measured changes it.
+    given: Vec<bool>,
 }
 
 impl Costs {
     /// What is known of these nodes: as the user describes them, else as measured, else equal, with links that are no
-    /// limit. Speeds count as described when one of them is not 1, and a link's bandwidth or delay when it is a limit.
+    /// limit. Speeds count as described when one of them is not 1 or a device has its own times, and a link's bandwidth or delay when it is a limit.
     ///
     /// # Panics
     /// When the description or the measurements are of another number of nodes or units.
@@ -50,10 +50,13 @@ impl Costs {
             device.memory_bytes = Some(device.memory_bytes.map_or(free, |bytes| bytes.min(free)));
         }
         let profiled: Vec<f64> = profile.units.iter().map(|unit| unit.seconds).collect();
-        let given = devices.iter().any(|device| device.speed != 1.0);
+        let speeds = devices.iter().any(|device| device.speed != 1.0);
+        let given: Vec<bool> = devices.iter().map(|d| speeds || d.unit_seconds.is_some()).collect();
         let times = |(i, device): (usize, &Device)| {
-            let timed = measured.and_then(|m| m.nodes[i].as_ref()).filter(|_| !given);
-            let times = timed.map(|times| times.unit_seconds.clone());
+            let timed = measured.and_then(|m| m.nodes[i].as_ref()).filter(|_| !given[i]);
+            // Times of another number of units are the planner's to refuse.
+            let described = device.unit_seconds.clone().filter(|times| times.len() == profiled.len());
+            let times = described.or_else(|| timed.map(|times| times.unit_seconds.clone()));
             times.unwrap_or_else(|| profiled.iter().map(|seconds| seconds / device.speed).collect())
         };
         let units: Vec<Vec<f64>> = devices.iter().enumerate().map(times).collect();
@@ -77,7 +80,10 @@ impl Costs {
     /// Devices and links as the planner takes them.
     pub fn resources(&self) -> Resources {
         let mut resources = self.resources.clone();
-        for (device, units) in std::iter::zip(&mut resources.devices, &self.units) {
+        let known = std::iter::zip(&self.units, &self.given);
+        for (device, (units, _)) in
+            std::iter::zip(&mut resources.devices, known).filter(|(_, (_, given))| !**given)
+        {
             // What takes part of a processor besides the units, such as sending, goes by the speed.
             device.speed = self.profiled.iter().sum::<f64>() / units.iter().sum::<f64>();
             device.unit_seconds = Some(units.clone());
@@ -101,12 +107,12 @@ impl Costs {
     /// When there is no such device or unit.
     pub fn correct(&mut self, device: usize, units: Range<usize>, measured: &StageTime) {
         let predicted = self.seconds(device, units.clone());
-        if self.given || predicted <= 0.0 {
+        if self.given[device] || predicted <= 0.0 {
             return;
         }
         let factor = measured.sustained_seconds() / predicted;
         let kind = self.kinds[device];
-        for other in (0..self.units.len()).filter(|&other| self.kinds[other] == kind) {
+        for other in (0..self.units.len()).filter(|&other| self.kinds[other] == kind && !self.given[other]) {
             for unit in 0..self.profiled.len() {
                 let own = units.contains(&unit);
                 if own || !self.settled[other][unit] {
@@ -209,6 +215,13 @@ mod tests {
             // The other way was not probed.
             assert_eq!(links.get(End::Device(1), End::Device(0)), Link::FREE);
         }
+        let own = described(&format!("{device}unit_times_ms = [7.0, 8.0]\n"));
+        let mut costs_of_own = costs(Some(&own));
+        costs_of_own.correct(1, 0..1, &took(9.0));
+        assert_eq!((costs_of_own.seconds(0, 0..2), costs_of_own.seconds(1, 0..2)), (6.0, 0.015));
+        let other = described(&format!("{device}unit_times_ms = [7.0]\n"));
+        let kept = costs(Some(&other)).resources().devices[1].unit_seconds.clone();
+        assert_eq!(kept.map(|times| times.len()), Some(1), "the planner sees what was said");
         let cluster = described(&format!("{device}speed = 2.0\n[links]\ndelay = '1ms'\n"));
         let mut costs = costs(Some(&cluster));
         costs.correct(0, 0..1, &took(9.0));
