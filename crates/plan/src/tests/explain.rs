@@ -27,6 +27,20 @@ fn rules_place_as_their_originals_do() {
 }
 
 #[test]
+fn rules_cut_where_a_single_tensor_crosses() {
+    let mut problem = chain(&[1.0; 8], 2);
+    problem.boundaries.iter_mut().enumerate().for_each(|(i, b)| b.tensors = if i % 3 == 0 { 1 } else { 2 });
+    for rule in Rule::ALL {
+        let end = by_rule(&problem, rule).unwrap().stages[0].units.end;
+        assert!(end == 3 || end == 6, "{rule:?} cuts at {end}");
+    }
+    // With three more devices there are not places enough.
+    let mut problem = Problem { boundaries: problem.boundaries, ..chain(&[1.0; 8], 5) };
+    problem.codecs = vec![Problem::raw(&problem.boundaries, 5)];
+    assert_eq!(by_rule(&problem, Rule::EqualUnits).unwrap().devices(), 5);
+}
+
+#[test]
 fn a_rule_that_exceeds_memory_says_where() {
     let mut problem = chain(&[1.0; 4], 2);
     problem.devices[1].memory_bytes = Some(15);
