@@ -3,9 +3,9 @@
 
 use std::any::Any;
 
-/// Stack of a thread that loads models or runs them. rten plans a model by recursion, with about 450 bytes for
-/// each operator on the longest path: the usual 2 MiB end at 4,600 of them, these at 140,000. Only address
-/// space is taken until it is used.
+/// Stack of a thread that loads models or runs them. rten plans a model by recursion, one frame for each operator on
+/// the longest path, which the usual 2 MiB do not hold for models of some thousand. Only address space is taken until
+/// it is used.
 pub(crate) const STACK: usize = 64 << 20;
 
 /// What `work` gives, or what it said when it panicked.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
+use fastrand::Rng;
 use half::{bf16, f16};
 use tensor::{DType, Dim, Element, Shape, Tensor, TensorSpec};
 
@@ -45,8 +46,9 @@ impl Random {
             .enumerate()
             .map(|(input, (spec, &shape))| {
                 // Streams of different items and inputs start at points far apart.
-                let stream = self.seed ^ Bits(index).next() ^ Bits(input as u64 ^ (1 << 63)).next();
-                values(spec, shape, &mut Bits(stream))
+                let first = |seed| Rng::with_seed(seed).u64(..);
+                let stream = self.seed ^ first(index) ^ first(input as u64 ^ (1 << 63));
+                values(spec, shape, &mut Rng::with_seed(stream))
             })
             .collect()
     }
@@ -88,10 +90,10 @@ fn makes(dtype: DType) -> bool {
 
 /// Floats from -1 to 1. Bytes over their whole range. Wider integers are mostly indices: 0 to 99, which every
 /// vocabulary has. By their customary names, masks are all ones and segment numbers are 0 or 1.
-fn values(spec: &TensorSpec, shape: Shape, bits: &mut Bits) -> Result<Tensor> {
+fn values(spec: &TensorSpec, shape: Shape, random: &mut Rng) -> Result<Tensor> {
     let below = if spec.name.contains("type_ids") || spec.name.contains("segment") { 2 } else { 100 };
     let mask = spec.name.contains("mask");
-    let mut index = || if mask { 1 } else { bits.next() % below };
+    let mut index = || if mask { 1 } else { random.u64(..below) };
     match spec.dtype {
         DType::U16 => fill(shape, || index() as u16),
         DType::I16 => fill(shape, || index() as i16),
@@ -99,15 +101,15 @@ fn values(spec: &TensorSpec, shape: Shape, bits: &mut Bits) -> Result<Tensor> {
         DType::I32 => fill(shape, || index() as i32),
         DType::U64 => fill(shape, index),
         DType::I64 => fill(shape, || index() as i64),
-        DType::U8 => fill(shape, || bits.next() as u8),
-        DType::I8 => fill(shape, || bits.next() as i8),
-        DType::F32 => fill(shape, || bits.unit() as f32),
-        DType::F64 => fill(shape, || bits.unit()),
-        DType::F16 => fill(shape, || f16::from_f64(bits.unit())),
-        DType::Bf16 => fill(shape, || bf16::from_f64(bits.unit())),
+        DType::U8 => fill(shape, || random.u8(..)),
+        DType::I8 => fill(shape, || random.i8(..)),
+        DType::F32 => fill(shape, || unit(random) as f32),
+        DType::F64 => fill(shape, || unit(random)),
+        DType::F16 => fill(shape, || f16::from_f64(unit(random))),
+        DType::Bf16 => fill(shape, || bf16::from_f64(unit(random))),
         DType::Bool => {
             let elements = shape.elements().context("the shape overflows")?;
-            let bytes: Vec<u8> = (0..elements).map(|_| u8::from(mask || bits.next() % 2 == 1)).collect();
+            let bytes: Vec<u8> = (0..elements).map(|_| u8::from(mask || random.bool())).collect();
             Ok(Tensor::from_bytes(DType::Bool, shape, &bytes)?)
         }
         dtype => bail!("there are no random values of type {dtype}"),
@@ -120,22 +122,9 @@ fn fill<T: Element>(shape: Shape, mut value: impl FnMut() -> T) -> Result<Tensor
     Ok(Tensor::from_slice(shape, &values)?)
 }
 
-/// SplitMix64 (Steele, Lea and Flood, 2014): small, fast, and every seed is a good one.
-struct Bits(u64);
-
-impl Bits {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// From -1 (included) to 1.
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 52) as f64 - 1.0
-    }
+/// From -1 (included) to 1.
+fn unit(random: &mut Rng) -> f64 {
+    2.0 * random.f64() - 1.0
 }
 
 #[cfg(test)]
@@ -148,12 +137,6 @@ mod tests {
 
     fn symbol(name: &str) -> Dim {
         Dim::Symbol(name.into())
-    }
-
-    #[test]
-    fn splitmix64_is_the_published_one() {
-        let mut bits = Bits(1234567);
-        assert_eq!([bits.next(), bits.next()], [6457827717110365317, 3203168211198807973]);
     }
 
     #[test]
