@@ -6,7 +6,7 @@ DEFER := target/release/defer
 ITEMS ?= 200
 REPEAT := $(shell expr \( $(ITEMS) + 7 \) / 8)
 
-.PHONY: build demo test bench check docs clean
+.PHONY: build demo test bench experiments check docs clean
 
 build:
 	$(CARGO) build --release --locked -p cli
@@ -38,6 +38,10 @@ test: build
 bench: export ORT_DISABLE_TELEMETRY = 1
 bench: build
 	$(CARGO) bench --locked --workspace --benches
+
+## The tables in experiments/, which need nothing but the costs that are there.
+experiments:
+	$(CARGO) run --release --locked -p testbed -- placement
 
 ## Format, lints, documentation.
 check:

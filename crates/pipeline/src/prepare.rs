@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use engine::{Engine, ModelSource, SessionOptions};
-use graph::{Caveat, Model, ModelError, Simplified};
+use graph::{Caveat, Cut, Model, ModelError, Simplified};
 use plan::{Boundary, ModelCosts, Objective, PlanError, Problem, Queues, Resources, Solution, Unit};
 use tensor::{Dim, Shape, SpecError, Tensor};
 
@@ -21,6 +21,9 @@ const SECONDS_PER_BYTE: f64 = 0.25e-9;
 
 /// What medians of a few runs cannot tell apart, as a share.
 pub(crate) const TIMING_ERROR: f64 = 0.03;
+
+/// Cuts that are planned with at most: more than models have whose parts are worth a device each.
+const MAX_CUTS: usize = 2000;
 
 /// The engine that has 32-bit numbers only, and for which [`Model::caveats`] are errors.
 const NARROW_ENGINE: &str = "rten";
@@ -150,7 +153,7 @@ impl Prepared {
         check_item(&model, &item)?;
         let simplified = model.simplify(&mut |bytes| fold(engine, bytes))?;
         check_caveats(&model, engine.name())?;
-        let cuts = model.cuts(options.max_live);
+        let cuts = thin(model.cuts(options.max_live), MAX_CUTS);
         let store = options.store.clone().map(Store::new);
         let key = kept::key(&model, &cuts, engine, options.threads, &item);
         let known = store.as_ref().filter(|_| !options.fresh);
@@ -268,6 +271,25 @@ impl Prepared {
     }
 }
 
+/// Of each run of neighbouring cuts the one with the fewest tensors, so that at most so many are left. Time and memory
+/// of planning grow with the square of their number.
+fn thin(cuts: Vec<Cut>, most: usize) -> Vec<Cut> {
+    let run = cuts.len().div_ceil(most).max(1);
+    let mut kept = Vec::with_capacity(cuts.len().div_ceil(run));
+    for (i, cut) in cuts.into_iter().enumerate() {
+        match kept.last_mut() {
+            Some(best) if i % run != 0 => {
+                let best: &mut Cut = best;
+                if cut.live.len() < best.live.len() {
+                    *best = cut;
+                }
+            }
+            _ => kept.push(cut),
+        }
+    }
+    kept
+}
+
 /// Whether an item is one the model takes.
 pub(crate) fn check_item(model: &Model, item: &[Tensor]) -> Result<(), PrepareError> {
     let specs = model.inputs();
@@ -327,4 +349,29 @@ fn distance(a: &str, b: &str) -> usize {
         }
     }
     row[b.chars().count()]
+}
+
+#[cfg(test)]
+mod tests {
+    use tensor::{DType, TensorSpec};
+
+    use super::*;
+
+    #[test]
+    fn of_too_many_cuts_those_with_the_fewest_tensors_stay() {
+        let tensor = || TensorSpec { name: String::new(), dtype: DType::F32, dims: None };
+        let cut = |(position, &tensors): (usize, &usize)| Cut {
+            position,
+            name: String::new(),
+            live: (0..tensors).map(|_| tensor()).collect(),
+        };
+        let live = [2, 1, 3, 1, 1, 2, 4];
+        for (most, kept) in [(7, &[0, 1, 2, 3, 4, 5, 6][..]), (6, &[1, 3, 4, 6]), (3, &[1, 3, 6]), (1, &[1])]
+        {
+            let cuts = live.iter().enumerate().map(cut).collect();
+            let positions: Vec<usize> = thin(cuts, most).iter().map(|cut| cut.position).collect();
+            assert_eq!(positions, kept, "{most}");
+        }
+        assert!(thin(Vec::new(), 5).is_empty());
+    }
 }

@@ -94,6 +94,135 @@ fn a_plan_adds_up() {
 }
 
 #[test]
+fn replicas_share_items_by_speed() {
+    let mut problem = chain(&[3.0, 1.0], 3);
+    problem.devices[1].speed = 3.0;
+    // Times of its own: 12 s for the whole model, a third of the speed of the first.
+    problem.devices[2].unit_seconds = Some(vec![6.0, 6.0]);
+    problem.links.set(End::Dispatcher, End::Device(1), link(25.0, 2.0));
+    problem.links.set(End::Device(1), End::Device(2), link(50.0, 0.0));
+    let devices = |devices: &[usize], units| Placement { devices: devices.to_vec(), units };
+    let whole = Assignment { stages: vec![devices(&[0, 1], 0..2)], codecs: vec![0; 2] };
+    let plan = predict(&problem, &whole).unwrap();
+    assert!(plan.is_load_balancing());
+    let replicas = &plan.stages[0].replicas;
+    assert_eq!((replicas[0].share, replicas[1].share), (0.25, 0.75));
+    assert_eq!((replicas[0].busy_seconds, replicas[1].busy_seconds), (4.0, 4.0 / 3.0));
+    // Three of four items take 4 s on the link to the second; each device is busy for 1 s of the period.
+    let slow = Resource::Link { from: End::Dispatcher, to: End::Device(1) };
+    assert_eq!((plan.period, plan.bottleneck), (3.0, slow));
+    assert_eq!(plan.latency, 0.75 * (4.0 + 2.0) + 0.25 * 4.0 + 0.75 * (4.0 / 3.0));
+
+    let then = Assignment { stages: vec![devices(&[1, 0], 0..1), devices(&[2], 1..2)], codecs: vec![0; 3] };
+    let plan = predict(&problem, &then).unwrap();
+    let links: Vec<_> = plan.hops[1].links.iter().map(|l| (l.from, l.to, l.share, l.seconds)).collect();
+    let to = End::Device(2);
+    assert_eq!(links, [(End::Device(1), to, 0.75, 2.0), (End::Device(0), to, 0.25, 0.0)]);
+    // The last has all items.
+    assert_eq!((plan.period, plan.bottleneck), (6.0, Resource::Device(2)));
+    let slow = problem.devices[0].clone();
+    problem.devices[2] = Device { unit_seconds: None, ..slow };
+    let shares = |devices: &[usize]| {
+        let assignment = Assignment { stages: vec![placement(devices)], codecs: vec![0; 2] };
+        let plan = predict(&problem, &assignment).unwrap();
+        plan.stages[0].replicas.iter().map(|r| r.share).collect::<Vec<_>>()
+    };
+    assert_eq!(shares(&[0, 1, 2]), [0.2, 0.6, 0.2]);
+}
+
+/// A stage of two units.
+fn placement(devices: &[usize]) -> Placement {
+    Placement { devices: devices.to_vec(), units: 0..2 }
+}
+
+#[test]
+fn codecs_cost_both_ends_and_spare_the_link() {
+    let mut problem = chain(&[1.0, 1.0], 2);
+    problem.links = Links::uniform(2, link(100.0, 0.0));
+    let cost = |encode_seconds, decode_seconds| CodecCost { encode_seconds, decode_seconds };
+    problem.codecs.push(Codec {
+        name: "tenth".into(),
+        bytes: vec![10; 3],
+        dispatcher: cost(0.02, 0.03),
+        devices: vec![cost(0.04, 0.05), cost(0.06, 0.07)],
+    });
+    problem.devices[1].host.seconds_per_byte = 0.001;
+    let mut assignment = stages(&[(0, 0..1), (1, 1..2)]);
+    assignment.codecs = vec![1, 1, 0];
+    let plan = predict(&problem, &assignment).unwrap();
+    let busy: Vec<f64> = plan.stages.iter().map(|stage| stage.replicas[0].busy_seconds).collect();
+    // Decoding 100 bytes, encoding 100; decoding 100, receiving 10, sending 100.
+    assert_eq!(busy, [1.0 + (5.0 + 4.0), 1.0 + ((7.0 + 0.01) + 0.1)]);
+    assert_eq!(plan.hops.iter().map(|hop| hop.bytes).collect::<Vec<_>>(), [10, 10, 100]);
+    let load = |resource| plan.loads.iter().find(|load| load.resource == resource).unwrap().seconds;
+    assert_eq!(load(Resource::Dispatcher), 2.0);
+    assert_eq!(plan.latency, 2.0 + 0.1 + busy[0] + 0.1 + busy[1] + 1.0);
+    // Best is to encode nothing, or, over slow links, only the hop between the devices.
+    assert_eq!(best(&problem, &demand(2)).assignment().codecs, [0, 0, 0]);
+    problem.links.set(End::Device(0), End::Device(1), link(10.0, 0.0));
+    problem.codecs[1].devices = vec![cost(0.01, 0.01); 2];
+    assert_eq!(best(&problem, &demand(2)).assignment().codecs, [0, 1, 0]);
+}
+
+#[test]
+fn whatever_is_busy_longest_sets_the_period() {
+    let mut problem = chain(&[1.0, 1.0], 2);
+    let check = |problem: &Problem, period: f64, bottleneck: Resource| {
+        let plan = predict(problem, &stages(&[(0, 0..1), (1, 1..2)])).unwrap();
+        assert_eq!((plan.period, plan.bottleneck), (period, bottleneck));
+    };
+    problem.links.set(End::Device(0), End::Device(1), Link { frame_seconds: 1.5, ..Link::FREE });
+    let between = Resource::Link { from: End::Device(0), to: End::Device(1) };
+    check(&problem, 1.5, between);
+    problem.dispatcher.bandwidth = 50.0;
+    check(&problem, 2.0, Resource::Sending(End::Dispatcher));
+    problem.devices[1].host.bandwidth = 40.0;
+    check(&problem, 2.5, Resource::Receiving(End::Device(1)));
+    problem.dispatcher.seconds_per_byte = 0.015;
+    check(&problem, 3.0, Resource::Dispatcher);
+    // The first and the last hop share airtime, 1.75 s each; the one between is not on it.
+    for (from, to) in [(End::Dispatcher, End::Device(0)), (End::Device(1), End::Dispatcher)] {
+        problem.links.set(from, to, Link { frame_seconds: 0.75, ..link(100.0, 0.0) });
+    }
+    let links = vec![(End::Dispatcher, End::Device(0)), (End::Device(1), End::Dispatcher)];
+    problem.media.push(Medium { name: "air".into(), links });
+    check(&problem, 3.5, Resource::Medium(0));
+}
+
+#[test]
+fn energy_is_idle_power_busy_time_and_bytes() {
+    let mut problem = chain(&[2.0, 4.0], 3);
+    let host = |idle_watts, busy_watts| Host { idle_watts, busy_watts, ..Host::default() };
+    problem.dispatcher = Host { seconds_per_byte: 0.01, ..host(1.0, 5.0) };
+    problem.devices[0].host = host(2.0, 5.0);
+    problem.devices[1].host = host(3.0, 10.0);
+    // In no plan here: switched off.
+    problem.devices[2].host = host(100.0, 200.0);
+    problem.links.set(End::Device(0), End::Device(1), Link { joules_per_byte: 0.5, ..Link::FREE });
+    let plan = predict(&problem, &stages(&[(0, 0..1), (1, 1..2)])).unwrap();
+    assert_eq!(plan.period, 4.0);
+    assert_eq!(plan.joules, 4.0 * (1.0 + 2.0 + 3.0) + 2.0 * 3.0 + 4.0 * 7.0 + 2.0 * 4.0 + 100.0 * 0.5);
+    // The first device alone takes 6 s, and less.
+    let energy = Options { objective: Objective::Energy, ..Options::default() };
+    let found = solve(&problem, &energy).unwrap();
+    assert_eq!((shape(&found.plan), found.worth), (stages(&[(0, 0..2)]), 6.0 * 3.0 + 6.0 * 3.0 + 2.0 * 4.0));
+    // Fast enough only both.
+    let found = solve(&problem, &Options { max_period: Some(5.0), ..energy }).unwrap();
+    assert_eq!(found.plan.devices(), 2);
+}
+
+#[test]
+fn queues_and_the_engine_take_memory() {
+    let mut problem = chain(&[1.0, 1.0], 2);
+    resize(&mut problem, 1, 7);
+    problem.queues = Queues { inputs: 3, outputs: 2 };
+    problem.devices[1].engine_bytes = 1000;
+    let plan = predict(&problem, &stages(&[(0, 0..1), (1, 1..2)])).unwrap();
+    let memory: Vec<u64> = plan.stages.iter().map(|stage| stage.replicas[0].memory_bytes).collect();
+    assert_eq!(memory, [15 + 3 * 100 + 2 * 7, 15 + 3 * 7 + 2 * 100 + 1000]);
+}
+
+#[test]
 fn work_is_balanced_by_speed() {
     let mut problem = chain(&[1.0; 8], 3);
     problem.devices[1].speed = 2.0;

@@ -217,7 +217,7 @@ fn describe(experiment: &Experiment, models: &[ModelCosts], clusters: u64) -> St
     with.dedup();
     format!(
         "{clusters} seeded clusters of {} devices of each kind (see `placement.toml`); unit times measured with {}. \
-         Written by\n`cargo run --release -p testbed -- placement`; the same figures, unrounded, are in \
+         Written by\n`make experiments`; the same figures, unrounded, are in \
          `results/placement.ndjson`.",
         experiment.devices,
         with.join(", ")
