@@ -359,6 +359,25 @@ mod tests {
     }
 
     #[test]
+    fn every_figure_of_a_device_tells_it_apart() {
+        let changes: [fn(&mut Problem); 6] = [
+            |p| p.devices[1].speed = 2.0,
+            |p| p.devices[1].unit_seconds = Some(Vec::new()),
+            |p| p.devices[1].memory_bytes = Some(5),
+            |p| p.devices[1].engine_bytes = 5,
+            |p| p.devices[1].host.seconds_per_byte = 5.0,
+            |p| p.codecs[0].devices[1].encode_seconds = 5.0,
+        ];
+        for (i, change) in changes.into_iter().enumerate() {
+            let mut problem = problem(&[1.0; 3]);
+            problem.codecs.push(Problem::raw(&[], 3));
+            assert_eq!(groups(&problem), [vec![0, 1, 2]]);
+            change(&mut problem);
+            assert_eq!(groups(&problem), [vec![0, 2], vec![1]], "change {i}");
+        }
+    }
+
+    #[test]
     fn every_node_comes_after_those_before_it() {
         let problem = problem(&[1.0, 2.0, 1.0]);
         let demand = |stages, devices| Demand { stages, devices };
