@@ -6,6 +6,10 @@ use crate::{CodecCost, Host, Link, Problem};
 /// As many as the search has bits for.
 const MAX_CODECS: usize = 64;
 
+/// Figures beyond these mean nothing, and their sums and products might not be numbers.
+const LARGEST: f64 = 1e18;
+const LEAST: f64 = 1e-18;
+
 /// Whether the parts of a problem belong together and every figure is in its range.
 pub(crate) fn problem(problem: &Problem) -> Result<(), PlanError> {
     counts(problem)?;
@@ -16,7 +20,7 @@ pub(crate) fn problem(problem: &Problem) -> Result<(), PlanError> {
     for device in &problem.devices {
         let name = format!("device `{}`", device.name);
         let speed = device.speed;
-        require(speed > 0.0 && speed.is_finite(), speed, "finite and above 0", || {
+        require((LEAST..=LARGEST).contains(&speed), speed, "between 1e-18 and 1e18", || {
             format!("the speed of {name}")
         })?;
         for (index, &seconds) in device.unit_seconds.iter().flatten().enumerate() {
@@ -33,7 +37,7 @@ pub(crate) fn problem(problem: &Problem) -> Result<(), PlanError> {
         }
     }
     for &Link { bandwidth, delay, frame_seconds, joules_per_byte } in problem.links.all() {
-        require(bandwidth > 0.0, bandwidth, "above 0", || "the bandwidth of a link".to_owned())?;
+        require(bandwidth >= LEAST, bandwidth, "at least 1e-18", || "the bandwidth of a link".to_owned())?;
         not_negative(delay, || "the delay of a link".to_owned())?;
         not_negative(frame_seconds, || "the time per frame of a link".to_owned())?;
         not_negative(joules_per_byte, || "the energy per byte of a link".to_owned())?;
@@ -85,14 +89,14 @@ fn counts(problem: &Problem) -> Result<(), PlanError> {
 
 fn host(host: &Host, name: &str) -> Result<(), PlanError> {
     let Host { bandwidth, seconds_per_byte, idle_watts, busy_watts } = *host;
-    require(bandwidth > 0.0, bandwidth, "above 0", || format!("the bandwidth of {name}"))?;
+    require(bandwidth >= LEAST, bandwidth, "at least 1e-18", || format!("the bandwidth of {name}"))?;
     not_negative(seconds_per_byte, || format!("the time per byte of {name}"))?;
     not_negative(idle_watts, || format!("the idle power of {name}"))?;
     not_negative(busy_watts, || format!("the busy power of {name}"))
 }
 
 fn not_negative(value: f64, what: impl Fn() -> String) -> Result<(), PlanError> {
-    require(value >= 0.0 && value.is_finite(), value, "finite and not below 0", what)
+    require((0.0..=LARGEST).contains(&value), value, "between 0 and 1e18", what)
 }
 
 fn require(

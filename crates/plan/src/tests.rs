@@ -348,16 +348,36 @@ fn unusable_problems_are_refused() {
     check(|p| p.devices.clear(), "there is no device to plan for");
     check(|p| p.boundaries.truncate(4), "boundaries of a model: 4 are given, 5 are needed");
     check(|p| p.devices.truncate(2), "devices that the links join: 3 are given, 2 are needed");
-    check(|p| p.units[1].seconds = f64::NAN, "the time of unit 1 must be finite and not below 0, not NaN");
-    check(|p| p.devices[2].speed = 0.0, "the speed of device `d2` must be finite and above 0, not 0");
+    check(|p| p.units[1].seconds = f64::NAN, "the time of unit 1 must be between 0 and 1e18, not NaN");
+    check(|p| p.devices[2].speed = 0.0, "the speed of device `d2` must be between 1e-18 and 1e18, not 0");
     check(
         |p| p.devices[2].host.seconds_per_byte = -1.0,
-        "the time per byte of device `d2` must be finite and not below 0, not -1",
+        "the time per byte of device `d2` must be between 0 and 1e18, not -1",
     );
     check(
         |p| p.links.set(End::Device(0), End::Dispatcher, link(0.0, 0.0)),
-        "the bandwidth of a link must be above 0, not 0",
+        "the bandwidth of a link must be at least 1e-18, not 0",
     );
+}
+
+/// The worst that a file may say still makes numbers that can be compared.
+#[test]
+fn extreme_figures_are_planned_with() {
+    let mut problem = chain(&[1e18, 0.0, 1e18], 3);
+    problem.boundaries.iter_mut().for_each(|b| b.bytes = u64::MAX);
+    problem.codecs[0].bytes = vec![u64::MAX; 4];
+    problem.links = Links::uniform(3, Link { joules_per_byte: 1e18, ..link(1e-18, 1e18) });
+    problem.queues = Queues { inputs: u64::MAX, outputs: 1 };
+    for (device, speed) in problem.devices.iter_mut().zip([1e-18, 1e18, 1.0]) {
+        device.speed = speed;
+        device.host = Host { idle_watts: 1e18, busy_watts: 1e18, ..Host::default() };
+    }
+    problem.devices[1].unit_seconds = Some(vec![0.0; 3]);
+    for objective in [Objective::Throughput, Objective::Latency, Objective::Energy, Objective::Devices] {
+        let options = Options { objective, replicas: true, ..Options::default() };
+        let found = solve(&problem, &options).unwrap();
+        assert!(found.worth.is_finite() && found.bound.is_finite(), "{objective:?}");
+    }
 }
 
 #[test]
