@@ -7,6 +7,7 @@
 //! them. [`solve`] finds the best [`Plan`], and [`predict`] evaluates any assignment with the same cost
 //! model.
 
+mod beam;
 mod check;
 pub mod cluster;
 mod costs;
@@ -17,12 +18,14 @@ mod large;
 mod model;
 mod order;
 mod predict;
+mod prices;
 mod problem;
 mod quantity;
 mod rules;
 mod search;
 mod solve;
 mod steps;
+mod ways;
 
 pub use cluster::{Cluster, ClusterError};
 pub use error::{PlanError, Shortage};

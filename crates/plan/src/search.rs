@@ -143,7 +143,7 @@ impl<'a> Space<'a> {
     }
 
     /// What the dispatcher can do within a period: first and last codecs of which any go together.
-    fn doors(&self, period: f64) -> Vec<Doors> {
+    pub(crate) fn doors(&self, period: f64) -> Vec<Doors> {
         let codecs = self.costs.problem.codecs.len();
         let firsts = |last: usize| {
             let fits = |&first: &usize| self.costs.dispatcher_seconds([first, last]) <= period;
@@ -170,19 +170,6 @@ impl<'a> Space<'a> {
         };
         let (all, rest) = self.order.possible(steps.capacities());
         (enough(all) == 0).then(|| rest.into_iter().map(enough).collect())
-    }
-
-    /// A period between two that no chain can pass, whatever the order of the devices: below it they cannot do all
-    /// of the model together. Found up to [`NEAR`].
-    pub(crate) fn bound(&self, mut low: f64, mut high: f64) -> f64 {
-        while high - low > NEAR * high {
-            let middle = low + (high - low) / 2.0;
-            match self.earliest(&self.steps(Limits::period(middle), false)) {
-                None => low = middle,
-                Some(_) => high = middle,
-            }
-        }
-        low
     }
 
     pub(crate) fn starts(&self, steps: &Steps, doors: Doors, node: usize) -> impl Iterator<Item = Place> {

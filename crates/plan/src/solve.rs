@@ -282,6 +282,7 @@ impl<'a> Search<'a> {
             costs: self.costs,
             points: self.points.clone(),
             demand,
+            effort: self.options.budget * STEPS_PER_SECOND * share,
             tries,
             bound: self.bound,
             single: !self.options.replicas,

@@ -110,7 +110,7 @@ impl Layout {
     }
 
     /// Places one after the other, without gaps.
-    fn index(&self, place: Place) -> usize {
+    pub(crate) fn index(&self, place: Place) -> usize {
         place.codec * self.points + place.point
     }
 }
