@@ -15,6 +15,7 @@ use crate::prices::Prices;
 use crate::search::Space;
 use crate::steps::{Limits, Network, Steps};
 use crate::ways::Ways;
+use crate::whole;
 
 /// A plan this close to the bound, as a share of the period, is good enough.
 const GOOD: f64 = 2e-3;
@@ -109,9 +110,23 @@ impl Known {
 }
 
 impl<'a> Orders<'a> {
-    /// The best order found as a space of its own, with its shortest period and a bound; `None` in their place when
+    /// The best plans found as a space of their own, with the shortest period and a bound; `None` in their place when
     /// nothing fits into memory.
     pub(crate) fn improve(&self) -> (Space<'a>, Option<(f64, f64)>) {
+        let (space, found) = self.best_order();
+        if self.single {
+            return (space, found);
+        }
+        // What was proven holds for single devices only.
+        let (low, high) = (self.bound, found.map_or(f64::INFINITY, |(period, _)| period));
+        match whole::best(self.costs, self.demand, [low, high]) {
+            Some((space, period)) => (space, Some((period, low))),
+            None => (space, found.map(|_| (high, low))),
+        }
+    }
+
+    /// The same, of single devices.
+    fn best_order(&self) -> (Space<'a>, Option<(f64, f64)>) {
         let given: Vec<usize> = (0..self.costs.problem.devices.len()).collect();
         // Whatever the order, teams and hops are the same.
         let network = Rc::new(Network::new(self.costs, &Order::given(&given, self.demand), &self.points));
@@ -133,7 +148,7 @@ impl<'a> Orders<'a> {
         let Some((period, sequence)) = known.best else { return (space(&given), None) };
         let space = space(&sequence);
         let period = space.shorter_than(known.low, period).map_or(period, |(period, _)| period);
-        (space, Some((period, if self.single { known.low } else { self.bound })))
+        (space, Some((period, known.low)))
     }
 
     /// Tries limits between what is proven and what is found.

@@ -26,6 +26,7 @@ mod search;
 mod solve;
 mod steps;
 mod ways;
+mod whole;
 
 pub use cluster::{Cluster, ClusterError};
 pub use error::{PlanError, Shortage};

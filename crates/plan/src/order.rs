@@ -18,7 +18,7 @@ pub(crate) struct Order {
 }
 
 enum Rule {
-    /// In this sequence.
+    /// Groups in this sequence.
     Given(Vec<usize>),
     Any,
 }
@@ -99,6 +99,17 @@ impl Order {
         Order { kinds, groups, states, nodes, rule: Rule::Given(sequence.to_vec()) }
     }
 
+    /// One stage, on all of these devices and no fewer.
+    pub(crate) fn one_stage(team: &[usize], devices: usize) -> Order {
+        Order {
+            kinds: (0..devices).map(|device| Kind { members: vec![device] }).collect(),
+            groups: vec![Group { parts: team.iter().map(|&device| (device, 1)).collect() }],
+            states: vec![State { nodes: 0..1, is_last: true }],
+            nodes: vec![Node { group: 0, is_first: true, before: (0, 0), rank: 0 }],
+            rule: Rule::Given(vec![0]),
+        }
+    }
+
     /// Any order of any of the devices, each stage on one or, with `replicas`, on several; `None` when that makes
     /// more work than `affordable` says.
     pub(crate) fn any(
@@ -156,11 +167,14 @@ impl Order {
     pub(crate) fn possible(&self, capacities: &[f64]) -> (f64, Vec<f64>) {
         match &self.rule {
             Rule::Given(sequence) => {
+                let capacity =
+                    |&group: &usize| self.members(group).into_iter().map(|d| capacities[d]).sum::<f64>();
+                let own: Vec<f64> = sequence.iter().map(capacity).collect();
                 let mut rest = vec![0.0; sequence.len()];
                 for place in (1..sequence.len()).rev() {
-                    rest[place - 1] = rest[place] + capacities[sequence[place]];
+                    rest[place - 1] = rest[place] + own[place];
                 }
-                let all = rest[0] + capacities[sequence[0]];
+                let all = rest[0] + own[0];
                 (all, rest.repeat(self.states.len() / sequence.len()))
             }
             Rule::Any => {

@@ -435,3 +435,49 @@ fn assignments_that_are_no_plan_are_refused() {
     check(&[(0, 0..5)], "stage 0 is out of place: it must begin at unit 0 and hold at least one of 4");
     check(&[(0, 0..3)], "stage 0 is out of place: it is the last and must end with unit 3");
 }
+
+/// More different devices than an exact search can take, on different links.
+fn many(devices: usize) -> Problem {
+    let mut random = fastrand::Rng::with_seed(7);
+    let seconds: Vec<f64> = (0..devices * 12).map(|_| 0.5 + random.f64()).collect();
+    let mut problem = chain(&seconds, devices);
+    problem.devices.iter_mut().for_each(|device| device.speed = 1.0 + random.f64());
+    for from in problem.ends().collect::<Vec<_>>() {
+        for to in problem.ends().collect::<Vec<_>>() {
+            problem.links.set(from, to, link(5.0 * 20_f64.powf(random.f64()), 0.0));
+        }
+    }
+    problem
+}
+
+#[test]
+fn many_devices_come_close_to_the_bound_whatever_is_demanded() {
+    let problem = many(30);
+    for (options, devices) in [
+        (Options::default(), 20..=30),
+        (Options { max_devices: Some(8), ..Options::default() }, 8..=8),
+        (Options { stages: Some(25), ..Options::default() }, 25..=25),
+    ] {
+        let solution = solve(&problem, &options).unwrap();
+        assert!(solution.gap() < 0.03, "{options:?}: {}", solution.gap());
+        assert!(devices.contains(&solution.plan.devices()), "{options:?}: {:?}", solution.plan);
+    }
+}
+
+#[test]
+fn many_devices_that_hold_the_whole_model_take_turns() {
+    let mut problem = many(20);
+    (1..problem.units.len()).for_each(|boundary| resize(&mut problem, boundary, 1_000_000_000));
+    problem.links.set(End::Dispatcher, End::Device(3), link(1e-3, 0.0));
+    problem.devices[5].memory_bytes = Some(500);
+    let replicas = Options { replicas: true, ..Options::default() };
+    for (options, left_out) in
+        [(replicas.clone(), vec![3, 5]), (Options { cuts: Some(vec![]), ..replicas.clone() }, vec![3, 5])]
+    {
+        let plan = best(&problem, &options);
+        let mut devices = shape(&plan).stages[0].devices.clone();
+        devices.sort_unstable();
+        assert_eq!(devices, (0..20).filter(|device| !left_out.contains(device)).collect::<Vec<_>>());
+    }
+    assert_eq!(best(&problem, &Options { max_devices: Some(6), ..replicas }).devices(), 6);
+}

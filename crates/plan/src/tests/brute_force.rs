@@ -183,7 +183,7 @@ fn sequences(devices: usize, len: usize, keep_order: bool, replicas: bool) -> Ve
                 true => sequence.last().is_none_or(|last| last[0] < team[0]),
                 false => sequence.iter().flatten().all(|device| !team.contains(device)),
             };
-            let append = |team: &Vec<usize>| [&sequence[..], &[team.clone()]].concat();
+            let append = |team: &Vec<usize>| [&sequence[..], std::slice::from_ref(team)].concat();
             teams.iter().filter(fits).map(append).collect::<Vec<_>>()
         };
         all = all.iter().flat_map(longer).collect();
