@@ -18,9 +18,11 @@ const COLLECTED: usize = 4;
 struct Offer {
     worth: f64,
     paid: f64,
+    /// All but its last stage.
     before: Option<u32>,
     device: usize,
-    place: usize,
+    /// Where its last stage begins and ends.
+    places: [usize; 2],
     /// Of its devices.
     key: u64,
 }
@@ -29,14 +31,19 @@ struct Offer {
 struct Beginning {
     before: Option<u32>,
     device: usize,
+    paid: f64,
+    key: u64,
     stages: usize,
+    used: Vec<u64>,
+    /// By medium.
+    airtime: Vec<f64>,
 }
 
 struct Beam<'a> {
-    ways: &'a Ways,
+    ways: &'a Ways<'a>,
     priced: &'a Priced,
     width: usize,
-    most_stages: usize,
+    demand: Demand,
     /// By device.
     keys: Vec<u64>,
     /// By point.
@@ -44,92 +51,89 @@ struct Beam<'a> {
     /// By point: what is worth less than this is worth a look.
     limits: Vec<f64>,
     kept: Vec<Beginning>,
-    /// By beginning: its devices.
-    used: Vec<Vec<u64>>,
 }
 
 /// The devices of a chain, in its order.
-pub(crate) fn chain(ways: &Ways, priced: &Priced, demand: Demand, width: usize) -> Option<Vec<usize>> {
+pub(crate) fn chain(ways: &Ways<'_>, priced: &Priced, demand: Demand, width: usize) -> Option<Vec<usize>> {
     let points = ways.layout().points;
     let mut random = fastrand::Rng::with_seed(0);
     let mut beam = Beam {
         ways,
         priced,
         width,
-        most_stages: demand.stages.or(demand.devices).unwrap_or(ways.devices()),
+        demand,
         keys: (0..ways.devices()).map(|_| random.u64(..)).collect(),
         offers: (0..points).map(|_| Vec::new()).collect(),
         limits: vec![f64::INFINITY; points],
         kept: Vec::new(),
-        used: Vec::new(),
     };
-    let none = vec![0; ways.devices().div_ceil(64)];
     for (place, set) in ways.enter() {
-        beam.extend(set, &none, place, None, (0.0, 0));
+        beam.extend(set, place, None);
     }
     (1..points - 1).for_each(|point| beam.keep(point));
-    let complete = beam
-        .offers
-        .swap_remove(points - 1)
-        .into_iter()
-        .filter(|offer| demand.stages.is_none_or(|stages| beam.stages(offer.before) + 1 == stages));
-    let best =
-        complete.min_by(|a, b| (a.paid, a.key).partial_cmp(&(b.paid, b.key)).expect("no price is NaN"))?;
-    let before = std::iter::successors(best.before, |&at| beam.kept[at as usize].before);
-    let mut order: Vec<usize> = before.map(|at| beam.kept[at as usize].device).collect();
-    order.reverse();
-    order.push(best.device);
-    Some(order)
+    beam.complete(points - 1)
 }
 
 impl Beam<'_> {
-    fn stages(&self, beginning: Option<u32>) -> usize {
-        beginning.map_or(0, |at| self.kept[at as usize].stages)
+    fn beginning(&self, index: Option<u32>) -> Option<&Beginning> {
+        index.map(|index| &self.kept[index as usize])
     }
 
     /// Keeps the best of what is offered at a point, and goes on from there.
     fn keep(&mut self, point: usize) {
         let mut offers = std::mem::take(&mut self.offers[point]);
-        offers.sort_unstable_by(|a, b| a.worth.total_cmp(&b.worth).then(a.key.cmp(&b.key)));
+        offers.sort_unstable_by(by_worth);
         let mut seen = HashSet::new();
         // The same devices with the same last one: the order of the others makes no difference any more.
-        offers.retain(|offer| seen.insert((offer.key, offer.device, offer.place)));
+        offers.retain(|offer| seen.insert((offer.key, offer.device, offer.places[1])));
         for offer in offers.into_iter().take(self.width) {
-            let stages = self.stages(offer.before) + 1;
-            if stages == self.most_stages {
-                continue;
+            if let Some(beginning) = self.accept(&offer) {
+                self.kept.push(beginning);
+                let after = self.ways.after(offer.device, offer.places[1]);
+                self.extend(after, offer.places[1], Some(self.kept.len() as u32 - 1));
             }
-            let mut used = match offer.before {
-                Some(before) => self.used[before as usize].clone(),
-                None => vec![0; self.ways.devices().div_ceil(64)],
-            };
-            add(&mut used, offer.device);
-            let own = self.kept.len() as u32;
-            let ways = self.ways;
-            let after = ways.after(offer.device, offer.place);
-            self.extend(after, &used, offer.place, Some(own), (offer.paid, offer.key));
-            self.kept.push(Beginning { before: offer.before, device: offer.device, stages });
-            self.used.push(used);
         }
     }
 
+    /// What becomes of an offer; `None` when there may be no more stages or a medium has no time left.
+    fn accept(&self, offer: &Offer) -> Option<Beginning> {
+        let before = self.beginning(offer.before);
+        let stages = before.map_or(0, |before| before.stages) + 1;
+        let most = self.demand.stages.or(self.demand.devices).unwrap_or(self.ways.devices());
+        let airtime = self.airtime(offer);
+        if stages == most || airtime.iter().any(|&seconds| seconds > self.ways.period) {
+            return None;
+        }
+        let none = || vec![0; self.ways.devices().div_ceil(64)];
+        let mut used = before.map_or_else(none, |before| before.used.clone());
+        add(&mut used, offer.device);
+        let Offer { before, device, paid, key, .. } = *offer;
+        Some(Beginning { before, device, paid, key, stages, used, airtime })
+    }
+
+    /// By medium: for how long an offer uses it, up to its last stage.
+    fn airtime(&self, offer: &Offer) -> Vec<f64> {
+        let before = self.beginning(offer.before);
+        let hop = self.ways.hop(before.map(|before| before.device), offer.device);
+        let own = self.ways.airtime(hop, offer.places[0]);
+        own.enumerate().map(|(m, own)| before.map_or(0.0, |before| before.airtime[m]) + own).collect()
+    }
+
     /// Offers all ways to go on from a place with one of these devices.
-    fn extend(
-        &mut self,
-        set: &[u64],
-        used: &[u64],
-        place: usize,
-        before: Option<u32>,
-        (paid, key): (f64, u64),
-    ) {
-        for device in devices(set).filter(|&device| !has(used, device)) {
-            let (paid, key) = (paid + self.priced.prices[device], key ^ self.keys[device]);
-            let behind = self.ways.behind(&self.priced.rest, device);
-            for to in self.ways.ends(device, place) {
+    fn extend(&mut self, set: &[u64], place: usize, before: Option<u32>) {
+        let ways = self.ways;
+        let beginning = self.beginning(before);
+        let (last, paid, key) =
+            beginning.map_or((None, 0.0, 0), |before| (Some(before.device), before.paid, before.key));
+        let used = beginning.map_or(vec![], |before| before.used.clone());
+        for device in devices(set).filter(|&device| used.is_empty() || !has(&used, device)) {
+            let toll = ways.toll(&self.priced.fees, ways.hop(last, device), place);
+            let (paid, key) = (paid + self.priced.fees.devices[device] + toll, key ^ self.keys[device]);
+            let behind = ways.behind(&self.priced.rest, device);
+            for to in ways.ends(device, place) {
                 let (worth, point) = (paid + behind[to], to % self.limits.len());
                 if worth < self.limits[point] {
-                    let offer = Offer { worth, paid, before, device, place: to, key };
-                    self.offers[point].push(offer);
+                    self.offers[point].push(Offer { worth, paid, before, device, places: [place, to], key });
                     self.trim(point);
                 }
             }
@@ -140,10 +144,30 @@ impl Beam<'_> {
     fn trim(&mut self, point: usize) {
         let (offers, most) = (&mut self.offers[point], self.width * COLLECTED);
         if offers.len() == 2 * most {
-            let by_worth = |a: &Offer, b: &Offer| a.worth.total_cmp(&b.worth).then(a.key.cmp(&b.key));
             let (_, worst, _) = offers.select_nth_unstable_by(most - 1, by_worth);
             self.limits[point] = worst.worth;
             offers.truncate(most);
         }
     }
+
+    /// The cheapest of the chains that arrive at the end of the model.
+    fn complete(&self, point: usize) -> Option<Vec<usize>> {
+        let wanted = |offer: &&Offer| {
+            let stages = self.beginning(offer.before).map_or(0, |before| before.stages) + 1;
+            let last = self.ways.airtime(self.ways.last_hop(offer.device), offer.places[1]);
+            let airtime = std::iter::zip(self.airtime(offer), last).map(|(airtime, last)| airtime + last);
+            self.demand.stages.is_none_or(|demanded| stages == demanded)
+                && airtime.into_iter().all(|seconds| seconds <= self.ways.period)
+        };
+        let best = self.offers[point].iter().filter(wanted).min_by(|a, b| by_worth(a, b))?;
+        let before = std::iter::successors(self.beginning(best.before), |at| self.beginning(at.before));
+        let mut order: Vec<usize> = before.map(|at| at.device).collect();
+        order.reverse();
+        order.push(best.device);
+        Some(order)
+    }
+}
+
+fn by_worth(a: &Offer, b: &Offer) -> std::cmp::Ordering {
+    a.worth.total_cmp(&b.worth).then(a.key.cmp(&b.key))
 }

@@ -155,12 +155,12 @@ impl<'a> Orders<'a> {
     fn close_in(&self, space: &impl Fn(&[usize]) -> Space<'a>, known: &mut Known) {
         let given: Vec<usize> = (0..self.costs.problem.devices.len()).collect();
         let any = space(&given);
-        let mut prices = None;
+        let (mut prices, media) = (None, self.costs.problem.media.len());
         for _ in 0..ROUNDS {
             let Some(limit) = known.limit() else { break };
             let steps = any.steps(Limits::period(limit), false);
-            let ways = Ways::new(&any.network, &steps, &any.doors(limit));
-            let prices = prices.get_or_insert_with(|| Prices::of(steps.capacities(), self.demand));
+            let ways = Ways::new(&any, &steps, limit);
+            let prices = prices.get_or_insert_with(|| Prices::of(steps.capacities(), media, self.demand));
             match self.look(&ways, prices) {
                 Finding::NoChain => known.low = limit,
                 Finding::Nothing => known.miss(limit),
@@ -191,7 +191,7 @@ impl<'a> Orders<'a> {
     }
 
     /// Looks for a chain and for a proof that there is none: quickly, and then in earnest.
-    fn look(&self, ways: &Ways, prices: &mut Prices) -> Finding {
+    fn look(&self, ways: &Ways<'_>, prices: &mut Prices) -> Finding {
         let tries = (self.effort / (ROUNDS * ways.size()) as f64) as usize;
         let tries = tries.clamp(LEAST_TRIES, MOST_TRIES);
         for tries in [tries / 8, tries] {

@@ -7,7 +7,7 @@
 //! programming problems", Management Science 27 (1981).
 
 use crate::order::Demand;
-use crate::ways::{Rest, Ways};
+use crate::ways::{Fees, Rest, Ways};
 
 /// Sums taken in another order may differ by this share.
 const ROUNDING: f64 = 1e-9;
@@ -27,10 +27,11 @@ const PATIENCE: usize = 8;
 /// Steps shorter than this share of the first lead nowhere.
 const SHORTEST_STEP: f64 = 0.02;
 
-/// What is to pay for each device, and for each stage whatever its device.
+/// What is to pay for each device, for each stage whatever its device, and for all airtime of a medium in a period.
 #[derive(Clone, Debug)]
 pub(crate) struct Prices {
     devices: Vec<f64>,
+    media: Vec<f64>,
     /// Below 0 where there must be more stages than are cheapest.
     stage: f64,
     demand: Demand,
@@ -38,8 +39,8 @@ pub(crate) struct Prices {
 
 /// Prices with what they lead to.
 pub(crate) struct Priced {
-    /// By device, that of a stage included.
-    pub prices: Vec<f64>,
+    /// Those of devices with that of a stage.
+    pub fees: Fees,
     pub rest: Rest,
     /// By how much the cheapest way costs more than what any chain may cost.
     pub excess: f64,
@@ -54,17 +55,17 @@ impl Priced {
 
 impl Prices {
     /// Prices in proportion to what the devices can do.
-    pub(crate) fn of(capacities: &[f64], demand: Demand) -> Prices {
+    pub(crate) fn of(capacities: &[f64], media: usize, demand: Demand) -> Prices {
         let any = capacities.iter().any(|&capacity| capacity > 0.0);
         let devices = if any { capacities.to_vec() } else { vec![1.0; capacities.len()] };
-        Prices { devices, stage: 0.0, demand }
+        Prices { devices, media: vec![0.0; media], stage: 0.0, demand }
     }
 
     /// Better prices for these ways, by at most so many steps; fewer, if they prove that there is no chain.
-    pub(crate) fn improve(&mut self, ways: &Ways, steps: usize) -> Priced {
+    pub(crate) fn improve(&mut self, ways: &Ways<'_>, steps: usize) -> Priced {
         let first = self.value(ways);
         let (mut best, mut last) = ((self.clone(), first), None);
-        let mut direction = vec![0.0; self.devices.len() + 1];
+        let mut direction = vec![0.0; self.devices.len() + self.media.len() + 1];
         let (mut length, mut idle) = (1.0, 0);
         for _ in 0..steps {
             if best.1.proves() || length < SHORTEST_STEP {
@@ -95,32 +96,37 @@ impl Prices {
     }
 
     /// Scales the prices so that together they are 1, and follows the cheapest way.
-    fn value(&mut self, ways: &Ways) -> Priced {
+    fn value(&mut self, ways: &Ways<'_>) -> Priced {
         let stages = self.allowed().unwrap_or(0.0);
-        let size = self.devices.iter().sum::<f64>() + stages * self.stage.abs();
-        self.devices.iter_mut().for_each(|price| *price /= size);
+        let resources = |own: &Prices| own.devices.iter().chain(&own.media).sum::<f64>();
+        let size = resources(self) + stages * self.stage.abs();
+        self.devices.iter_mut().chain(&mut self.media).for_each(|price| *price /= size);
         self.stage /= size;
-        let prices: Vec<f64> = self.devices.iter().map(|price| price + self.stage).collect();
-        let rest = ways.rest(&prices);
-        let excess = rest.total - (self.devices.iter().sum::<f64>() + stages * self.stage);
-        Priced { prices, rest, excess }
+        let fees = Fees {
+            devices: self.devices.iter().map(|price| price + self.stage).collect(),
+            media: self.media.iter().map(|price| price / ways.period).collect(),
+        };
+        let rest = ways.rest(&fees);
+        let excess = rest.total - (resources(self) + stages * self.stage);
+        Priced { fees, rest, excess }
     }
 
-    fn advance(&mut self, priced: &Priced, ways: &Ways, direction: &mut [f64], length: f64) {
-        let uses = ways.uses(&priced.rest);
-        let stages = self.allowed().map_or(0.0, |allowed| uses.iter().sum::<f64>() - allowed);
-        let surplus = uses.iter().map(|uses| uses - 1.0).chain([stages]);
+    fn advance(&mut self, priced: &Priced, ways: &Ways<'_>, direction: &mut [f64], length: f64) {
+        let uses = ways.uses(&priced.fees, &priced.rest);
+        let stages = self.allowed().map_or(0.0, |allowed| uses.devices.iter().sum::<f64>() - allowed);
+        let media = uses.media.iter().map(|seconds| seconds / ways.period - 1.0);
+        let surplus = uses.devices.iter().map(|uses| uses - 1.0).chain(media).chain([stages]);
         for (direction, surplus) in direction.iter_mut().zip(surplus) {
             *direction = MOMENTUM * *direction + (1.0 - MOMENTUM) * surplus;
         }
         let norm = direction.iter().map(|d| d * d).sum::<f64>().max(1e-9);
         let step = length * (AIM - priced.excess) / norm;
-        for (price, direction) in self.devices.iter_mut().zip(&*direction) {
+        for (price, direction) in self.devices.iter_mut().chain(&mut self.media).zip(&*direction) {
             *price = (*price + step * direction).max(0.0);
         }
         let least = if self.demand.stages.is_some() { f64::NEG_INFINITY } else { 0.0 };
-        self.stage = (self.stage + step * direction[self.devices.len()]).max(least);
-        if self.stage == 0.0 && self.devices.iter().all(|&price| price == 0.0) {
+        self.stage = (self.stage + step * direction[direction.len() - 1]).max(least);
+        if self.stage == 0.0 && self.devices.iter().chain(&self.media).all(|&price| price == 0.0) {
             self.devices.fill(1.0);
         }
     }

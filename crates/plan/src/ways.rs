@@ -1,14 +1,21 @@
 //! The cheapest way through a model when each device has a price and may be used again and again.
 //!
 //! Used for problems too large for the exact search: by [`prices`](crate::prices) for a bound and by
-//! [`beam`](crate::beam) for a guide. It knows of links, codecs, memory and the time of stages, and nothing of media.
+//! [`beam`](crate::beam) for a guide. It knows of links, codecs, memory and the time of stages; airtime has a price, too.
 
-use crate::search::Doors;
+use crate::costs::Hop;
+use crate::search::Space;
 use crate::steps::{Layout, Network, Place, Steps};
 
 /// The steps of single devices under a limit, laid out for shortest paths.
-pub(crate) struct Ways {
+pub(crate) struct Ways<'a> {
+    network: &'a Network,
     layout: Layout,
+    /// That of the steps.
+    pub period: f64,
+    /// By place: what crosses it.
+    bytes: Vec<f64>,
+    media: usize,
     devices: usize,
     /// Of a set of devices.
     words: usize,
@@ -24,6 +31,23 @@ pub(crate) struct Ways {
     leave: Vec<bool>,
 }
 
+/// What is to pay.
+#[derive(Clone, Debug)]
+pub(crate) struct Fees {
+    /// By device, for a stage.
+    pub devices: Vec<f64>,
+    /// By medium, for a second of airtime.
+    pub media: Vec<f64>,
+}
+
+/// What a way uses.
+pub(crate) struct Uses {
+    /// By device: stages.
+    pub devices: Vec<f64>,
+    /// By medium: seconds of airtime.
+    pub media: Vec<f64>,
+}
+
 /// What has still to be paid; infinite where no way leads to the end.
 pub(crate) struct Rest {
     /// By device, then place: by a chain whose next stage it runs from there, its own price included.
@@ -34,12 +58,19 @@ pub(crate) struct Rest {
     pub total: f64,
 }
 
-impl Ways {
-    pub(crate) fn new(network: &Network, steps: &Steps, doors: &[Doors]) -> Ways {
+impl<'a> Ways<'a> {
+    /// The ways of a space under a limit on the period, of which these are the steps.
+    pub(crate) fn new(space: &'a Space<'_>, steps: &Steps, period: f64) -> Ways<'a> {
+        let (network, doors) = (&*space.network, space.doors(period));
         let (layout, devices) = (steps.layout, network.teams.len());
         let (words, places) = (devices.div_ceil(64), layout.points * layout.codecs);
+        let bytes = |codec| space.points.iter().map(move |&boundary| space.costs.bytes(boundary, codec));
         let mut ways = Ways {
+            network,
             layout,
+            period,
+            bytes: (0..layout.codecs).flat_map(bytes).collect(),
+            media: space.costs.problem.media.len(),
             devices,
             words,
             starts: Vec::with_capacity(devices * places + 1),
@@ -136,7 +167,7 @@ impl Ways {
     }
 
     /// What each way costs at least from every place on.
-    pub(crate) fn rest(&self, prices: &[f64]) -> Rest {
+    pub(crate) fn rest(&self, fees: &Fees) -> Rest {
         let size = self.devices * self.places();
         let mut rest = Rest {
             ahead: vec![f64::INFINITY; size],
@@ -146,24 +177,58 @@ impl Ways {
         let last = self.layout.points - 1;
         for (index, _) in self.leave.iter().enumerate().filter(|(_, may)| **may) {
             let (device, codec) = (index / self.layout.codecs, index % self.layout.codecs);
-            rest.behind[self.at(device, self.layout.index(Place { point: last, codec }))] = 0.0;
+            let place = self.layout.index(Place { point: last, codec });
+            rest.behind[self.at(device, place)] = self.toll(fees, self.network.leave(device), place);
         }
         let mut sorted = Vec::with_capacity(self.devices);
         for point in (0..last).rev() {
             for codec in 0..self.layout.codecs {
                 let place = self.layout.index(Place { point, codec });
-                self.add_ahead(&mut rest, prices, place, &mut sorted);
-                if point == 0 {
-                    let first = cheapest(&sorted, &self.enter[codec * self.words..]);
-                    rest.total = rest.total.min(first);
-                } else {
-                    for device in 0..self.devices {
-                        rest.behind[self.at(device, place)] = cheapest(&sorted, self.after(device, place));
-                    }
-                }
+                self.add_ahead(&mut rest, &fees.devices, place, &mut sorted);
+                self.add_behind(&mut rest, fees, place, &sorted);
             }
         }
         rest
+    }
+
+    /// What the airtime of a hop costs.
+    pub(crate) fn toll(&self, fees: &Fees, hop: &Hop, place: usize) -> f64 {
+        let of = |(medium, fee): (usize, &f64)| fee * hop.airtime(medium, self.bytes[place]);
+        fees.media.iter().enumerate().map(of).sum()
+    }
+
+    /// The airtime of a hop, by medium.
+    pub(crate) fn airtime(&self, hop: &Hop, place: usize) -> impl Iterator<Item = f64> {
+        (0..self.media).map(move |medium| hop.airtime(medium, self.bytes[place]))
+    }
+
+    /// From the dispatcher, or from a device to another.
+    pub(crate) fn hop(&self, from: Option<usize>, to: usize) -> &Hop {
+        match from {
+            Some(from) => self.network.hop(from, to),
+            None => self.network.enter(to),
+        }
+    }
+
+    pub(crate) fn last_hop(&self, from: usize) -> &Hop {
+        self.network.leave(from)
+    }
+
+    /// What is to pay by those who bring a chain to a place, from where it goes on with one of the sorted.
+    fn add_behind(&self, rest: &mut Rest, fees: &Fees, place: usize, sorted: &[(f64, usize)]) {
+        let cheapest = |from: Option<usize>, set: &[u64]| match self.media {
+            0 => first(sorted, set),
+            _ => first_with_tolls(sorted, set, |to| self.toll(fees, self.hop(from, to), place)),
+        };
+        let Place { point, codec } = self.place(place);
+        if point == 0 {
+            let begin = cheapest(None, &self.enter[codec * self.words..]);
+            rest.total = rest.total.min(begin);
+            return;
+        }
+        for device in 0..self.devices {
+            rest.behind[self.at(device, place)] = cheapest(Some(device), self.after(device, place));
+        }
     }
 
     /// What is to pay for a stage at a place and all that comes after it. `sorted` gets the devices by that.
@@ -182,20 +247,26 @@ impl Ways {
         sorted.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     }
 
-    /// How often each device is used by the way that costs least, of which there must be one.
-    pub(crate) fn uses(&self, rest: &Rest) -> Vec<f64> {
-        let mut uses = vec![0.0; self.devices];
-        let ahead = |place: usize, device: usize| rest.ahead[self.at(device, place)];
+    /// What the way uses that costs least, of which there must be one.
+    pub(crate) fn uses(&self, fees: &Fees, rest: &Rest) -> Uses {
+        let mut uses = Uses { devices: vec![0.0; self.devices], media: vec![0.0; self.media] };
+        let cost = |from: Option<usize>, place: usize, to: usize| {
+            rest.ahead[self.at(to, place)] + self.toll(fees, self.hop(from, to), place)
+        };
         let starts = self.enter().flat_map(|(place, set)| devices(set).map(move |device| (place, device)));
-        let mut next = argmin(starts, |&(place, device)| ahead(place, device));
+        let (mut place, mut device) = argmin(starts, |&(place, device)| cost(None, place, device));
+        let mut hop = self.hop(None, device);
         loop {
-            let (place, device) = next;
-            uses[device] += 1.0;
-            let to = argmin(self.ends(device, place), |&to| rest.behind[self.at(device, to)]);
-            if self.place(to).point == self.layout.points - 1 {
+            uses.devices[device] += 1.0;
+            std::iter::zip(&mut uses.media, self.airtime(hop, place)).for_each(|(sum, own)| *sum += own);
+            place = argmin(self.ends(device, place), |&to| rest.behind[self.at(device, to)]);
+            if self.place(place).point == self.layout.points - 1 {
+                let last = self.airtime(self.network.leave(device), place);
+                std::iter::zip(&mut uses.media, last).for_each(|(sum, own)| *sum += own);
                 return uses;
             }
-            next = (to, argmin(devices(self.after(device, to)), |&device| ahead(to, device)));
+            let next = argmin(devices(self.after(device, place)), |&to| cost(Some(device), place, to));
+            (hop, device) = (self.hop(Some(device), next), next);
         }
     }
 }
@@ -217,9 +288,23 @@ pub(crate) fn add(set: &mut [u64], device: usize) {
     set[device / 64] |= 1 << (device % 64);
 }
 
-/// The first that is in the set: most sets hold one of the first few.
-fn cheapest(sorted: &[(f64, usize)], set: &[u64]) -> f64 {
-    sorted.iter().find(|&&(_, device)| has(set, device)).map_or(f64::INFINITY, |&(seconds, _)| seconds)
+/// The least of those in the set: most sets hold one of the first few.
+fn first(sorted: &[(f64, usize)], set: &[u64]) -> f64 {
+    sorted.iter().find(|&&(_, device)| has(set, device)).map_or(f64::INFINITY, |&(cost, _)| cost)
+}
+
+/// The same, where each costs something more.
+fn first_with_tolls(sorted: &[(f64, usize)], set: &[u64], toll: impl Fn(usize) -> f64) -> f64 {
+    let mut least = f64::INFINITY;
+    for &(cost, device) in sorted {
+        if cost >= least {
+            break;
+        }
+        if has(set, device) {
+            least = least.min(cost + toll(device));
+        }
+    }
+    least
 }
 
 fn least(values: &[f64]) -> f64 {
