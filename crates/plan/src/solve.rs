@@ -119,7 +119,7 @@ const MAX_SET_BYTES: f64 = 512e6;
 const MAX_GROUPS: f64 = 2048.0;
 
 /// Steps of a search from which on a good plan is looked for first, to spare the search limits to try.
-const HARD_STEPS: f64 = 1e6;
+const HARD_STEPS: f64 = 2e5;
 
 /// Periods that a front tells apart, as a share.
 const FRONT_STEP: f64 = 0.01;
@@ -267,7 +267,11 @@ impl<'a> Search<'a> {
     /// Word operations for one limit, about.
     fn steps(&self, space: &Space<'_>) -> f64 {
         let pairs: usize = space.order.nodes().iter().map(|node| node.before().len()).sum();
-        (pairs * space.layout().words()) as f64
+        let steps = (pairs * space.layout().words()) as f64;
+        match self.costs.problem.media.is_empty() {
+            true => steps,
+            false => steps * LABEL_STEPS * self.points.len() as f64,
+        }
     }
 
     fn orders(&self, demand: Demand, short: bool) -> Orders<'a> {
