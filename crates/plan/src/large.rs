@@ -36,7 +36,7 @@ const MOST_TRIES: usize = 100;
 /// Beginnings of chains that are kept at each point.
 const WIDTH: usize = 32;
 
-/// A step of the search for an order under media must shorten the period by this share.
+/// Where prices do not tell enough, a swap of devices must shorten the period by this share.
 const STEP: f64 = 2e-3;
 
 /// A search over orders of single devices.

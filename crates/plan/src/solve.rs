@@ -2,7 +2,7 @@
 //!
 //! Called by the command line and the deployment. Exact for devices in a given order, and in any order for up to
 //! 16 different ones or many of few kinds: no plan over the same cuts and cost model is better. Beyond that, the
-//! best of many orders and a bound that no plan can pass.
+//! best plan found and a bound that no plan can pass.
 
 use std::rc::Rc;
 
@@ -53,7 +53,8 @@ pub struct Options {
     /// an item, so this saves work. For [`Objective::Throughput`] only.
     pub slack: f64,
     /// How much work to spend on a problem, in what a core does in a second. It decides whether the search is exact
-    /// and, where not, how many orders of the devices are tried. It is no clock: the same budget gives the same plan.
+    /// and, where not, how closely plan and bound are brought together. It is no clock: the same budget gives the same
+    /// plan.
     pub budget: f64,
 }
 
