@@ -149,7 +149,8 @@ fn random_model(devices: usize, units: usize, random: &mut Rng) -> ModelCosts {
 /// Every third has memory for one to five of the parts that the weights fall into.
 fn device(index: usize, part_bytes: u64, random: &mut Rng) -> Device {
     Device {
-        memory_bytes: (index % 3 == 0)
+        memory_bytes: index
+            .is_multiple_of(3)
             .then(|| 10_000_000 + (part_bytes as f64 * (1.0 + 4.0 * random.f64())) as u64),
         host: Host { seconds_per_byte: 0.25e-9, ..Host::default() },
         ..Device::of_speed(format!("d{index}"), spread(random, 0.25, 8.0))
