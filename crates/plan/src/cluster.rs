@@ -52,11 +52,11 @@
 //! are refused.
 
 mod read;
-mod table;
 #[cfg(test)]
 mod tests;
 mod write;
 
+use crate::document::DocumentError;
 use crate::{Bandwidth, ByteSize, Delay, Device, End, Host, Link, Links, Medium, Resources};
 
 /// The version of the format that is read and written.
@@ -160,27 +160,13 @@ pub struct LinkEntry {
     pub connection: Connection,
 }
 
-/// A text that is no valid `cluster.toml`. The caller adds the file's name.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}, column {column}: {message}")]
-pub struct ClusterError {
-    /// Line of the fault, from 1.
-    pub line: usize,
-    /// Column of the fault in characters, from 1.
-    pub column: usize,
-    /// The key concerned, with its table (`device.speed`); empty where the text is no TOML.
-    pub key: String,
-    /// What is wrong with it and what is allowed; names the key.
-    pub message: String,
-}
-
 impl Cluster {
     /// Reads a `cluster.toml`.
     ///
     /// # Errors
     /// Names the first fault found: no TOML, an unknown or missing key, a wrong type, a figure out of
     /// range, a name used twice or not at all.
-    pub fn from_toml(text: &str) -> Result<Cluster, ClusterError> {
+    pub fn from_toml(text: &str) -> Result<Cluster, DocumentError> {
         read::cluster(text)
     }
 

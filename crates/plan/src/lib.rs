@@ -11,6 +11,7 @@ mod beam;
 mod check;
 pub mod cluster;
 mod costs;
+pub mod document;
 mod error;
 mod explain;
 mod labels;
@@ -28,7 +29,8 @@ mod steps;
 mod ways;
 mod whole;
 
-pub use cluster::{Cluster, ClusterError};
+pub use cluster::Cluster;
+pub use document::DocumentError;
 pub use error::{PlanError, Shortage};
 pub use explain::{Axis, Outlook, front, outlook};
 pub use model::{ModelCosts, ModelCostsError};

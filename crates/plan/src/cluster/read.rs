@@ -1,13 +1,10 @@
 //! From the text of a `cluster.toml` to a checked [`Cluster`].
 
-use toml::de::DeTable;
-
-use super::table::{Field, Table, error};
 use super::{
-    ClassEntry, Cluster, ClusterError, Connection, DISPATCHER, DeviceEntry, LinkEntry, MediumEntry, Power,
-    VERSION,
+    ClassEntry, Cluster, Connection, DISPATCHER, DeviceEntry, LinkEntry, MediumEntry, Power, VERSION,
 };
 use crate::End;
+use crate::document::{Document, DocumentError, Field, Table};
 
 const TOP_KEYS: [&str; 7] = ["version", "dispatcher", "device", "links", "class", "medium", "link"];
 const DEVICE_KEYS: [&str; 9] =
@@ -20,12 +17,9 @@ const CLASS_KEYS: [&str; 5] = ["devices", "bandwidth", "delay", "frame_time", "n
 const MEDIUM_KEYS: [&str; 7] =
     ["name", "devices", "access_point", "bandwidth", "delay", "frame_time", "nanojoules_per_byte"];
 
-pub(super) fn cluster(text: &str) -> Result<Cluster, ClusterError> {
-    let document = DeTable::parse(text).map_err(|e| {
-        let at = e.span().map_or(0, |span| span.start);
-        error(text, at, String::new(), format!("this is no TOML: {}", e.message()))
-    })?;
-    let top = Table::new(text, "", &TOP_KEYS, &document)?;
+pub(super) fn cluster(text: &str) -> Result<Cluster, DocumentError> {
+    let document = Document::parse(text)?;
+    let top = document.top("a cluster file", &TOP_KEYS)?;
     version(&top)?;
     let devices = devices(&top)?;
     let dispatcher = top.table("dispatcher", "[dispatcher]", &DISPATCHER_KEYS)?;
@@ -41,7 +35,7 @@ pub(super) fn cluster(text: &str) -> Result<Cluster, ClusterError> {
     })
 }
 
-fn version(top: &Table<'_>) -> Result<(), ClusterError> {
+fn version(top: &Table<'_>) -> Result<(), DocumentError> {
     let field = top.require("version")?;
     match field.integer()? {
         VERSION => Ok(()),
@@ -49,7 +43,7 @@ fn version(top: &Table<'_>) -> Result<(), ClusterError> {
     }
 }
 
-fn devices(top: &Table<'_>) -> Result<Vec<DeviceEntry>, ClusterError> {
+fn devices(top: &Table<'_>) -> Result<Vec<DeviceEntry>, DocumentError> {
     let mut devices: Vec<DeviceEntry> = Vec::new();
     for table in top.tables("device", "[[device]]", &DEVICE_KEYS)? {
         let device = device(&table)?;
@@ -69,7 +63,7 @@ fn devices(top: &Table<'_>) -> Result<Vec<DeviceEntry>, ClusterError> {
     Ok(devices)
 }
 
-fn device(table: &Table<'_>) -> Result<DeviceEntry, ClusterError> {
+fn device(table: &Table<'_>) -> Result<DeviceEntry, DocumentError> {
     Ok(DeviceEntry {
         name: device_name(&table.require("name")?)?,
         address: table.get("address").map(|field| address(&field)).transpose()?,
@@ -82,7 +76,7 @@ fn device(table: &Table<'_>) -> Result<DeviceEntry, ClusterError> {
     })
 }
 
-fn device_name(field: &Field<'_>) -> Result<String, ClusterError> {
+fn device_name(field: &Field<'_>) -> Result<String, DocumentError> {
     match field.string()? {
         "" => Err(field.fault("must not be empty")),
         DISPATCHER => {
@@ -92,7 +86,7 @@ fn device_name(field: &Field<'_>) -> Result<String, ClusterError> {
     }
 }
 
-fn address(field: &Field<'_>) -> Result<String, ClusterError> {
+fn address(field: &Field<'_>) -> Result<String, DocumentError> {
     let address = field.string()?;
     let complete = address.split_once('/').is_some_and(|(protocol, place)| {
         !protocol.is_empty()
@@ -106,7 +100,7 @@ fn address(field: &Field<'_>) -> Result<String, ClusterError> {
     Ok(address.to_owned())
 }
 
-fn cores(field: &Field<'_>) -> Result<usize, ClusterError> {
+fn cores(field: &Field<'_>) -> Result<usize, DocumentError> {
     let cores = field.integer()?;
     match usize::try_from(cores) {
         Ok(cores) if cores > 0 => Ok(cores),
@@ -114,7 +108,7 @@ fn cores(field: &Field<'_>) -> Result<usize, ClusterError> {
     }
 }
 
-fn speed(field: &Field<'_>) -> Result<f64, ClusterError> {
+fn speed(field: &Field<'_>) -> Result<f64, DocumentError> {
     let speed = field.number()?;
     if speed.is_finite() && speed > 0.0 {
         return Ok(speed);
@@ -122,7 +116,7 @@ fn speed(field: &Field<'_>) -> Result<f64, ClusterError> {
     Err(field.fault(&format!("must be a finite number above 0, not {speed}")))
 }
 
-fn power(table: &Table<'_>) -> Result<Power, ClusterError> {
+fn power(table: &Table<'_>) -> Result<Power, DocumentError> {
     let watts = |key| table.get(key).map(|field| not_negative(&field)).transpose();
     let power = Power { idle_watts: watts("idle_watts")?, busy_watts: watts("busy_watts")? };
     match (power.idle_watts, power.busy_watts, table.get("busy_watts")) {
@@ -133,11 +127,11 @@ fn power(table: &Table<'_>) -> Result<Power, ClusterError> {
     }
 }
 
-fn times(field: &Field<'_>) -> Result<Vec<f64>, ClusterError> {
+fn times(field: &Field<'_>) -> Result<Vec<f64>, DocumentError> {
     field.items()?.iter().map(not_negative).collect()
 }
 
-fn not_negative(field: &Field<'_>) -> Result<f64, ClusterError> {
+fn not_negative(field: &Field<'_>) -> Result<f64, DocumentError> {
     let number = field.number()?;
     if number.is_finite() && number >= 0.0 {
         return Ok(number);
@@ -145,7 +139,7 @@ fn not_negative(field: &Field<'_>) -> Result<f64, ClusterError> {
     Err(field.fault(&format!("must be a finite number, at least 0, not {number}")))
 }
 
-fn connection(table: &Table<'_>) -> Result<Connection, ClusterError> {
+fn connection(table: &Table<'_>) -> Result<Connection, DocumentError> {
     Ok(Connection {
         bandwidth: table.get("bandwidth").map(|field| field.parse("100Mbit/s")).transpose()?,
         delay: table.get("delay").map(|field| field.parse("1ms")).transpose()?,
@@ -157,7 +151,7 @@ fn connection(table: &Table<'_>) -> Result<Connection, ClusterError> {
     })
 }
 
-fn classes(top: &Table<'_>, devices: &[DeviceEntry]) -> Result<Vec<ClassEntry>, ClusterError> {
+fn classes(top: &Table<'_>, devices: &[DeviceEntry]) -> Result<Vec<ClassEntry>, DocumentError> {
     let class = |table: &Table<'_>| {
         let members = members(table, devices, 2)?;
         Ok(ClassEntry { members, connection: connection(table)? })
@@ -165,7 +159,7 @@ fn classes(top: &Table<'_>, devices: &[DeviceEntry]) -> Result<Vec<ClassEntry>, 
     top.tables("class", "[[class]]", &CLASS_KEYS)?.iter().map(class).collect()
 }
 
-fn media(top: &Table<'_>, devices: &[DeviceEntry]) -> Result<Vec<MediumEntry>, ClusterError> {
+fn media(top: &Table<'_>, devices: &[DeviceEntry]) -> Result<Vec<MediumEntry>, DocumentError> {
     let mut media: Vec<MediumEntry> = Vec::new();
     for table in top.tables("medium", "[[medium]]", &MEDIUM_KEYS)? {
         let field = table.require("name")?;
@@ -184,7 +178,7 @@ fn media(top: &Table<'_>, devices: &[DeviceEntry]) -> Result<Vec<MediumEntry>, C
 }
 
 /// The ends that a table is about, each once.
-fn members(table: &Table<'_>, devices: &[DeviceEntry], least: usize) -> Result<Vec<End>, ClusterError> {
+fn members(table: &Table<'_>, devices: &[DeviceEntry], least: usize) -> Result<Vec<End>, DocumentError> {
     let field = table.require("devices")?;
     let mut members = Vec::new();
     for item in field.items()? {
@@ -200,7 +194,7 @@ fn members(table: &Table<'_>, devices: &[DeviceEntry], least: usize) -> Result<V
     }
 }
 
-fn links(top: &Table<'_>, devices: &[DeviceEntry]) -> Result<Vec<LinkEntry>, ClusterError> {
+fn links(top: &Table<'_>, devices: &[DeviceEntry]) -> Result<Vec<LinkEntry>, DocumentError> {
     let mut links: Vec<LinkEntry> = Vec::new();
     for table in top.tables("link", "[[link]]", &LINK_KEYS)? {
         let from = end(&table.require("from")?, devices)?;
@@ -217,7 +211,7 @@ fn links(top: &Table<'_>, devices: &[DeviceEntry]) -> Result<Vec<LinkEntry>, Clu
     Ok(links)
 }
 
-fn end(field: &Field<'_>, devices: &[DeviceEntry]) -> Result<End, ClusterError> {
+fn end(field: &Field<'_>, devices: &[DeviceEntry]) -> Result<End, DocumentError> {
     let name = field.string()?;
     if name == DISPATCHER {
         return Ok(End::Dispatcher);
