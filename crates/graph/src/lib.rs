@@ -4,6 +4,7 @@
 //! could not do across a cut, [`Model::cuts`] lists where it may be split and [`Model::stage`] makes the
 //! part between two cuts a model of its own. It never runs a model, opens a socket or prints.
 
+mod annotate;
 mod caveats;
 mod cuts;
 mod error;
