@@ -10,6 +10,7 @@ mod cluster;
 mod control;
 pub mod dispatcher;
 mod engine_thread;
+mod layout;
 mod machine;
 mod memory;
 pub mod node;
@@ -24,6 +25,7 @@ pub use calibrate::{CalibrateOptions, Costs, Measured, MeasuredLink, NodeTimes, 
 pub use cluster::{Cluster, DiscoverError, NodeInfo, Wanted};
 pub use control::{NetworkConfig, NetworkError};
 pub use dispatcher::{DeployError, DeployedStage, ItemError, Options, Pending, Pipeline, Progress};
+pub use layout::{Layout, LayoutError, LayoutStage};
 pub use node::{Node, NodeConfig, NodeError};
 pub use prepare::{PrepareError, PrepareOptions, Prepared, SplitOptions};
 pub use profile::{Profile, ProfileError, UnitCost, arbitrary_item, profile};

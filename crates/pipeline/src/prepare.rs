@@ -259,7 +259,8 @@ impl Prepared {
         }
     }
 
-    fn boundary(&self, name: &str) -> Result<usize, PrepareError> {
+    /// The boundary of a cut.
+    pub(crate) fn boundary(&self, name: &str) -> Result<usize, PrepareError> {
         let cuts = &self.profile.cuts;
         match cuts.iter().position(|cut| cut.name == name) {
             Some(i) => Ok(i + 1),

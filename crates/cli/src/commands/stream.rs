@@ -172,7 +172,7 @@ impl Streamed {
                 busy: figures.compute_seconds / self.seconds.max(1e-9),
                 in_bytes: figures.bytes_in as f64 / items,
                 out_bytes: figures.bytes_out as f64 / items,
-                codec: chain.codec().to_string(),
+                codec: chain.codecs()[i + 1].to_string(),
             }
         });
         RunReport {

@@ -82,8 +82,8 @@ pub(super) struct Ends {
     pub(super) outputs: Vec<TensorSpec>,
     /// Generation of the plan.
     pub(super) epoch: u32,
-    /// Codec of both.
-    pub(super) codec: CodecId,
+    /// Codecs of the inputs and of the results.
+    pub(super) codecs: [CodecId; 2],
     /// Bound on sizes that the model leaves open, bytes per tensor.
     pub(super) max_tensor_len: usize,
 }
@@ -133,7 +133,7 @@ impl Flight {
         ends: Ends,
         window: usize,
     ) -> std::io::Result<Flight> {
-        let Ends { outputs, epoch, codec, max_tensor_len } = ends;
+        let Ends { outputs, epoch, codecs, max_tensor_len } = ends;
         let (sender, items) = bounded(window);
         let (broken_in, broken) = bounded(2); // one for each connection
         let shared = Arc::new(Shared {
@@ -146,8 +146,8 @@ impl Flight {
             freed: event_listener::Event::new(),
             broken: broken_in,
         });
-        let writer = FrameWriter::new(input.try_clone()?, codec, Checksums::for_link(input)?);
-        let reader = FrameReader::new(results.try_clone()?, outputs, codec, max_tensor_len);
+        let writer = FrameWriter::new(input.try_clone()?, codecs[0], Checksums::for_link(input)?);
+        let reader = FrameReader::new(results.try_clone()?, outputs, codecs[1], max_tensor_len);
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.to_owned()).spawn(run)
         };

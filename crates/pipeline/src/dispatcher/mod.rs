@@ -25,6 +25,7 @@ use wire::control::{DeploymentId, Request, Response, StageFigures, StageTime};
 use crate::calibrate::Measured;
 use crate::cluster::{Cluster, NodeInfo};
 use crate::control::{Control, NetworkError, Presence, Role};
+use crate::layout::{Layout, LayoutError};
 use crate::node::stage::OUTPUT_FAILED;
 use crate::node::state::ENDED;
 use crate::prepare::{PrepareError, PrepareOptions, Prepared, SplitOptions, check_item};
@@ -49,6 +50,8 @@ pub struct Options {
     pub prepare: PrepareOptions,
     /// How it is split; over all nodes, unless one would make it slower.
     pub split: SplitOptions,
+    /// Exactly which node runs what, and the codec of every link; then `split` and `codec` say nothing.
+    pub layout: Option<Layout>,
     /// Devices and links as the user describes them, in the order of the cluster's nodes. Without it, nodes
     /// count as equally fast and links as no limit.
     pub description: Option<plan::Cluster>,
@@ -70,6 +73,7 @@ impl Default for Options {
             progress: None,
             prepare: PrepareOptions::default(),
             split: SplitOptions::default(),
+            layout: None,
             description: None,
             measured: None,
             codec: CodecId::default(),
@@ -123,6 +127,19 @@ pub enum DeployError {
     /// The model cannot be made ready or split.
     #[error(transparent)]
     Prepare(#[from] PrepareError),
+    /// The layout is none for this model and these nodes.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// Items would have to be dealt out.
+    #[error(
+        "stage {stage} of the layout has {devices} devices, but nodes cannot deal items out yet: give it one"
+    )]
+    Replicas {
+        /// The stage, from 1.
+        stage: usize,
+        /// Its devices.
+        devices: usize,
+    },
     /// A stage cannot be cut out.
     #[error(transparent)]
     Stage(#[from] StageError),
@@ -181,7 +198,7 @@ pub struct Pipeline {
     plan: Plan,
     stages: Vec<DeployedStage>,
     shipped_bytes: u64,
-    codec: CodecId,
+    codecs: Vec<CodecId>,
 }
 
 struct Inner {
@@ -226,7 +243,7 @@ impl Pipeline {
             }
         }
         let settled = settle::settle(prepared, cluster, options)?;
-        let Settled { plan, building, times, shipped } = settled;
+        let Settled { plan, codecs, building, times, shipped } = settled;
         let (control, orders) = (cluster.control().clone(), building.orders().clone());
         let opened = building.connect(&|p| options.tell(p)).map_err(DeployError::Node)?;
 
@@ -234,7 +251,7 @@ impl Pipeline {
         let ends = Ends {
             outputs: prepared.model.outputs().to_vec(),
             epoch: FIRST_EPOCH,
-            codec: options.codec,
+            codecs: [codecs[0], codecs[codecs.len() - 1]],
             max_tensor_len: usize::try_from(orders[0].message.max_tensor_len).unwrap_or(usize::MAX),
         };
         let flight = Flight::start(&opened.input, &opened.results, ends, window);
@@ -260,7 +277,7 @@ impl Pipeline {
             plan,
             stages,
             shipped_bytes: shipped + opened.shipped,
-            codec: options.codec,
+            codecs,
         })
     }
 
@@ -289,9 +306,9 @@ impl Pipeline {
         self.shipped_bytes
     }
 
-    /// Codec of the links.
-    pub fn codec(&self) -> CodecId {
-        self.codec
+    /// Codecs of the links: from the dispatcher to the first stage, between stages, and back.
+    pub fn codecs(&self) -> &[CodecId] {
+        &self.codecs
     }
 
     /// Runs one item through the chain and waits for its result.

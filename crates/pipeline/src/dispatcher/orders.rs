@@ -30,13 +30,14 @@ pub(crate) struct Common<'a> {
     pub(crate) deployment: DeploymentId,
     pub(crate) dispatcher: &'a str,
     pub(crate) epoch: u32,
-    pub(crate) codec: CodecId,
 }
 
-/// The orders of a plan, in the order of the chain. The plan's devices are `nodes`.
+/// The orders of a plan, in the order of the chain. The plan's devices are `nodes`; `codecs` are those along the
+/// chain, one more than stages.
 pub(crate) fn orders(
     prepared: &Prepared,
     plan: &Plan,
+    codecs: &[CodecId],
     nodes: &[NodeInfo],
     common: &Common<'_>,
 ) -> Result<Vec<Order>, StageError> {
@@ -46,6 +47,7 @@ pub(crate) fn orders(
         let seat = Seat {
             stage: i as u32,
             stages: plan.stages.len() as u32,
+            codecs: [codecs[i], codecs[i + 1]],
             next: next.unwrap_or_default(),
             memory: planned.replicas[0].memory_bytes,
         };
@@ -58,6 +60,8 @@ pub(crate) fn orders(
 pub(crate) struct Seat {
     pub(crate) stage: u32,
     pub(crate) stages: u32,
+    /// Of the links into it and out of it.
+    pub(crate) codecs: [CodecId; 2],
     pub(crate) next: Vec<SocketAddr>,
     pub(crate) memory: u64,
 }
@@ -83,8 +87,8 @@ pub(crate) fn order(
         outputs: specs(&stage.outputs),
         feeds: stage.feeds.iter().map(|&i| i as u32).collect(),
         routes: stage.routes.iter().map(route).collect(),
-        codec_in: common.codec.code(),
-        codec_out: common.codec.code(),
+        codec_in: seat.codecs[0].code(),
+        codec_out: seat.codecs[1].code(),
         next: seat.next,
         max_tensor_len: (prepared.largest_tensor_bytes() * OPEN_SIZE_FACTOR).max(OPEN_SIZE_MIN),
         memory: seat.memory,

@@ -4,6 +4,7 @@
 //! load a plan's stages anyway; timing them before they are connected costs a second.
 
 use plan::{Objective, Plan};
+use wire::CodecId;
 use wire::control::StageTime;
 
 use super::deploy::Building;
@@ -11,7 +12,8 @@ use super::orders::{self, Common, Order};
 use super::{DeployError, FIRST_EPOCH, Options, Progress, draw_id, trial};
 use crate::calibrate::Costs;
 use crate::cluster::Cluster;
-use crate::prepare::{Prepared, SplitOptions, TIMING_ERROR, check_caveats, is_narrow};
+use crate::layout::Layout;
+use crate::prepare::{PrepareError, Prepared, SplitOptions, TIMING_ERROR, check_caveats, is_narrow};
 
 /// Plans that are loaded at most. Corrections are small, so a second plan nearly always stands; more would be
 /// the noise of the measurements.
@@ -20,6 +22,8 @@ const MAX_ROUNDS: usize = 3;
 /// A plan that stands, loaded by its nodes.
 pub(super) struct Settled {
     pub(super) plan: Plan,
+    /// Along the chain: one more than stages.
+    pub(super) codecs: Vec<CodecId>,
     pub(super) building: Building,
     /// What each stage took as a whole, where it was measured.
     pub(super) times: Vec<Option<StageTime>>,
@@ -38,9 +42,12 @@ pub(super) fn settle(
     // Nodes have one way on: items are not dealt out yet.
     let split = SplitOptions { replicas: false, ..options.split.clone() };
     let plan_again = |costs: &Costs| prepared.plan(costs.resources(), &split).map(|solution| solution.plan);
-    let mut plan = plan_again(&costs)?;
+    let mut plan = match &options.layout {
+        Some(layout) => given(prepared, layout, &costs)?,
+        None => plan_again(&costs)?,
+    };
     // With one node there is nothing to choose, and for one stage the calibration has chosen.
-    let choice = nodes.len() > 1 && options.split.stages != Some(1);
+    let choice = nodes.len() > 1 && options.split.stages != Some(1) && options.layout.is_none();
     let rounds = if options.measured.is_some() && choice { MAX_ROUNDS } else { 0 };
     let mut shipped = 0;
     let mut standing: Option<Plan> = None;
@@ -53,13 +60,13 @@ pub(super) fn settle(
                 plan = standing.take().expect("checked above");
                 let building = load(prepared, &plan, cluster, options)?;
                 let times = vec![None; plan.stages.len()];
-                return Ok(Settled { plan, building, times, shipped });
+                return Ok(Settled { codecs: codecs(&plan, options), plan, building, times, shipped });
             }
             Err(e) => return Err(e),
         };
         if rounds == 0 {
             let times = vec![None; plan.stages.len()];
-            return Ok(Settled { plan, building, times, shipped });
+            return Ok(Settled { codecs: codecs(&plan, options), plan, building, times, shipped });
         }
         options.tell(Progress::Timing { round });
         let times = time(prepared, &plan, &building, cluster);
@@ -69,7 +76,9 @@ pub(super) fn settle(
             None
         };
         match better {
-            None => return Ok(Settled { plan, building, times, shipped }),
+            None => {
+                return Ok(Settled { codecs: codecs(&plan, options), plan, building, times, shipped });
+            }
             Some(better) => {
                 shipped += building.release();
                 standing = Some(std::mem::replace(&mut plan, better));
@@ -77,6 +86,25 @@ pub(super) fn settle(
         }
     }
     unreachable!("the last round stands")
+}
+
+/// The plan of a layout, whatever better ones there are.
+fn given(prepared: &Prepared, layout: &Layout, costs: &Costs) -> Result<Plan, DeployError> {
+    let devices = layout.stages.iter().map(|stage| stage.devices.len());
+    if let Some((i, devices)) = devices.enumerate().find(|&(_, devices)| devices > 1) {
+        return Err(DeployError::Replicas { stage: i + 1, devices });
+    }
+    let mut problem = prepared.problem(costs.resources());
+    let assignment = layout.assignment(prepared, &mut problem)?;
+    Ok(plan::predict(&problem, &assignment).map_err(PrepareError::Plan)?)
+}
+
+/// Codecs along the chain.
+fn codecs(plan: &Plan, options: &Options) -> Vec<CodecId> {
+    match &options.layout {
+        Some(layout) => layout.codecs().collect(),
+        None => vec![options.codec; plan.hops.len()],
+    }
 }
 
 fn load(
@@ -92,13 +120,9 @@ fn load(
     }
     let control = cluster.control();
     let dispatcher = control.id();
-    let common = Common {
-        deployment: draw_id(&dispatcher),
-        dispatcher: &dispatcher,
-        epoch: FIRST_EPOCH,
-        codec: options.codec,
-    };
-    let orders: Vec<Order> = orders::orders(prepared, plan, cluster.nodes(), &common)?;
+    let common = Common { deployment: draw_id(&dispatcher), dispatcher: &dispatcher, epoch: FIRST_EPOCH };
+    let codecs = codecs(plan, options);
+    let orders: Vec<Order> = orders::orders(prepared, plan, &codecs, cluster.nodes(), &common)?;
     Building::load(control, &orders.into(), &|p| options.tell(p)).map_err(DeployError::Node)
 }
 
