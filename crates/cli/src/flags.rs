@@ -1,5 +1,7 @@
 //! Flags that several commands share, and how their values are read.
 
+mod goal;
+
 use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -15,6 +17,8 @@ use crate::output::answer::Classes;
 use crate::output::progress::Visibility;
 use crate::places;
 use crate::preprocess::{self, Channels, Filter, Labels, Layout, PixelType, Resize, Settings};
+
+pub(crate) use goal::Goal;
 
 /// Flags of every command.
 #[derive(Args, Clone, Debug)]

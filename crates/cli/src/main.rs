@@ -11,6 +11,7 @@ mod interrupt;
 mod machine;
 mod output;
 mod places;
+mod plan_file;
 mod preprocess;
 mod spawn;
 

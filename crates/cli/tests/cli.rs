@@ -138,8 +138,9 @@ fn the_planner_finds_the_order_of_devices() {
             ["plan", &vendored(RESNET), "--engine", "rten", "--json", "--cluster", &cluster, "--stages", "2"];
         let plan: Value = serde_json::from_str(&place.prints(&[&args, more].concat())).unwrap();
         let devices: Vec<_> =
-            plan["stages"].as_array().unwrap().iter().map(|s| s["device"].clone()).collect();
-        let (period, bound) = (plan["period_ms"].as_f64().unwrap(), plan["bound_ms"].as_f64().unwrap());
+            plan["stages"].as_array().unwrap().iter().map(|s| s["devices"][0]["device"].clone()).collect();
+        let (period, bound) =
+            (plan["period_ms"].as_f64().unwrap(), plan["proof"]["bound_period_ms"].as_f64().unwrap());
         // What measurements cannot tell apart may cost 3 %.
         assert!(bound <= period && period <= 1.031 * bound, "{plan}");
         (devices, period)

@@ -143,7 +143,7 @@ fn nodes_that_are_there_are_measured_and_planned_for() {
     let devices = |more: &[&str]| -> BTreeSet<String> {
         let plan = place.defer(&[&always, more].concat()).succeeded().json().remove(0);
         let stages = plan["stages"].as_array().unwrap();
-        stages.iter().map(|stage| stage["device"].as_str().unwrap().to_owned()).collect()
+        stages.iter().map(|stage| stage["devices"][0]["device"].as_str().unwrap().to_owned()).collect()
     };
     let both: BTreeSet<String> = ["a", "b"].map(str::to_owned).into();
     let figures = || fs::read_dir(place.cache().join("figures")).map_or(0, Iterator::count);

@@ -9,8 +9,8 @@ use anyhow::{Context, Result, anyhow};
 use graph::Model;
 use indicatif::ProgressBar;
 use pipeline::{
-    CalibrateOptions, Cluster, Measured, NodeInfo, Options, Pipeline, PrepareOptions, Prepared, Progress,
-    Wanted,
+    CalibrateOptions, Cluster, Layout, Measured, NodeInfo, Options, Pipeline, PrepareOptions, Prepared,
+    Progress, Wanted,
 };
 
 use super::advice::{FIND_NODES, join};
@@ -30,12 +30,12 @@ pub(super) struct Fleet {
 }
 
 impl Fleet {
-    /// Starts, finds or waits for the nodes that the flags name; at least `stages`.
+    /// Starts, finds or waits for the nodes that the flags name, else for those `wanted`.
     pub(super) fn gather(
         nodes: &Nodes,
         network: &Network,
         engine: &Engine,
-        stages: Option<usize>,
+        mut wanted: Wanted,
         common: &Common,
     ) -> Result<Fleet> {
         if let Some(count) = nodes.spawn {
@@ -43,7 +43,6 @@ impl Fleet {
         }
         let description = nodes.cluster.as_deref().map(read_cluster).transpose()?;
         let mut config = network.config();
-        let mut wanted = Wanted::AtLeast(stages.unwrap_or(1));
         if let Some(description) = &description {
             wanted = Wanted::Named(description.devices.iter().map(|d| d.name.clone()).collect());
             let addresses = description.devices.iter().filter_map(|d| d.address.as_deref());
@@ -130,6 +129,14 @@ impl Fleet {
         let deployed = Pipeline::deploy_prepared(prepared, &self.cluster, &options);
         bar.finish_and_clear();
         deployed.with_context(|| format!("cannot deploy `{}`", prepared.name))
+    }
+}
+
+/// The nodes to wait for: those that a layout names, else as many as there are to be stages.
+pub(super) fn wanted(layout: Option<&Layout>, stages: Option<usize>) -> Wanted {
+    match layout {
+        Some(layout) => Wanted::Named(layout.devices().map(str::to_owned).collect()),
+        None => Wanted::AtLeast(stages.unwrap_or(1)),
     }
 }
 

@@ -37,7 +37,7 @@ enum Command {
     Node(node::Args),
     Nodes(nodes::Args),
     Run(Box<run::Args>),
-    Plan(plan::Args),
+    Plan(Box<plan::Args>),
     Zoo(zoo::Args),
     Engine(engine::Args),
 }
@@ -49,7 +49,7 @@ pub(crate) fn execute(cli: Cli) -> Result<()> {
         Command::Node(args) => node::execute(args, common),
         Command::Nodes(args) => nodes::execute(args, common),
         Command::Run(args) => run::execute(*args, common),
-        Command::Plan(args) => plan::execute(args, common),
+        Command::Plan(args) => plan::execute(*args, common),
         Command::Zoo(args) => zoo::execute(args, common),
         Command::Engine(args) => engine::execute(args, common),
     }

@@ -5,14 +5,17 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use graph::Model;
 use pipeline::{Options, PrepareOptions, Prepared, SplitOptions};
+use plan::Resources;
 use tensor::{Tensor, TensorSpec};
 
 use super::compare::FirstRound;
 use super::fleet::{self, Fleet, load_model};
+use super::plan::require_power;
 use super::stream::{self, Done};
 use crate::failure::{Hint, Interrupted};
 use crate::flags::{
-    CodecName, Common, Cuts, Engine, Network, Nodes, Photos, classes, dimension, positive, window,
+    CodecName, Common, Cuts, Engine, Goal, Network, Nodes, Photos, Profile, classes, dimension, positive,
+    window,
 };
 use crate::input::{Dims, Items, Random};
 use crate::interrupt::Interrupt;
@@ -20,6 +23,7 @@ use crate::output::answer::Classes;
 use crate::output::files::Target;
 use crate::output::report::WholeReport;
 use crate::output::results::Results;
+use crate::plan_file::PlanFile;
 use crate::preprocess::Settings;
 
 /// Run a model over several nodes: cut it, ship the parts, stream the inputs, print the answers
@@ -37,6 +41,7 @@ Examples:
   defer run model.onnx photo.jpg --mean 127 --std 128 --channels RGB --labels names.txt
   defer run bert.onnx --random 10 --dim sequence=128 --output answers/
   defer run resnet50.onnx --random 1 --repeat 200 --cut layer2.0.relu3,layer3.0.relu3 --whole
+  defer run model.onnx photos/ --cluster cluster.toml --plan plan.toml
   defer run model.onnx photos/ --json | jq -r '.label // empty'")]
 pub(crate) struct Args {
     /// The ONNX model
@@ -68,6 +73,12 @@ pub(crate) struct Args {
     /// Write the outputs: an .npz file for one item, a folder of them for several; arrays named as the outputs
     #[arg(long, short, value_name = "PATH")]
     pub(crate) output: Option<PathBuf>,
+    /// Deploy the plan in this file, which `defer plan MODEL -o FILE` writes
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["objective", "min_throughput", "max_devices"])]
+    #[arg(conflicts_with_all = ["stages", "cut", "keep_order", "codec"])]
+    pub(crate) plan: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) goal: Goal,
     #[command(flatten)]
     pub(crate) cuts: Cuts,
     #[command(flatten)]
@@ -83,8 +94,11 @@ pub(crate) struct Args {
 pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     let interrupt = Interrupt::listen().context("cannot listen for signals")?;
     let mut job = Job::prepare(&args)?;
+    let layout = args.plan.as_deref().map(|path| PlanFile::load(path, job.model.hash())).transpose()?;
+    let layout = layout.map(|file| file.layout);
     let engine = args.engine.choose()?;
-    let fleet = Fleet::gather(&args.nodes, &args.network, &args.engine, args.cuts.stages(), common)?;
+    let wanted = fleet::wanted(layout.as_ref(), args.cuts.stages());
+    let fleet = Fleet::gather(&args.nodes, &args.network, &args.engine, wanted, common)?;
     fleet.require_engine(args.engine.engine)?;
 
     let sample = job.items.first()?;
@@ -94,18 +108,26 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     let name = args.model.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let prepared = fleet::prepare(job.model.clone(), &name, &*engine, &prepare, common)?;
 
-    let measured = fleet.calibrate(&prepared, args.nodes.profile, cache, common)?;
+    let described = fleet.description.as_ref().map(plan::Cluster::resources);
+    let described = described.unwrap_or_else(|| Resources::on_free_links(Vec::new()));
+    require_power(args.goal.apply(args.cuts.split()).objective, &prepared.problem(described))?;
+    // Where everything is decided there is nothing to measure for.
+    let profile = if layout.is_some() { Profile::None } else { args.nodes.profile };
+    let measured = fleet.calibrate(&prepared, profile, cache, common)?;
     let shipped_before = measured.as_ref().map_or(0, |measured| measured.shipped_bytes);
     let mut options = Options {
-        split: args.cuts.split(),
+        split: args.goal.apply(args.cuts.split()),
+        layout,
         description: fleet.description.clone(),
         measured,
         codec: args.codec.into(),
         window: args.window,
         ..Options::default()
     };
-    if options.split.stages.is_none() && options.split.cuts.is_empty() && args.nodes.cluster.is_none() {
-        // Nodes that were started or asked for are all used; a cluster file leaves the choice to the planner.
+    let free = args.nodes.cluster.is_some() || args.goal.is_given() || options.layout.is_some();
+    if options.split.stages.is_none() && options.split.cuts.is_empty() && !free {
+        // Nodes that were started or asked for are all used; a cluster file or a goal leaves the choice to the
+        // planner, a plan leaves none.
         options.split.stages = Some(fleet.nodes().len().min(prepared.profile.units.len()));
     }
     let mut results = Results::new(
@@ -157,7 +179,7 @@ fn whole_model(
     common: &Common,
 ) -> Result<WholeReport> {
     let split = SplitOptions { stages: Some(1), ..SplitOptions::default() };
-    let options = Options { split, description: None, ..chain };
+    let options = Options { split, layout: None, description: None, ..chain };
     items.rewind();
     let whole = fleet.deploy(prepared, &options, common).context("cannot run the whole model on one node");
     let whole = whole.hint(

@@ -6,6 +6,7 @@ pub(crate) mod answer;
 pub(crate) mod difference;
 pub(crate) mod files;
 pub(crate) mod json;
+pub(crate) mod plan;
 pub(crate) mod progress;
 pub(crate) mod report;
 pub(crate) mod results;

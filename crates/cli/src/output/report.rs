@@ -1,4 +1,4 @@
-//! The tables of `run`, `nodes` and `plan`: plain data in, a table or JSON out.
+//! The tables of `run`, `nodes` and `plan --cuts`: plain data in, a table or JSON out.
 
 use serde::Serialize;
 
@@ -98,55 +98,6 @@ pub(crate) struct NodeRow {
     pub(crate) engine: String,
     /// What it runs, empty when idle.
     pub(crate) runs: Vec<String>,
-}
-
-/// One stage of a plan, before anything runs.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct PlanRow {
-    pub(crate) stage: usize,
-    pub(crate) device: String,
-    pub(crate) operators: usize,
-    pub(crate) weight_bytes: u64,
-    /// Predicted from the timed units, ms.
-    pub(crate) compute_ms: f64,
-    /// Share of the period in which the device computes, sends or receives, 0 to 1.
-    pub(crate) busy: f64,
-    /// Weights and activations.
-    pub(crate) memory_bytes: u64,
-    /// The tensors that cross to the next stage.
-    pub(crate) cut: Vec<String>,
-}
-
-/// One link of a plan.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct HopRow {
-    pub(crate) from: String,
-    pub(crate) to: String,
-    /// For one item.
-    pub(crate) bytes: u64,
-    pub(crate) tensors: usize,
-    /// Time that the link is busy for one item.
-    pub(crate) ms: f64,
-}
-
-/// A plan and what it promises.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct PlanReport {
-    /// The engine that timed the model's parts.
-    pub(crate) engine: String,
-    pub(crate) stages: Vec<PlanRow>,
-    pub(crate) links: Vec<HopRow>,
-    pub(crate) period_ms: f64,
-    pub(crate) items_per_s: f64,
-    pub(crate) latency_ms: f64,
-    /// The whole model on a device of speed 1.
-    pub(crate) whole_ms: f64,
-    /// The resource that sets the period.
-    pub(crate) bottleneck: String,
-    /// No plan under the same options has a shorter period.
-    pub(crate) bound_ms: f64,
-    /// By how much the period may exceed the shortest, as a share of that.
-    pub(crate) gap: f64,
 }
 
 /// One place where a model can be cut.
@@ -255,64 +206,6 @@ pub(crate) fn nodes(rows: &[NodeRow]) -> String {
     )
 }
 
-impl PlanReport {
-    /// The plan for people: a table of stages, one of links, and what to expect.
-    pub(crate) fn text(&self) -> String {
-        let columns = [
-            Number("stage"),
-            Text("device"),
-            Number("operators"),
-            Number("weights (MB)"),
-            Number("memory (MB)"),
-            Number("compute (ms)"),
-            Number("busy (%)"),
-            Text("cut after"),
-        ];
-        let stage = |row: &PlanRow| {
-            vec![
-                row.stage.to_string(),
-                row.device.clone(),
-                row.operators.to_string(),
-                megabytes(row.weight_bytes),
-                megabytes(row.memory_bytes),
-                format!("{:.2}", row.compute_ms),
-                format!("{:.0}", 100.0 * row.busy),
-                row.cut.join(", "),
-            ]
-        };
-        let stages = table(&columns, self.stages.iter().map(stage));
-        let columns = [Text("from"), Text("to"), Number("tensors"), Number("KB/item"), Number("busy (ms)")];
-        let link = |row: &HopRow| {
-            let (from, to) = (row.from.clone(), row.to.clone());
-            vec![from, to, row.tensors.to_string(), kilobytes(row.bytes as f64), format!("{:.2}", row.ms)]
-        };
-        let links = table(&columns, self.links.iter().map(link));
-        format!(
-            "{stages}\n\n{links}\n\n\
-             predicted: {:.1} items/s (one every {:.2} ms), latency {:.1} ms\n\
-             limited by {}; {}\n\
-             one device of speed 1 alone: {:.1} items/s; timed with {}",
-            self.items_per_s,
-            self.period_ms,
-            self.latency_ms,
-            self.bottleneck,
-            self.proof(),
-            1e3 / self.whole_ms.max(1e-9),
-            self.engine
-        )
-    }
-}
-
-impl PlanReport {
-    /// What is proven of the period.
-    fn proof(&self) -> String {
-        match self.gap {
-            ..1e-9 => "no plan is faster on these costs".to_owned(),
-            gap => format!("no plan is more than {:.1} % faster on these costs", 100.0 * gap),
-        }
-    }
-}
-
 /// The table of `defer plan --cuts`.
 pub(crate) fn cuts(rows: &[CutRow]) -> String {
     let columns =
@@ -344,7 +237,8 @@ pub(crate) fn size(bytes: u64) -> String {
     }
 }
 
-fn kilobytes(bytes: f64) -> String {
+/// Thousands of bytes.
+pub(crate) fn kilobytes(bytes: f64) -> String {
     format!("{:.1}", bytes / 1e3)
 }
 
@@ -406,31 +300,5 @@ mod tests {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
         assert!(Comparison::default().text().contains("no answer was compared"));
-        let tensors = vec!["/features/stage4/unit3/conv2/Conv_output_0".to_owned(); 3];
-        let row = PlanRow {
-            stage: 1,
-            device: "a-device-with-a-long-name.local".into(),
-            operators: 5,
-            weight_bytes: 9,
-            compute_ms: 1.0,
-            busy: 1.0,
-            memory_bytes: 7,
-            cut: tensors,
-        };
-        let plan = PlanReport {
-            engine: "rten 0.27".into(),
-            stages: vec![row],
-            links: vec![],
-            period_ms: 4.0,
-            items_per_s: 250.0,
-            latency_ms: 9.0,
-            whole_ms: 16.0,
-            bottleneck: "a-device-with-a-long-name.local".into(),
-            bound_ms: 3.9,
-            gap: 0.0256,
-        };
-        for line in plan.text().lines() {
-            assert!(line.chars().count() <= 100, "{line}");
-        }
     }
 }

@@ -1,0 +1,66 @@
+//! `defer plan --check`: a plan from a file, judged on the same costs as the best one.
+
+use anyhow::{Result, anyhow};
+use pipeline::{Layout, Prepared};
+use plan::{Assignment, Options, Plan, Problem};
+
+use super::report::{self, worth};
+use super::{LESS, PlanReport};
+use crate::failure::Hint;
+use crate::output::plan::Compared;
+use crate::output::report::size;
+
+/// What to do about a plan that is none for these devices.
+const EDIT: &str = "edit the plan, or plan again with -o; `defer plan MODEL --cuts` lists the cuts by name";
+
+/// What the plan is worth, beside the best one under these options.
+pub(super) fn judged(
+    prepared: &Prepared,
+    problem: &mut Problem,
+    options: &Options,
+    layout: &Layout,
+) -> Result<(Plan, PlanReport)> {
+    let deals_out = layout.stages.iter().any(|stage| stage.devices.len() > 1);
+    let options = Options { replicas: options.replicas || deals_out, ..options.clone() };
+    let best = plan::solve(problem, &options).hint(LESS)?;
+    let known = problem.codecs.len();
+    let assignment = layout.assignment(prepared, problem).hint(EDIT)?;
+    let plan = fitting(problem, &assignment).hint(EDIT)?;
+    if let Some(most) = options.max_period.filter(|&most| plan.period > most) {
+        return Err(anyhow!(
+            "the plan gives {:.1} items/s, less than the {:.1} asked for",
+            1.0 / plan.period,
+            1.0 / most
+        ))
+        .hint(EDIT);
+    }
+    let mut report = report::report(prepared, problem, &plan);
+    let objective = options.objective;
+    report.compared = Some(Compared { objective, worth: worth(&plan, objective), best: best.worth });
+    report.unmeasured_codecs = problem.codecs[known..].iter().map(|codec| codec.name.clone()).collect();
+    Ok((plan, report))
+}
+
+/// The plan, if everything fits into its device's memory; else all that does not.
+fn fitting(problem: &Problem, assignment: &Assignment) -> Result<Plan> {
+    let mut roomy = problem.clone();
+    roomy.devices.iter_mut().for_each(|device| device.memory_bytes = None);
+    let plan = plan::predict(&roomy, assignment)?;
+    let replicas =
+        plan.stages.iter().enumerate().flat_map(|(i, stage)| stage.replicas.iter().map(move |r| (i + 1, r)));
+    let shortages: Vec<String> = replicas
+        .filter_map(|(stage, replica)| {
+            let device = &problem.devices[replica.device];
+            let (needed, has) = (replica.memory_bytes, device.memory_bytes?);
+            let little = size(needed.checked_sub(has).filter(|&little| little > 0)?);
+            let (name, needed, has) = (&device.name, size(needed), size(has));
+            Some(format!(
+                "device `{name}` would need {needed} for stage {stage} but has {has}, {little} too little"
+            ))
+        })
+        .collect();
+    match &shortages[..] {
+        [] => Ok(plan),
+        shortages => Err(anyhow!("the plan does not fit: {}", shortages.join("; "))),
+    }
+}

@@ -1,0 +1,205 @@
+//! `defer plan` as a user meets it: goals, pictures, plan files that are written, edited, checked and run, and models
+//! with annotations.
+
+mod common;
+
+use common::{FAILED, Place, RESNET, USAGE, check_digits, vendored};
+use serde_json::Value;
+
+/// Cuts of the model, in its order.
+const CUTS: [&str; 2] = ["functional_1/re_lu_2_1/Relu:0", "functional_1/re_lu_12_1/Relu:0"];
+
+/// Fast and hungry, slow and frugal.
+const HARE_AND_TORTOISE: &str = "version = 1\n\
+    [[device]]\nname = 'hare'\nspeed = 8\nidle_watts = 50\nbusy_watts = 200\n\
+    [[device]]\nname = 'tortoise'\nspeed = 1\nidle_watts = 1\nbusy_watts = 2\n";
+
+/// Plans the model with the built-in engine.
+fn args<'a>(model: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    [&["plan", model, "--engine", "rten", "--json"], more].concat()
+}
+
+#[track_caller]
+fn plan(place: &Place, more: &[&str]) -> Value {
+    serde_json::from_str(&place.prints(&args(&vendored(RESNET), more))).unwrap()
+}
+
+/// The devices of each stage.
+fn devices(plan: &Value) -> Vec<Vec<String>> {
+    let name = |device: &Value| device["device"].as_str().unwrap().to_owned();
+    let stages = plan["stages"].as_array().unwrap().iter();
+    stages.map(|stage| stage["devices"].as_array().unwrap().iter().map(name).collect()).collect()
+}
+
+/// A plan file for the model: devices, the codec of the link to them, and the cut behind each stage.
+fn plan_file(place: &Place, stages: &[(&str, &str, &str)]) -> String {
+    let written = place.path("written.toml");
+    plan(place, &["--stages", "1", "-o", &written]);
+    let text = std::fs::read_to_string(written).unwrap();
+    let hash = text.lines().find(|line| line.starts_with("model_hash = ")).unwrap();
+    let stage = |&(devices, codec, cut): &(&str, &str, &str)| {
+        let cut = if cut.is_empty() { String::new() } else { format!("cut = '{cut}'\n") };
+        format!("[[stage]]\ndevices = [{devices}]\ncodec = '{codec}'\n{cut}")
+    };
+    let stages: String = stages.iter().map(stage).collect();
+    place.file("plan.toml", format!("version = 1\n{hash}\nresult_codec = 'raw'\n{stages}"))
+}
+
+#[test]
+fn goals_choose_the_plan() {
+    let place = Place::new();
+    let cluster = place.file("cluster.toml", HARE_AND_TORTOISE);
+    let plan = |more: &[&str]| plan(&place, &[&["--cluster", &cluster], more].concat());
+    let chosen = |more: &[&str]| devices(&plan(more)).concat();
+    assert!(chosen(&[]).contains(&"hare".to_owned()));
+    assert_eq!(chosen(&["--objective", "latency"]), ["hare"]);
+    let frugal = plan(&["--objective", "energy"]);
+    assert_eq!(devices(&frugal), [["tortoise"]]);
+    assert!(frugal["proof"]["bound_joules"].as_f64() <= frugal["joules_per_item"].as_f64(), "{frugal}");
+    let slow = plan(&["--max-devices", "1"])["items_per_s"].as_f64().unwrap() / 4.0;
+    assert_eq!(chosen(&["--objective", "devices", "--min-throughput", &slow.to_string()]), ["hare"]);
+    let fast = plan(&["--objective", "energy", "--min-throughput", &slow.to_string()]);
+    assert!(fast["items_per_s"].as_f64().unwrap() >= slow, "{fast}");
+    let front = plan(&["--pareto", "devices"]);
+    assert_eq!(front["front"]["against"], "devices");
+    assert!(front["rules"].as_array().unwrap().len() == 4 && front["outlook"].is_object(), "{front}");
+
+    let model = vendored(RESNET);
+    let fails =
+        |more: &[&str], code, parts: &[&str]| place.fails(&[&args(&model, &[]), more].concat(), code, parts);
+    fails(&["--objective", "energy"], FAILED, &["what the devices take is not known", "hint: "]);
+    fails(&["--objective", "devices"], USAGE, &["--min-throughput"]);
+    fails(&["--min-throughput", "0"], USAGE, &["above 0"]);
+    fails(&["--min-throughput", "1e9"], FAILED, &["no plan gives a result every", "hint: "]);
+}
+
+#[test]
+fn whole_models_on_every_device_are_load_balancing() {
+    let place = Place::new();
+    let plan = plan(&place, &["--replicas", "--budget", "1s"]);
+    assert_eq!(plan["load_balancing"], true);
+    assert_eq!(devices(&plan).concat().len(), 4);
+    assert_eq!(plan["hops"][0]["links"].as_array().unwrap().len(), 4);
+    let text = place.prints(&["plan", &vendored(RESNET), "--engine", "rten", "--replicas"]);
+    assert!(text.contains("plain load balancing: every device runs the whole model"), "{text}");
+}
+
+#[test]
+fn pictures_pages_and_annotated_models_are_written() {
+    let place = Place::new();
+    let [svg, html, onnx] = ["plan.svg", "plan.html", "plan.onnx"].map(|name| place.path(name));
+    plan(&place, &["--stages", "3", "--svg", &svg, "--html", &html, "--onnx", &onnx]);
+    let read = |path: &str| std::fs::read_to_string(path).unwrap();
+    for text in [read(&svg), read(&html)] {
+        assert!(text.contains(">device-3<") && text.contains("bottleneck"), "{text}");
+    }
+    assert!(read(&svg).starts_with("<?xml") && read(&html).starts_with("<!DOCTYPE html>"));
+    // It is a model still, and cut as before.
+    let again = args(&onnx, &["--stages", "3"]);
+    assert_eq!(place.prints(&again).lines().count(), 1);
+    let bytes = std::fs::read(&onnx).unwrap();
+    assert!(bytes.windows(8).any(|window| window == b"device-3"), "no device is named");
+    place.fails(
+        &args(&vendored(RESNET), &["--svg", "/none/plan.svg"]),
+        FAILED,
+        &["/none/plan.svg", "hint: "],
+    );
+}
+
+#[test]
+fn a_plan_is_written_and_checked() {
+    let place = Place::new();
+    let file = place.path("plan.toml");
+    let written = plan(&place, &["--stages", "3", "-o", &file]);
+    // A fourth device may have a stage of its own.
+    assert!(written["outlook"]["another_device_gain"].as_f64().unwrap() > 1.05, "{written}");
+    let checked = plan(&place, &["--check", &file]);
+    let cuts = |plan: &Value| -> Vec<Value> {
+        plan["stages"].as_array().unwrap().iter().map(|stage| stage["cut"].clone()).collect()
+    };
+    assert_eq!((devices(&checked), cuts(&checked)), (devices(&written), cuts(&written)));
+    // The best may be within the error of measurement.
+    assert!(checked["compared"]["factor"].as_f64().unwrap() > 0.96, "{checked}");
+
+    // All on the slowest of two devices is far from the best.
+    let cluster = place.file("cluster.toml", HARE_AND_TORTOISE);
+    let poor = plan_file(&place, &[("'tortoise'", "lz4", "")]);
+    let checked = plan(&place, &["--cluster", &cluster, "--check", &poor]);
+    assert!(checked["compared"]["factor"].as_f64().unwrap() > 5.0, "{checked}");
+    assert_eq!(checked["unmeasured_codecs"], Value::from(vec!["lz4"]));
+}
+
+#[test]
+fn plans_that_do_not_fit() {
+    let place = Place::new();
+    let model = vendored(RESNET);
+    let cluster = "version = 1\n[[device]]\nname = 'a'\nmemory = '100kB'\n[[device]]\nname = 'b'\n";
+    let cluster = place.file("cluster.toml", cluster);
+    let check = |stages: &[(&str, &str, &str)], parts: &[&str]| {
+        let file = plan_file(&place, stages);
+        let args = args(&model, &["--cluster", &cluster, "--check", &file]);
+        place.fails(&args, FAILED, &[&["error: ", "hint: "], parts].concat());
+    };
+    check(
+        &[("'a'", "raw", CUTS[1]), ("'b'", "raw", "")],
+        &["device `a` would need", "for stage 1 but has 0.1 MB"],
+    );
+    check(&[("'c'", "raw", "")], &["device `c`, which is not there; there are a, b"]);
+    check(&[("'b', 'b'", "raw", "")], &["device `b`, which has one already"]);
+    check(&[("'b'", "raw", "relu_99"), ("'a'", "raw", "")], &["no cut named `relu_99`", "the closest"]);
+    check(&[("'b'", "raw", ""), ("'a'", "raw", "")], &["stage 1", "names no cut"]);
+    check(&[("'b'", "raw", CUTS[0])], &["is the last, but ends at cut"]);
+    let back = [("'a'", "raw", CUTS[1]), ("'b'", "raw", CUTS[0]), ("'c'", "raw", "")];
+    let three = "version = 1\n[[device]]\nname = 'a'\n[[device]]\nname = 'b'\n[[device]]\nname = 'c'\n";
+    let three = place.file("three.toml", three);
+    let file = plan_file(&place, &back);
+    let parts = ["stage 2", "does not lie behind the one before it"];
+    place.fails(&args(&model, &["--cluster", &three, "--check", &file]), FAILED, &parts);
+
+    let wrong = place.file("wrong.toml", "version = 1\nspeed = 3\n");
+    place.fails(
+        &args(&model, &["--check", &wrong]),
+        FAILED,
+        &[&wrong, "line 2, column 1: `speed`", "hint: "],
+    );
+    let file = plan_file(&place, &[("'a'", "raw", "")]);
+    let other = vendored("resnet20_mnist_int8_qdq.onnx");
+    place.fails(&args(&other, &["--check", &file]), FAILED, &["is for another model", "hint: "]);
+    place.fails(&args(&model, &["--check", "/none/plan.toml"]), FAILED, &["/none/plan.toml"]);
+}
+
+#[test]
+fn a_run_does_exactly_what_the_plan_says() {
+    let place = Place::new();
+    let (model, inputs) = (vendored(RESNET), vendored("digits"));
+    let run = |stages: &[(&str, &str, &str)], more: &[&str]| {
+        let file = plan_file(&place, stages);
+        place.run(&[&["--spawn", "3", &model, &inputs, "--plan", &file], more].concat())
+    };
+    let turned = [("'local-3'", "lz4", CUTS[0]), ("'local-1'", "raw", CUTS[1]), ("'local-2'", "lz4", "")];
+    let (items, report) = run(&turned, &["--whole"]).succeeded().results();
+    check_digits(&items, 10);
+    let stages = report["stages"].as_array().unwrap();
+    let figures: Vec<(&str, &str)> =
+        stages.iter().map(|s| (s["node"].as_str().unwrap(), s["codec"].as_str().unwrap())).collect();
+    assert_eq!(figures, [("local-3", "raw"), ("local-1", "lz4"), ("local-2", "raw")]);
+    // The tensor at the first cut is 16x28x28 floats, and travels as it is.
+    assert!(stages[0]["out_bytes"].as_f64().unwrap() > 50_176.0, "{report}");
+    assert!(report["whole_model"]["largest_difference"].as_f64().unwrap() < 1e-4, "{report}");
+
+    run(&[("'local-1', 'local-2'", "raw", "")], &[]).failed(FAILED, &["cannot deal items out yet", "hint: "]);
+    run(&[("'a'", "raw", "")], &[]).failed(FAILED, &["`a`, which is not there; there are local-1", "hint: "]);
+    run(&[("'local-1'", "raw", "")], &["--stages", "2"]).failed(USAGE, &["--stages", "--plan"]);
+}
+
+#[test]
+fn runs_have_goals_too() {
+    let place = Place::new();
+    let (model, inputs) = (vendored(RESNET), vendored("digits"));
+    let args = ["--spawn", "2", &model, &inputs, "--objective", "latency"];
+    let (items, report) = place.run(&args).succeeded().results();
+    check_digits(&items, 10);
+    assert_eq!(report["stages"].as_array().unwrap().len(), 1, "a cut costs latency: {report}");
+    let blind = ["--spawn", "2", &model, &inputs, "--objective", "energy"];
+    place.run(&blind).failed(FAILED, &["what the devices take is not known", "hint: "]);
+}
