@@ -55,7 +55,7 @@ pub struct Options {
     /// Devices and links as the user describes them, in the order of the cluster's nodes. Without it, nodes
     /// count as equally fast and links as no limit.
     pub description: Option<plan::Cluster>,
-    /// What [`calibrate`](crate::calibrate) found about the cluster's nodes and links. With it the stages of a plan
+    /// What [`calibrate`](fn@crate::calibrate) found about the cluster's nodes and links. With it the stages of a plan
     /// are measured as a whole before they are connected, and given up for better ones.
     pub measured: Option<Measured>,
     /// Codec of every link.
