@@ -1,7 +1,9 @@
 //! Whether the figures of a problem can be used at all.
 
+use std::collections::HashSet;
+
 use crate::error::PlanError;
-use crate::{CodecCost, Host, Link, Problem};
+use crate::{CodecCost, End, Host, Link, Options, Problem};
 
 /// As many as the search has bits for.
 const MAX_CODECS: usize = 64;
@@ -36,13 +38,34 @@ pub(crate) fn problem(problem: &Problem) -> Result<(), PlanError> {
             not_negative(*decode_seconds, || format!("the decoding time of codec `{}`", codec.name))?;
         }
     }
-    for &Link { bandwidth, delay, frame_seconds, joules_per_byte } in problem.links.all() {
-        require(bandwidth >= LEAST, bandwidth, "at least 1e-18", || "the bandwidth of a link".to_owned())?;
-        not_negative(delay, || "the delay of a link".to_owned())?;
-        not_negative(frame_seconds, || "the time per frame of a link".to_owned())?;
-        not_negative(joules_per_byte, || "the energy per byte of a link".to_owned())?;
+    for from in problem.ends() {
+        for to in problem.ends() {
+            link(problem, from, to)?;
+        }
     }
     Ok(())
+}
+
+fn link(problem: &Problem, from: End, to: End) -> Result<(), PlanError> {
+    let name = |end| match end {
+        End::Dispatcher => "the dispatcher".to_owned(),
+        End::Device(device) => format!("`{}`", problem.devices[device].name),
+    };
+    let of = |what: &str| format!("the {what} of the link from {} to {}", name(from), name(to));
+    let Link { bandwidth, delay, frame_seconds, joules_per_byte } = problem.links.get(from, to);
+    require(bandwidth >= LEAST, bandwidth, "at least 1e-18", || of("bandwidth"))?;
+    not_negative(delay, || of("delay"))?;
+    not_negative(frame_seconds, || of("time per frame"))?;
+    not_negative(joules_per_byte, || of("energy per byte"))
+}
+
+/// Whether the figures of a user's demands can be used.
+pub(crate) fn options(options: &Options) -> Result<(), PlanError> {
+    if let Some(period) = options.max_period {
+        not_negative(period, || "the longest period".to_owned())?;
+    }
+    not_negative(options.slack, || "the slack".to_owned())?;
+    not_negative(options.budget, || "the budget".to_owned())
 }
 
 fn counts(problem: &Problem) -> Result<(), PlanError> {
@@ -74,14 +97,13 @@ fn counts(problem: &Problem) -> Result<(), PlanError> {
         belongs(format!("units timed on device `{}`", device.name), own, units.len())?;
     }
     for medium in media {
-        for (index, &(from, to)) in medium.links.iter().enumerate() {
-            let exists = |end| match end {
-                crate::End::Dispatcher => true,
-                crate::End::Device(device) => device < devices.len(),
-            };
-            if !exists(from) || !exists(to) || medium.links[..index].contains(&(from, to)) {
-                return Err(PlanError::BadMedium { name: medium.name.clone() });
-            }
+        let exists = |end| match end {
+            End::Dispatcher => true,
+            End::Device(device) => device < devices.len(),
+        };
+        let mut seen = HashSet::new();
+        if medium.links.iter().any(|&(from, to)| !exists(from) || !exists(to) || !seen.insert((from, to))) {
+            return Err(PlanError::BadMedium { name: medium.name.clone() });
         }
     }
     Ok(())
@@ -96,7 +118,8 @@ fn host(host: &Host, name: &str) -> Result<(), PlanError> {
 }
 
 fn not_negative(value: f64, what: impl Fn() -> String) -> Result<(), PlanError> {
-    require((0.0..=LARGEST).contains(&value), value, "between 0 and 1e18", what)
+    let holds = value == 0.0 || (LEAST..=LARGEST).contains(&value);
+    require(holds, value, "0 or between 1e-18 and 1e18", what)
 }
 
 fn require(

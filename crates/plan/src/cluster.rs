@@ -178,11 +178,16 @@ impl Cluster {
     /// The figures of the link from one end to another.
     pub fn link(&self, from: End, to: End) -> Link {
         let own = self.link.iter().find(|l| l.from == from && l.to == to).map(|l| l.connection);
-        let media = self.media.iter().filter(|m| m.is_on(from, to)).map(|m| m.between(from, to));
+        let media: Vec<Connection> =
+            self.media.iter().filter(|m| m.is_on(from, to)).map(|m| m.between(from, to)).collect();
+        // Over two media, no faster than over the slower.
+        let slowest =
+            Connection { bandwidth: media.iter().filter_map(|c| c.bandwidth).min(), ..Connection::default() };
         let classes = self.classes.iter().filter(|c| c.members.contains(&from) && c.members.contains(&to));
         let to_dispatcher = from == End::Dispatcher || to == End::Dispatcher;
         let known: Vec<Connection> = own
             .into_iter()
+            .chain([slowest])
             .chain(media)
             .chain(classes.map(|class| class.connection))
             .chain(to_dispatcher.then_some(self.dispatcher))
@@ -228,9 +233,14 @@ impl MediumEntry {
 
     /// The figures of a link on it.
     fn between(&self, from: End, to: End) -> Connection {
-        let twice = self.access_point && self.members.contains(&from) && self.members.contains(&to);
+        let Connection { bandwidth, delay, frame_time, .. } = self.connection;
+        if !(self.access_point && self.members.contains(&from) && self.members.contains(&to)) {
+            return self.connection;
+        }
         Connection {
-            bandwidth: self.connection.bandwidth.map(|once| if twice { once.half() } else { once }),
+            bandwidth: bandwidth.map(Bandwidth::half),
+            delay: delay.map(Delay::twice),
+            frame_time: frame_time.map(Delay::twice),
             ..self.connection
         }
     }

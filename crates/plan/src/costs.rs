@@ -8,6 +8,8 @@ use std::ops::Range;
 use crate::error::PlanError;
 use crate::{End, Problem, check};
 
+type OnMedium = Box<dyn Fn(End, End) -> bool>;
+
 /// A checked problem with the costs of every range of units.
 pub(crate) struct Costs<'a> {
     pub problem: &'a Problem,
@@ -16,6 +18,8 @@ pub(crate) struct Costs<'a> {
     /// By device with times of its own: by first unit, then by length - 1.
     own: Vec<Option<Vec<Vec<f64>>>>,
     dispatcher: Team,
+    /// By medium: whether a link is on it.
+    media: Vec<OnMedium>,
     most_queue_bytes: u64,
 }
 
@@ -112,7 +116,9 @@ impl<'a> Costs<'a> {
         let most_bytes = problem.boundaries.iter().map(|b| b.bytes).max().unwrap_or(0);
         let copies = problem.queues.inputs.saturating_add(problem.queues.outputs);
         let most_queue_bytes = copies.saturating_mul(most_bytes);
-        Ok(Costs { problem, ranges, own, dispatcher, most_queue_bytes })
+        let on = |medium: &crate::Medium| Box::new(medium.lookup(problem.devices.len())) as OnMedium;
+        let media = problem.media.iter().map(on).collect();
+        Ok(Costs { problem, ranges, own, dispatcher, media, most_queue_bytes })
     }
 
     /// The boundary behind the last unit.
@@ -269,8 +275,8 @@ impl<'a> Costs<'a> {
                 hop.latency.per_byte += share * seconds.per_byte;
                 hop.latency.fixed += share * (seconds.fixed + link.delay);
                 hop.joules_per_byte += share * link.joules_per_byte;
-                for (medium, airtime) in self.problem.media.iter().zip(&mut hop.media) {
-                    if medium.links.contains(&(a.end, b.end)) {
+                for (on_medium, airtime) in self.media.iter().zip(&mut hop.media) {
+                    if on_medium(a.end, b.end) {
                         airtime.per_byte += share * seconds.per_byte;
                         airtime.fixed += share * seconds.fixed;
                     }
@@ -312,7 +318,7 @@ impl<'a> Costs<'a> {
         let Some(own) = &device.unit_seconds else { return device.speed };
         let factor = |(unit, &own): (&crate::Unit, &f64)| match unit.seconds {
             0.0 => 0.0,
-            seconds => seconds / own,
+            seconds => seconds / own.abs(),
         };
         self.problem.units.iter().zip(own).map(factor).fold(0.0, f64::max)
     }

@@ -136,7 +136,7 @@ pub struct Shortage {
     pub device: String,
     /// The units of the stage.
     pub units: Range<usize>,
-    /// Weights and peak activations of the stage.
+    /// All that the stage takes: weights, activations, queues and engine.
     pub needed_bytes: u64,
     /// What the device has.
     pub limit_bytes: u64,

@@ -41,6 +41,7 @@ pub fn outlook(problem: &Problem, options: &Options) -> Result<Outlook, PlanErro
 /// As [`solve`].
 pub fn front(problem: &Problem, options: &Options, axis: Axis) -> Result<Vec<Plan>, PlanError> {
     let costs = Costs::new(problem)?;
+    crate::check::options(options)?;
     let mut plans: Vec<Plan> = match axis {
         Axis::Latency => Search::new(&costs, options)?.by_latency()?,
         Axis::Devices => {

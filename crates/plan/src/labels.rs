@@ -52,10 +52,11 @@ struct Way {
 impl Way {
     /// Whether this one makes the other useless.
     fn beats(&self, other: &Way) -> bool {
-        let no_worse =
-            self.worth <= other.worth && self.airtime.iter().zip(&other.airtime).all(|(a, b)| a <= b);
-        let same = self.worth == other.worth && self.airtime == other.airtime;
-        no_worse && (!same || (self.devices, self.rank) <= (other.devices, other.rank))
+        let no_more_air = self.airtime.iter().zip(&other.airtime).all(|(a, b)| a <= b);
+        if self.worth != other.worth || self.devices != other.devices {
+            return no_more_air && (self.worth, self.devices) < (other.worth, other.devices);
+        }
+        no_more_air && (self.airtime != other.airtime || self.rank <= other.rank)
     }
 }
 

@@ -110,18 +110,19 @@ impl Known {
 }
 
 impl<'a> Orders<'a> {
-    /// The best plans found as a space of their own, with the shortest period and a bound; `None` in their place when
-    /// nothing fits into memory.
-    pub(crate) fn improve(&self) -> (Space<'a>, Option<(f64, f64)>) {
+    /// The best plans found as spaces of their own, at least one, with the shortest period and a bound; `None` in their
+    /// place when nothing fits into memory.
+    pub(crate) fn improve(&self) -> (Vec<Space<'a>>, Option<(f64, f64)>) {
         let (space, found) = self.best_order();
+        assert!(found.is_none_or(|(period, low)| low <= period), "a period of {found:?} is below its bound");
         if self.single {
-            return (space, found);
+            return (vec![space], found);
         }
         // What was proven holds for single devices only.
         let (low, high) = (self.bound, found.map_or(f64::INFINITY, |(period, _)| period));
         match whole::best(self.costs, self.demand, [low, high]) {
-            Some((space, period)) => (space, Some((period, low))),
-            None => (space, found.map(|_| (high, low))),
+            Some((whole, period)) => (vec![space, whole], Some((period, low))),
+            None => (vec![space], found.map(|_| (high, low))),
         }
     }
 
@@ -158,7 +159,8 @@ impl<'a> Orders<'a> {
         let (mut prices, media) = (None, self.costs.problem.media.len());
         for _ in 0..ROUNDS {
             let Some(limit) = known.limit() else { break };
-            let steps = any.steps(Limits::period(limit), false);
+            // A codec that costs more time may take less air.
+            let steps = any.steps(Limits::period(limit), media > 0);
             let ways = Ways::new(&any, &steps, limit);
             let prices = prices.get_or_insert_with(|| Prices::of(steps.capacities(), media, self.demand));
             match self.look(&ways, prices) {
@@ -170,7 +172,11 @@ impl<'a> Orders<'a> {
                     self.take(&space(&order), order, &steps, limit, known);
                 }
             }
-            if known.blind || limit == f64::INFINITY {
+            if limit == f64::INFINITY {
+                // Some order that holds the model, and no more.
+                known.blind = true;
+            }
+            if known.blind {
                 break;
             }
             known.reach *= 2.0;

@@ -293,9 +293,11 @@ fn unit(len: usize, one: usize) -> Vec<usize> {
 
 /// Devices grouped by what they are like, links included.
 fn kinds(problem: &Problem) -> Vec<Kind> {
+    let devices = problem.devices.len();
+    let media: Vec<_> = problem.media.iter().map(|medium| medium.lookup(devices)).collect();
     let mut kinds: Vec<Kind> = Vec::new();
-    for device in 0..problem.devices.len() {
-        match kinds.iter_mut().find(|kind| alike(problem, kind.members[0], device)) {
+    for device in 0..devices {
+        match kinds.iter_mut().find(|kind| alike(problem, &media, kind.members[0], device)) {
             Some(kind) => kind.members.push(device),
             None => kinds.push(Kind { members: vec![device] }),
         }
@@ -304,7 +306,7 @@ fn kinds(problem: &Problem) -> Vec<Kind> {
 }
 
 /// Whether swapping two devices changes nothing.
-fn alike(problem: &Problem, a: usize, b: usize) -> bool {
+fn alike(problem: &Problem, media: &[impl Fn(End, End) -> bool], a: usize, b: usize) -> bool {
     let (x, y) = (&problem.devices[a], &problem.devices[b]);
     let figures = x.speed == y.speed
         && x.unit_seconds == y.unit_seconds
@@ -317,7 +319,7 @@ fn alike(problem: &Problem, a: usize, b: usize) -> bool {
     // Each link by its figures and by the media that it is in.
     let same = |one: (End, End), other: (End, End)| {
         links.get(one.0, one.1) == links.get(other.0, other.1)
-            && problem.media.iter().all(|m| m.links.contains(&one) == m.links.contains(&other))
+            && media.iter().all(|on| on(one.0, one.1) == on(other.0, other.1))
     };
     figures
         && same((a, b), (b, a))

@@ -188,6 +188,20 @@ pub struct Medium {
     pub links: Vec<(End, End)>,
 }
 
+impl Medium {
+    /// Whether a link is one of its, asked often.
+    pub(crate) fn lookup(&self, devices: usize) -> impl Fn(End, End) -> bool + use<> {
+        let ends = devices + 1;
+        let index = |end| match end {
+            End::Dispatcher => 0,
+            End::Device(device) => device + 1,
+        };
+        let mut table = vec![false; ends * ends];
+        self.links.iter().for_each(|&(from, to)| table[index(from) * ends + index(to)] = true);
+        move |from, to| table[index(from) * ends + index(to)]
+    }
+}
+
 /// The links between any two ends, both directions apart.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Links {
@@ -224,10 +238,6 @@ impl Links {
     pub fn set(&mut self, from: End, to: End, link: Link) {
         let position = self.position(from, to);
         self.table[position] = link;
-    }
-
-    pub(crate) fn all(&self) -> &[Link] {
-        &self.table
     }
 
     fn position(&self, from: End, to: End) -> usize {

@@ -58,6 +58,11 @@ impl Bandwidth {
 }
 
 impl Delay {
+    /// Twice as long.
+    pub(crate) fn twice(self) -> Delay {
+        Delay { nanoseconds: self.nanoseconds.saturating_mul(2) }
+    }
+
     /// The delay in seconds.
     pub fn seconds(self) -> f64 {
         self.nanoseconds as f64 / 1e9

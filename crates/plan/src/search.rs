@@ -18,6 +18,9 @@ use crate::{Assignment, Placement};
 /// Bisection stops here, as a share of the period, and asks for anything shorter at all.
 const NEAR: f64 = 1e-3;
 
+/// Places that labels are made for: about a gigabyte of them.
+const MAX_PLACES: usize = 1 << 24;
+
 /// Sums taken in another order may differ by this share.
 const ROUNDING: f64 = 1e-9;
 
@@ -106,14 +109,16 @@ impl<'a> Space<'a> {
         best
     }
 
-    /// Of the chains within a period the best for a goal, with its worth.
+    /// Of the chains within a period the best for a goal, with its worth. `None` also when there are too many places
+    /// that chains lead through.
     pub(crate) fn best(&self, period: f64, goal: Goal) -> Option<(f64, Assignment)> {
         let limits = Limits::period(period);
         let steps = self.steps(limits, true);
         let found = self.doors(period).into_iter().filter_map(|doors| {
             let mut reached = self.reached(&steps, doors, &self.earliest(&steps)?);
             self.keep_what_arrives(&steps, doors, &mut reached);
-            labels::best(self, &steps, doors, &reached, limits, goal)
+            let places: usize = reached.iter().map(|bits| bits.count_ones() as usize).sum();
+            (places <= MAX_PLACES).then(|| labels::best(self, &steps, doors, &reached, limits, goal))?
         });
         let best = found.min_by(|a, b| (a.0, a.1).partial_cmp(&(b.0, b.1)).expect("no worth is NaN"));
         best.map(|(worth, _, runs)| (worth, self.assignment(&runs)))

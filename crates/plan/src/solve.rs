@@ -13,6 +13,7 @@ use crate::large::{self, Orders};
 use crate::order::{Demand, Order, Size};
 use crate::predict::{evaluate, shortages};
 use crate::search::Space;
+use crate::steps::Limits;
 use crate::{Assignment, Plan, Problem};
 
 /// What is to be best.
@@ -101,6 +102,7 @@ impl Solution {
 /// figure of the problem is unusable.
 pub fn solve(problem: &Problem, options: &Options) -> Result<Solution, PlanError> {
     let costs = Costs::new(problem)?;
+    crate::check::options(options)?;
     Search::new(&costs, options)?.solve()
 }
 
@@ -125,11 +127,14 @@ const HARD_STEPS: f64 = 2e5;
 /// Periods that a front tells apart, as a share.
 const FRONT_STEP: f64 = 0.01;
 
+/// Sums taken in another order may differ by this share.
+const ROUNDING: f64 = 1e-9;
+
 /// Energy is minimised up to this share.
 const ENERGY_ERROR: f64 = 1e-6;
 
 /// Splits of the range of periods, at most, in the search for the least energy.
-const ENERGY_SPLITS: usize = 200;
+const ENERGY_SPLITS: usize = 50;
 
 pub(crate) struct Search<'a> {
     costs: &'a Costs<'a>,
@@ -142,10 +147,21 @@ pub(crate) struct Search<'a> {
 
 /// What is known of a problem when its shortest period is.
 struct Shortest<'a> {
-    space: Space<'a>,
+    /// Where to look for plans: all of them, if the search is exact.
+    spaces: Vec<Space<'a>>,
     period: f64,
-    /// No plan has a shorter period: the same, if the space holds all plans.
+    /// No plan has a shorter period.
     bound: f64,
+    /// Whether the spaces hold all plans.
+    exact: bool,
+}
+
+impl Shortest<'_> {
+    /// Of the plans within a period the best for a goal, with its worth.
+    fn best(&self, period: f64, goal: Goal) -> Option<(f64, Assignment)> {
+        let found = self.spaces.iter().filter_map(|space| space.best(period, goal));
+        found.min_by(|a, b| a.0.total_cmp(&b.0))
+    }
 }
 
 impl<'a> Search<'a> {
@@ -157,29 +173,37 @@ impl<'a> Search<'a> {
     }
 
     fn solve(&self) -> Result<Solution, PlanError> {
-        let shortest = self.shortest(self.demand)?;
+        let mut shortest = self.shortest(self.demand)?;
         let limit = self.options.max_period.unwrap_or(f64::INFINITY);
         if shortest.period > limit {
             let (wanted, best) = (limit, shortest.period);
-            return Err(match shortest.period > shortest.bound {
-                false => PlanError::TooSlow { wanted, best },
-                true => PlanError::FoundTooSlow { wanted, best },
+            return Err(match shortest.exact {
+                true => PlanError::TooSlow { wanted, best },
+                false => PlanError::FoundTooSlow { wanted, best },
             });
         }
-        let exact = shortest.period == shortest.bound;
+        if self.options.objective != Objective::Throughput && shortest.best(limit, Goal::Latency).is_none() {
+            // Too many places to look at each: among the plans that a few orders have.
+            shortest = self.shortest_in(None, self.demand)?;
+        }
+        let exact = shortest.exact;
         match self.options.objective {
             Objective::Throughput => self.quickest(&shortest),
             Objective::Latency => {
-                let (worth, assignment) = found(shortest.space.best(limit, Goal::Latency));
+                let (worth, assignment) = found(shortest.best(limit, Goal::Latency));
                 self.solution(&assignment, worth, if exact { worth } else { self.least_latency() })
             }
             Objective::Energy => self.least_energy(&shortest, limit),
             Objective::Devices => {
-                let (devices, _) = found(shortest.space.best(limit, Goal::Devices));
+                let (devices, assignment) = found(shortest.best(limit, Goal::Devices));
                 let fewest = Demand { devices: Some(devices as usize), ..self.demand };
-                let fewest = self.shortest(fewest)?;
-                let solution = self.quickest(&fewest)?;
-                Ok(Solution { worth: devices, bound: if exact { devices } else { 1.0 }, ..solution })
+                // Where not all plans are searched, other ones may be found with this demand, and slower.
+                let plan = match self.shortest(fewest) {
+                    Ok(fewest) if fewest.period <= limit => self.quickest(&fewest)?.plan,
+                    _ => evaluate(self.costs, &assignment)?,
+                };
+                let worth = plan.devices() as f64;
+                Ok(Solution { plan, worth, bound: if exact { worth } else { 1.0 } })
             }
         }
     }
@@ -189,7 +213,7 @@ impl<'a> Search<'a> {
         let shortest = self.shortest(self.demand)?;
         let mut limit = self.options.max_period.unwrap_or(f64::INFINITY);
         let mut plans = Vec::new();
-        while let Some((_, assignment)) = shortest.space.best(limit, Goal::Latency) {
+        while let Some((_, assignment)) = shortest.best(limit, Goal::Latency) {
             let plan = evaluate(self.costs, &assignment)?;
             let period = plan.period;
             plans.push(plan);
@@ -203,31 +227,35 @@ impl<'a> Search<'a> {
 
     /// The shortest period, and where to look for plans that are nearly as fast.
     fn shortest(&self, demand: Demand) -> Result<Shortest<'a>, PlanError> {
-        let space = self.space(demand);
-        let exact = space.is_some();
+        self.shortest_in(self.space(demand), demand)
+    }
+
+    /// The same, with the space of all plans if it is not too large.
+    fn shortest_in(&self, all: Option<Space<'a>>, demand: Demand) -> Result<Shortest<'a>, PlanError> {
+        let exact = all.is_some();
         let hard =
-            space.as_ref().is_none_or(|space| self.steps(space) > HARD_STEPS && !self.options.keep_order);
-        let (given, high) = match hard {
-            true => {
-                let (given, found) = self.orders(demand, exact).improve();
-                (Some(given), found)
-            }
-            false => (None, None),
+            all.as_ref().is_none_or(|space| self.steps(space) > HARD_STEPS && !self.options.keep_order);
+        let (some, found) = match hard {
+            true => self.orders(demand, exact).improve(),
+            false => (Vec::new(), None),
         };
-        let space = space.or(given).expect("one or the other");
-        let low = high.map_or(self.bound, |(_, bound)| bound);
-        let period = match high {
+        let (spaces, low) =
+            (all.map_or(some, |space| vec![space]), found.map_or(self.bound, |(_, bound)| bound));
+        let period = match found {
+            // Found in another space, where the same plan may be worth an ulp more or less.
             Some((high, _)) if exact => {
-                Some(space.shorter_than(low, high).map_or(high, |(period, _)| period))
+                let near = spaces[0].shorter_than(low, high * (1.0 + ROUNDING));
+                near.or_else(|| spaces[0].shortest(low)).map(|(period, _)| period)
             }
             Some((high, _)) => Some(high),
-            None => space.shortest(low).map(|(period, _)| period),
+            None => spaces[0].shortest(low).map(|(period, _)| period),
         };
         match period {
             Some(period) => {
-                Ok(Shortest { space, period, bound: if exact { period } else { low.min(period) } })
+                let bound = if exact { period } else { low.min(period) };
+                Ok(Shortest { spaces, period, bound, exact })
             }
-            None => Err(self.nothing_fits(&space, exact)),
+            None => Err(self.nothing_fits(&spaces[0], exact)),
         }
     }
 
@@ -260,7 +288,14 @@ impl<'a> Search<'a> {
             true => (size.pairs + size.nodes * places) * words,
             false => labels * LABEL_STEPS,
         };
-        steps * LIMITS <= self.options.budget * STEPS_PER_SECOND
+        let searches = match self.options.objective {
+            Objective::Throughput => 0.0,
+            Objective::Latency | Objective::Devices => 1.0,
+            Objective::Energy => ENERGY_SPLITS as f64,
+        };
+        // Every link between two groups that may follow one another.
+        let links = size.groups * size.groups * (problem.devices.len() * problem.devices.len()) as f64 / 24.0;
+        steps * LIMITS + labels * LABEL_STEPS * searches + links <= self.options.budget * STEPS_PER_SECOND
             && size.nodes * words * 8.0 * 2.0 <= MAX_SET_BYTES
             && size.groups <= MAX_GROUPS
     }
@@ -276,9 +311,9 @@ impl<'a> Search<'a> {
     }
 
     fn orders(&self, demand: Demand, short: bool) -> Orders<'a> {
-        let (devices, layout) = (self.costs.problem.devices.len(), self.points.len());
+        let (devices, points) = (self.costs.problem.devices.len(), self.points.len());
         let words = self.points.len().div_ceil(64) * self.costs.problem.codecs.len();
-        let steps = (devices * (devices + layout) * words) as f64;
+        let steps = (devices * (devices + points) * words) as f64;
         let media = if self.costs.problem.media.is_empty() { 1.0 } else { LABEL_STEPS };
         let share = if short { 0.02 } else { 0.2 };
         let tries = self.options.budget * STEPS_PER_SECOND * share / (steps * media);
@@ -298,7 +333,10 @@ impl<'a> Search<'a> {
     fn quickest(&self, shortest: &Shortest<'_>) -> Result<Solution, PlanError> {
         let limit = shortest.period * (1.0 + self.options.slack.max(0.0));
         let limit = self.options.max_period.map_or(limit, |most| most.min(limit));
-        let (_, assignment) = found(shortest.space.best(limit, Goal::Latency));
+        let quickest = |limit| shortest.best(limit, Goal::Latency).map(|(_, assignment)| assignment);
+        // Where there are too many plans to choose from, among fewer; else any.
+        let any = || shortest.spaces.iter().find_map(|space| space.chain(Limits::period(limit)));
+        let assignment = found(quickest(limit).or_else(|| quickest(shortest.period)).or_else(any));
         let plan = evaluate(self.costs, &assignment)?;
         Ok(Solution { worth: plan.period, bound: shortest.bound, plan })
     }
@@ -322,7 +360,7 @@ impl<'a> Search<'a> {
     /// least what it would be at the shortest of them, which adds up along the chain; ranges are split where that
     /// leaves room for something better.
     fn least_energy(&self, shortest: &Shortest<'_>, limit: f64) -> Result<Solution, PlanError> {
-        let at_least = |low: f64, high: f64| shortest.space.best(high, Goal::Joules { period: low });
+        let at_least = |low: f64, high: f64| shortest.best(high, Goal::Joules { period: low });
         let mut best: Option<(f64, Plan)> = None;
         let mut ranges = vec![(shortest.bound, limit)];
         let mut left_out = f64::INFINITY;
@@ -344,7 +382,7 @@ impl<'a> Search<'a> {
         }
         let (worth, plan) = best.expect("a plan within the limit");
         // Of a problem too large to search, only what any plan needs is known.
-        let bound = if shortest.period == shortest.bound { left_out } else { self.least_joules() };
+        let bound = if shortest.exact { left_out } else { self.least_joules() };
         Ok(Solution { plan, worth, bound: bound.min(worth) })
     }
 

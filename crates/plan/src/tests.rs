@@ -348,15 +348,18 @@ fn unusable_problems_are_refused() {
     check(|p| p.devices.clear(), "there is no device to plan for");
     check(|p| p.boundaries.truncate(4), "boundaries of a model: 4 are given, 5 are needed");
     check(|p| p.devices.truncate(2), "devices that the links join: 3 are given, 2 are needed");
-    check(|p| p.units[1].seconds = f64::NAN, "the time of unit 1 must be between 0 and 1e18, not NaN");
+    check(
+        |p| p.units[1].seconds = f64::NAN,
+        "the time of unit 1 must be 0 or between 1e-18 and 1e18, not NaN",
+    );
     check(|p| p.devices[2].speed = 0.0, "the speed of device `d2` must be between 1e-18 and 1e18, not 0");
     check(
         |p| p.devices[2].host.seconds_per_byte = -1.0,
-        "the time per byte of device `d2` must be between 0 and 1e18, not -1",
+        "the time per byte of device `d2` must be 0 or between 1e-18 and 1e18, not -1",
     );
     check(
         |p| p.links.set(End::Device(0), End::Dispatcher, link(0.0, 0.0)),
-        "the bandwidth of a link must be at least 1e-18, not 0",
+        "the bandwidth of the link from `d0` to the dispatcher must be at least 1e-18, not 0",
     );
 }
 

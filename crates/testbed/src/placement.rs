@@ -229,7 +229,7 @@ fn write(folder: &Path, rows: &[Row<'_>], description: &str) -> Result<()> {
     let results = folder.join("results");
     fs::create_dir_all(&results).with_context(|| format!("cannot make `{}`", results.display()))?;
     save(&results.join("placement.ndjson"), &(lines.join("\n") + "\n"))?;
-    let mut header = vec!["model", "clusters", "fit", "plan / bound", "plan / ideal"];
+    let mut header = vec!["model", "clusters of kind", "with a plan", "plan / bound", "plan / ideal"];
     header.extend(Rule::ALL.map(Rule::name));
     let cell =
         |spread: Option<Spread>| spread.map_or("-".to_owned(), |s| format!("{:.2} ({:.2})", s.median, s.p90));
