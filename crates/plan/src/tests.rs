@@ -482,5 +482,13 @@ fn many_devices_that_hold_the_whole_model_take_turns() {
         devices.sort_unstable();
         assert_eq!(devices, (0..20).filter(|device| !left_out.contains(device)).collect::<Vec<_>>());
     }
-    assert_eq!(best(&problem, &Options { max_devices: Some(6), ..replicas }).devices(), 6);
+    assert_eq!(best(&problem, &Options { max_devices: Some(6), ..replicas.clone() }).devices(), 6);
+    // For other objectives dealing out is no help.
+    let fastest = best(&problem, &replicas).period;
+    for objective in [Objective::Latency, Objective::Energy, Objective::Devices] {
+        let options = Options { objective, ..replicas.clone() };
+        assert_eq!(best(&problem, &options).devices(), 1, "{objective:?}");
+        let plan = best(&problem, &Options { max_period: Some(fastest), ..options });
+        assert!(plan.period <= fastest, "{objective:?}");
+    }
 }
