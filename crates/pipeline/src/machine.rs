@@ -1,4 +1,4 @@
-//! What machine this process runs on, as it tells others. Called by nodes and dispatchers; it reads what the system
+//! What machine this process runs on, as it tells others, and what it has had of it. Called by nodes and dispatchers; it reads what the system
 //! says of itself and nothing else, and what the system does not say is empty.
 
 use std::fs;
@@ -18,6 +18,12 @@ pub(crate) fn describe() -> Machine {
         memory: info.totalram as u64 * u64::from(info.mem_unit.max(1)),
         system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
     }
+}
+
+/// CPU time of this process so far, all threads, seconds.
+pub(crate) fn process_cpu_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 fn read(path: &str) -> String {

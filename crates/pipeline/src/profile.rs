@@ -170,7 +170,7 @@ fn time(
         .map_err(|source| ProfileError::Load { first: first.to_owned(), source })?;
     drop(bytes);
     let views: Vec<_> = stage.feeds.iter().map(|&i| frame[i].view()).collect();
-    let Measured { timing, growth, outputs } =
+    let Measured { timing, growth, outputs, .. } =
         timing::measure(&mut *session, &views, Duration::ZERO..=TIME_PER_UNIT)
             .map_err(|source| ProfileError::Run { first: first.to_owned(), source })?;
     let next = stage.routes.iter().map(|route| match *route {

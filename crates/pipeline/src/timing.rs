@@ -9,7 +9,9 @@ use std::time::Duration;
 use engine::{Outputs, RunError, Session};
 use tensor::TensorView;
 
-use crate::memory;
+use wire::control::RUNNING_SHARE;
+
+use crate::{machine, memory};
 
 /// How sure it is that a median lies within its interval. The interval is between two order statistics, so
 /// nothing is assumed of how times are spread.
@@ -17,6 +19,10 @@ pub const CONFIDENCE: f64 = 0.9;
 
 /// Repeats end when the interval is this narrow on either side, as a share of the median.
 const WANTED_SHARE: f64 = 0.02;
+
+/// A process that is stopped again and again, by a CPU quota, is watched for so long: the first and the last stop are
+/// not whole, and each may take a tenth of a second.
+const TIME_OF_STOPPED: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(1);
 
 /// With fewer runs not even the smallest and the largest enclose the median with [`CONFIDENCE`].
 const MIN_RUNS: usize = 5;
@@ -46,13 +52,16 @@ pub struct Timing {
 /// A session's time and memory on some inputs.
 pub(crate) struct Measured {
     pub(crate) timing: Timing,
+    /// CPU time of the process during a run, mean, seconds.
+    pub(crate) cpu_seconds: f64,
     /// What the process grew by while the session ran first, bytes; `None` where the system does not tell. Memory
     /// that the process had kept from before is not in it.
     pub(crate) growth: Option<u64>,
     pub(crate) outputs: Box<dyn Outputs>,
 }
 
-/// Runs a session once to warm up, then until its time is known or the repeats took as long as `time` ends with.
+/// Runs a session once to warm up, then until its time is known or the repeats took as long as `time` ends with; for
+/// [`TIME_OF_STOPPED`] where the process is stopped again and again, unless no time was to be spent on it anyway.
 pub(crate) fn measure(
     session: &mut dyn Session,
     inputs: &[TensorView<'_>],
@@ -60,11 +69,21 @@ pub(crate) fn measure(
 ) -> Result<Measured, RunError> {
     let (outputs, growth) = memory::growth(|| session.run(inputs));
     let outputs = outputs?;
-    let timing = repeat(time, || {
-        let start = std::time::Instant::now();
-        session.run(inputs).map(|_| start.elapsed())
-    })?;
-    Ok(Measured { timing, growth, outputs })
+    let mut timed = |time| {
+        let cpu = machine::process_cpu_seconds();
+        let timing = repeat(time, || {
+            let start = std::time::Instant::now();
+            session.run(inputs).map(|_| start.elapsed())
+        })?;
+        let cpu_seconds = (machine::process_cpu_seconds() - cpu) / timing.runs as f64;
+        Ok::<_, RunError>((timing, cpu_seconds))
+    };
+    let long_enough = time.start().is_zero();
+    let (mut timing, mut cpu_seconds) = timed(time)?;
+    if cpu_seconds < RUNNING_SHARE * timing.mean_seconds && !long_enough {
+        (timing, cpu_seconds) = timed(TIME_OF_STOPPED)?;
+    }
+    Ok(Measured { timing, cpu_seconds, growth, outputs })
 }
 
 /// Runs for as long as `time` begins with, and then until the median is known well enough or all runs together took

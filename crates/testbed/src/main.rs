@@ -2,7 +2,13 @@
 //!
 //! Each experiment is a TOML file; its results go beside it, one JSON object a line, and a table as Markdown.
 
+mod accuracy;
+mod cgroup;
+mod devices;
+mod host;
+mod interrupt;
 mod placement;
+mod stream;
 mod table;
 
 use std::process::ExitCode;
@@ -15,11 +21,14 @@ use clap::Parser;
 enum Command {
     /// How far the known rules for placing a model are from the best plan, on seeded clusters
     Placement(placement::Args),
+    /// What was predicted of a chain of real nodes under CPU quotas, and what was measured; needs root
+    Accuracy(accuracy::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Command::parse() {
         Command::Placement(args) => placement::execute(&args),
+        Command::Accuracy(args) => accuracy::execute(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -89,6 +89,9 @@ pub enum Response {
     Probed(LinkFigures),
 }
 
+/// A process that has less of the CPU than this share of its time, while one thread of it works, is stopped.
+pub const RUNNING_SHARE: f64 = 0.75;
+
 /// What a stage takes on one item.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StageTime {
@@ -98,6 +101,8 @@ pub struct StageTime {
     pub half_width_seconds: f64,
     /// Mean of its runs, seconds.
     pub mean_seconds: f64,
+    /// CPU time of the node's process during a run, mean, seconds.
+    pub cpu_seconds: f64,
     /// Runs it is the median of.
     pub runs: u32,
     /// What the process grew by while it ran first, bytes; `None` where the system does not tell.
@@ -117,10 +122,18 @@ pub struct LinkFigures {
 
 impl StageTime {
     /// What an item takes in the long run, seconds: the median, which other work on the machine moves little, unless
-    /// the mean is far above it. Then the process is stopped again and again, by a CPU quota or by heat, and most runs
-    /// fall between two stops.
+    /// the process is stopped again and again, by a CPU quota or by heat. Then the mean counts: where runs are short,
+    /// most fall between two stops, and where they are long, each holds a whole number of stops, of which the median
+    /// takes one number for all.
     pub fn sustained_seconds(&self) -> f64 {
-        if self.mean_seconds > 1.5 * self.seconds { self.mean_seconds } else { self.seconds }
+        let stopped = self.cpu_seconds < RUNNING_SHARE * self.mean_seconds;
+        if stopped || self.mean_seconds > 1.5 * self.seconds { self.mean_seconds } else { self.seconds }
+    }
+
+    /// Seconds that pass while the node's process gets one second of CPU time, working as fast as it may: 1 for one
+    /// thread that nobody stops, 4 under a quota of a quarter of a core.
+    pub fn pace(&self) -> f64 {
+        self.mean_seconds / self.cpu_seconds
     }
 
     /// Whether these are times at all: a peer may answer anything.
@@ -130,6 +143,8 @@ impl StageTime {
             && self.seconds > 0.0
             && good(self.half_width_seconds)
             && good(self.mean_seconds)
+            && good(self.cpu_seconds)
+            && self.cpu_seconds > 0.0
         {
             true => Ok(()),
             false => Err(format!("a stage that takes {} s", self.seconds)),
@@ -537,6 +552,7 @@ mod tests {
             seconds: 1.0,
             half_width_seconds: 0.0,
             mean_seconds: 1.25,
+            cpu_seconds: 1.25,
             runs: 1,
             peak_bytes: None,
         };
@@ -549,6 +565,9 @@ mod tests {
             assert!(StageTime { mean_seconds: wrong, ..time }.check().is_err(), "{wrong}");
         }
         assert!(StageTime { seconds: 0.0, ..time }.check().is_err());
+        assert!(StageTime { cpu_seconds: 0.0, ..time }.check().is_err());
+        let throttled = StageTime { cpu_seconds: 0.3125, ..time };
+        assert_eq!((throttled.sustained_seconds(), throttled.pace()), (1.25, 4.0));
         assert_eq!(time.sustained_seconds(), 1.0);
         assert_eq!(StageTime { mean_seconds: 4.0, ..time }.sustained_seconds(), 4.0);
     }

@@ -12,7 +12,7 @@ use crate::flags::Common;
 use crate::input::Items;
 use crate::interrupt::Interrupt;
 use crate::output::progress;
-use crate::output::report::{Comparison, RunReport, StageRow, WholeReport};
+use crate::output::report::{Comparison, Prediction, RunReport, StageRow, WholeReport};
 
 /// Items that were admitted and whose results nobody has looked at yet, at least: a larger window has as many as it
 /// holds. The window bounds what is in flight; this bounds results that wait for a slow disk or terminal.
@@ -143,6 +143,27 @@ fn rate(arrivals: &[Duration], stages: usize) -> f64 {
     count as f64 / (*last - start).as_secs_f64().max(1e-9)
 }
 
+/// What people call a resource of a running chain.
+fn resource_name(chain: &Pipeline, resource: plan::Resource) -> String {
+    let node = |device: usize| {
+        let stage = chain.plan().stages.iter().position(|stage| stage.replicas[0].device == device);
+        let stage = stage.expect("only what the plan uses is busy");
+        chain.stages()[stage].node.description.name.clone()
+    };
+    let end = |end| match end {
+        plan::End::Dispatcher => "the dispatcher".to_owned(),
+        plan::End::Device(device) => node(device),
+    };
+    match resource {
+        plan::Resource::Device(device) => node(device),
+        plan::Resource::Dispatcher => "the dispatcher".to_owned(),
+        plan::Resource::Link { from, to } => format!("the link from {} to {}", end(from), end(to)),
+        plan::Resource::Sending(from) => format!("what {} sends", end(from)),
+        plan::Resource::Receiving(to) => format!("what {} receives", end(to)),
+        plan::Resource::Medium(medium) => format!("medium {medium}"),
+    }
+}
+
 /// What a stage did between two looks. A node's word is not trusted to be sound.
 fn since(after: &StageFigures, before: &StageFigures) -> StageFigures {
     StageFigures {
@@ -160,8 +181,11 @@ fn since(after: &StageFigures, before: &StageFigures) -> StageFigures {
 impl Streamed {
     /// The report on `chain`, which was streamed through.
     pub(super) fn report(&self, chain: &Pipeline) -> RunReport {
+        let plan = chain.plan();
+        let operation = chain.in_operation(&self.stages);
         let rows = chain.stages().iter().zip(&self.stages).enumerate().map(|(i, (stage, figures))| {
             let items = figures.items.max(1) as f64;
+            let corrected = operation.as_ref().map(|operation| operation.busy_seconds[i] * 1e3);
             StageRow {
                 stage: i + 1,
                 node: stage.node.description.name.clone(),
@@ -173,12 +197,20 @@ impl Streamed {
                 in_bytes: figures.bytes_in as f64 / items,
                 out_bytes: figures.bytes_out as f64 / items,
                 codec: chain.codecs()[i + 1].to_string(),
+                predicted_busy_ms: plan.stages[i].replicas[0].busy_seconds * 1e3,
+                corrected_busy_ms: corrected,
+                cpu_ms: figures.process_cpu_seconds / items * 1e3,
             }
         });
+        let prediction =
+            |period, latency, limit| Prediction::new(period, latency, resource_name(chain, limit));
         RunReport {
             items: self.latencies.len(),
             seconds: self.seconds,
             items_per_s: self.items_per_s,
+            period_ms: 1e3 / self.items_per_s.max(1e-9),
+            predicted: prediction(plan.period, plan.latency, plan.bottleneck),
+            corrected: operation.as_ref().map(|o| prediction(o.period, o.latency, o.bottleneck)),
             latency_ms_p50: self.latency_ms(0.5),
             latency_ms_p99: self.latency_ms(0.99),
             cpu_ms_per_item: self.cpu_ms_per_item(),

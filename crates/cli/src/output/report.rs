@@ -23,6 +23,33 @@ pub(crate) struct StageRow {
     pub(crate) out_bytes: f64,
     /// The codec of the link that leaves the stage.
     pub(crate) codec: String,
+    /// Busy for one item, predicted before the run, ms.
+    pub(crate) predicted_busy_ms: f64,
+    /// The same from the CPU time of its node in this run, where the stage had been timed before.
+    pub(crate) corrected_busy_ms: Option<f64>,
+    /// CPU time of its node's process for one item, ms.
+    pub(crate) cpu_ms: f64,
+}
+
+/// What was predicted of a run.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Prediction {
+    pub(crate) period_ms: f64,
+    pub(crate) items_per_s: f64,
+    pub(crate) latency_ms: f64,
+    /// The resource that sets the period.
+    pub(crate) bottleneck: String,
+}
+
+impl Prediction {
+    pub(crate) fn new(period: f64, latency: f64, bottleneck: String) -> Prediction {
+        let period_ms = period * 1e3;
+        Prediction { period_ms, items_per_s: 1.0 / period, latency_ms: latency * 1e3, bottleneck }
+    }
+
+    fn text(&self) -> String {
+        format!("{:.1} items/s, limited by {}", self.items_per_s, self.bottleneck)
+    }
 }
 
 /// The figures of a whole run.
@@ -31,6 +58,12 @@ pub(crate) struct RunReport {
     pub(crate) items: usize,
     pub(crate) seconds: f64,
     pub(crate) items_per_s: f64,
+    /// Between two results, the chain being full.
+    pub(crate) period_ms: f64,
+    /// Before the run.
+    pub(crate) predicted: Prediction,
+    /// By the CPU time that the nodes took in this run, where all stages had been timed before.
+    pub(crate) corrected: Option<Prediction>,
     pub(crate) latency_ms_p50: f64,
     pub(crate) latency_ms_p99: f64,
     /// CPU time of the nodes' processes, all together.
@@ -140,6 +173,10 @@ impl RunReport {
             self.seconds,
             megabytes(self.shipped_weight_bytes)
         );
+        text += &format!("\npredicted: {}", self.predicted.text());
+        if let Some(corrected) = &self.corrected {
+            text += &format!("\nby the CPU time that it took: {}", corrected.text());
+        }
         if let Some(whole) = &self.whole_model {
             text += &format!("\n{}", whole.comparison.text());
         }
@@ -258,7 +295,14 @@ mod tests {
             in_bytes: 123_456_789.0,
             out_bytes: 3_211_264.0,
             codec: "bf16+shuffle+zstd".into(),
+            predicted_busy_ms: 1200.0,
+            corrected_busy_ms: None,
+            cpu_ms: 1240.0,
         }
+    }
+
+    fn prediction(period: f64) -> Prediction {
+        Prediction::new(period, 0.1, "a-node-with-a-rather-long-name-1.local".into())
     }
 
     #[test]
@@ -267,6 +311,9 @@ mod tests {
             items: 200,
             seconds: 2.5,
             items_per_s: 80.0,
+            period_ms: 12.5,
+            predicted: prediction(0.0125),
+            corrected: Some(prediction(0.0128)),
             latency_ms_p50: 12.34,
             latency_ms_p99: 56.78,
             cpu_ms_per_item: 9.0,
@@ -292,6 +339,8 @@ mod tests {
             "80.0",
             "12.3",
             "56.8",
+            "predicted: 80.0 items/s, limited by a-node",
+            "took: 78.1 items/s",
             "18.50 MB of weights shipped",
             "whole model: 0.0e0, of",
             "over 123456 items",

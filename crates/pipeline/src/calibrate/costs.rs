@@ -188,7 +188,14 @@ mod tests {
     }
 
     fn took(seconds: f64) -> StageTime {
-        StageTime { seconds, half_width_seconds: 0.0, mean_seconds: seconds, runs: 5, peak_bytes: None }
+        StageTime {
+            seconds,
+            half_width_seconds: 0.0,
+            mean_seconds: seconds,
+            cpu_seconds: seconds,
+            runs: 5,
+            peak_bytes: None,
+        }
     }
 
     const FIGURES: LinkFigures = LinkFigures { bandwidth: 1e6, delay_seconds: 0.5, frame_seconds: 0.25 };

@@ -28,6 +28,7 @@ use crate::control::{Control, NetworkError, Presence, Role};
 use crate::layout::{Layout, LayoutError};
 use crate::node::stage::OUTPUT_FAILED;
 use crate::node::state::ENDED;
+use crate::operation::Operation;
 use crate::prepare::{PrepareError, PrepareOptions, Prepared, SplitOptions, check_item};
 use flight::{Ends, Flight};
 pub use flight::{ItemError, Pending};
@@ -291,7 +292,7 @@ impl Pipeline {
         self.inner.model.outputs()
     }
 
-    /// The plan that runs.
+    /// The plan that runs, with what it promises: by what its stages took as a whole, where that was measured.
     pub fn plan(&self) -> &Plan {
         &self.plan
     }
@@ -352,6 +353,13 @@ impl Pipeline {
     /// Names the node that does not answer.
     pub fn measure(&self) -> Result<Vec<StageFigures>, DeployError> {
         self.inner.measure().map_err(DeployError::Node)
+    }
+
+    /// What the plan promises by what its stages take in operation: `figures` is what each did in some time, from
+    /// two looks with [`Pipeline::measure`]. `None` when a stage did nothing or was not timed before.
+    pub fn in_operation(&self, figures: &[StageFigures]) -> Option<Operation> {
+        let times: Option<Vec<StageTime>> = self.stages.iter().map(|stage| stage.time).collect();
+        Operation::of(&self.plan, &times?, figures)
     }
 
     /// Waits until every result was handed out, then releases the nodes.

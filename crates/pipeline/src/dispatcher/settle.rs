@@ -70,12 +70,14 @@ pub(super) fn settle(
         }
         options.tell(Progress::Timing { round });
         let times = time(prepared, &plan, &building, cluster);
-        let better = if round < rounds {
-            correct(prepared, &plan, &times, &mut costs, split.objective, &plan_again)
-        } else {
-            None
-        };
-        match better {
+        let error = correct(&plan, &times, &mut costs);
+        // What it promises now that its stages are known; a plan whose memory has gone meanwhile keeps its figures.
+        let corrected = plan::predict(&prepared.problem(costs.resources()), &plan.assignment());
+        plan = corrected.unwrap_or(plan);
+        // What cannot be planned any more cannot be better either.
+        let other = if round < rounds { plan_again(&costs).ok() } else { None };
+        let value = |plan: &Plan| worth(plan, split.objective);
+        match other.filter(|other| is_better(value(other), value(&plan), error)) {
             None => {
                 return Ok(Settled { codecs: codecs(&plan, options), plan, building, times, shipped });
             }
@@ -139,16 +141,8 @@ fn time(prepared: &Prepared, plan: &Plan, building: &Building, cluster: &Cluster
     times.into_iter().map(Option::flatten).collect()
 }
 
-/// Corrects the costs by what the stages took. Gives another plan if it is better by more than the measurements may
-/// be wrong.
-fn correct(
-    prepared: &Prepared,
-    plan: &Plan,
-    times: &[Option<StageTime>],
-    costs: &mut Costs,
-    objective: Objective,
-    plan_again: &dyn Fn(&Costs) -> Result<Plan, crate::prepare::PrepareError>,
-) -> Option<Plan> {
+/// Corrects the costs by what the stages took. Gives how far these measurements may be wrong, as a share.
+fn correct(plan: &Plan, times: &[Option<StageTime>], costs: &mut Costs) -> f64 {
     let mut error = TIMING_ERROR;
     for (stage, time) in std::iter::zip(&plan.stages, times) {
         if let Some(time) = time {
@@ -156,10 +150,7 @@ fn correct(
             error = error.max(time.half_width_seconds / time.seconds);
         }
     }
-    let current = plan::predict(&prepared.problem(costs.resources()), &plan.assignment()).ok()?;
-    // What cannot be planned any more cannot be better either.
-    let other = plan_again(costs).ok()?;
-    is_better(worth(&other, objective), worth(&current, objective), error).then_some(other)
+    error
 }
 
 /// What a plan is worth; less is better.

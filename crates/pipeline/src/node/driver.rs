@@ -273,7 +273,7 @@ impl Driver {
     fn measure(&mut self, ticket: Ticket, id: DeploymentId) {
         let stage = self.parts.get(&id).and_then(|p| p.stage.as_ref());
         let mut figures = stage.map(Stage::figures).unwrap_or_default();
-        figures.process_cpu_seconds = process_cpu_seconds();
+        figures.process_cpu_seconds = machine::process_cpu_seconds();
         self.answer(ticket, &Response::Measured(figures));
     }
 
@@ -500,8 +500,8 @@ fn time_session(
     let views: Vec<_> = feeds.iter().map(|&i| item[i as usize].view()).collect();
     let measured = timing::measure(session, &views, TIME_PER_STAGE).map_err(|e| e.to_string())?;
     let Timing { seconds, half_width_seconds, mean_seconds, runs } = measured.timing;
-    let (runs, peak_bytes) = (runs as u32, measured.growth);
-    Ok(StageTime { seconds, half_width_seconds, mean_seconds, runs, peak_bytes })
+    let (runs, cpu_seconds, peak_bytes) = (runs as u32, measured.cpu_seconds, measured.growth);
+    Ok(StageTime { seconds, half_width_seconds, mean_seconds, cpu_seconds, runs, peak_bytes })
 }
 
 fn setup(
@@ -527,12 +527,6 @@ fn setup(
         max_tensor_len: usize::try_from(order.max_tensor_len).unwrap_or(usize::MAX),
         trace: None,
     })
-}
-
-/// CPU time of this process so far, all threads, seconds.
-pub(crate) fn process_cpu_seconds() -> f64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 /// An engine may take more than the plan expects of it: packed copies of weights, for one.

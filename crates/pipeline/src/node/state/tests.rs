@@ -170,7 +170,14 @@ fn when_the_dispatcher_leaves_its_stages_go_and_others_stay() {
 }
 
 fn timed(seconds: f64) -> StageTime {
-    StageTime { seconds, half_width_seconds: 0.0, mean_seconds: seconds, runs: 5, peak_bytes: None }
+    StageTime {
+        seconds,
+        half_width_seconds: 0.0,
+        mean_seconds: seconds,
+        cpu_seconds: seconds,
+        runs: 5,
+        peak_bytes: None,
+    }
 }
 
 #[test]

@@ -1,0 +1,96 @@
+//! What a plan promises once it is known what its stages take in operation. Called by whoever looked at a running
+//! chain; pure.
+//!
+//! A stage that is timed before it is connected has its caches for itself and neither receives nor sends. In operation
+//! the CPU time of a node's whole process says what an item really takes, and the pace at which the node got CPU time
+//! when it was timed says how long that lasts.
+
+use plan::{Plan, Resource};
+use wire::control::{StageFigures, StageTime};
+
+/// A plan corrected by what its stages take in operation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Operation {
+    /// By stage: seconds that its node is busy with an item: computing, receiving, sending, and all else it does.
+    pub busy_seconds: Vec<f64>,
+    /// Seconds between two results.
+    pub period: f64,
+    /// Seconds from an input to its result when nothing else is in the chain.
+    pub latency: f64,
+    /// The resource that sets the period.
+    pub bottleneck: Resource,
+}
+
+impl Operation {
+    /// Corrects a plan without replicas by the times and the figures of its stages; `None` when a stage did nothing or
+    /// says nonsense of itself.
+    ///
+    /// # Panics
+    /// When times or figures are of another number of stages.
+    pub(crate) fn of(plan: &Plan, times: &[StageTime], figures: &[StageFigures]) -> Option<Operation> {
+        assert_eq!((times.len(), figures.len()), (plan.stages.len(), plan.stages.len()), "other stages");
+        let busy = |(time, figures): (&StageTime, &StageFigures)| {
+            let seconds = figures.process_cpu_seconds / figures.items as f64 * time.pace();
+            (seconds.is_finite() && seconds > 0.0).then_some(seconds)
+        };
+        let busy_seconds: Vec<f64> = std::iter::zip(times, figures).map(busy).collect::<Option<_>>()?;
+        let devices = || plan.stages.iter().map(|stage| &stage.replicas[0]);
+        // Links and the dispatcher are as predicted.
+        let others = plan.loads.iter().filter(|load| !matches!(load.resource, Resource::Device(_)));
+        let stages = std::iter::zip(devices(), &busy_seconds);
+        let stages = stages.map(|(replica, &seconds)| (Resource::Device(replica.device), seconds));
+        let all = others.map(|load| (load.resource, load.seconds)).chain(stages);
+        let (bottleneck, period) = all.max_by(|a, b| a.1.total_cmp(&b.1))?;
+        let more: f64 = std::iter::zip(devices(), &busy_seconds).map(|(r, busy)| busy - r.busy_seconds).sum();
+        Some(Operation { latency: plan.latency + more, busy_seconds, period, bottleneck })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use plan::{Assignment, Boundary, Device, Host, Placement, Problem, Queues, Resources, Unit, predict};
+
+    use super::*;
+
+    /// Two devices with a unit of a second each, and a dispatcher that takes so long for an item.
+    fn plan(dispatcher_seconds: f64) -> Plan {
+        let unit = || Unit { seconds: 1.0, weight_bytes: 0, activation_bytes: 0 };
+        let boundary = || Boundary { bytes: 1, tensors: 1 };
+        let mut resources =
+            Resources::on_free_links(vec![Device::of_speed("a", 1.0), Device::of_speed("b", 1.0)]);
+        resources.dispatcher = Host { seconds_per_byte: dispatcher_seconds / 2.0, ..Host::default() };
+        let (units, boundaries) = (vec![unit(), unit()], vec![boundary(), boundary(), boundary()]);
+        let problem = Problem::new(units, boundaries, Queues::default(), resources);
+        let stage = |i: usize| Placement { devices: vec![i], units: i..i + 1 };
+        predict(&problem, &Assignment { stages: vec![stage(0), stage(1)], codecs: vec![0; 3] }).unwrap()
+    }
+
+    fn time(mean_seconds: f64, cpu_seconds: f64) -> StageTime {
+        StageTime { seconds: mean_seconds, mean_seconds, cpu_seconds, runs: 5, ..StageTime::default() }
+    }
+
+    fn did(items: u64, process_cpu_seconds: f64) -> StageFigures {
+        StageFigures { items, process_cpu_seconds, ..StageFigures::default() }
+    }
+
+    #[test]
+    fn cpu_time_at_the_measured_pace_is_what_a_stage_takes() {
+        // Both timed at a second for an item; the second one at a quarter of a core.
+        let times = [time(1.0, 1.0), time(1.0, 0.25)];
+        let figures = [did(10, 11.0), did(10, 3.0)];
+        let found = Operation::of(&plan(0.5), &times, &figures).unwrap();
+        assert_eq!(found.busy_seconds, [1.1, 1.2]);
+        assert_eq!((found.period, found.bottleneck), (1.2, Resource::Device(1)));
+        assert!((found.latency - (0.5 + 1.1 + 1.2)).abs() < 1e-9, "{}", found.latency);
+        let found = Operation::of(&plan(3.0), &times, &figures).unwrap();
+        assert_eq!((found.period, found.bottleneck), (3.0, Resource::Dispatcher));
+    }
+
+    #[test]
+    fn a_stage_that_did_nothing_says_nothing() {
+        let times = [time(1.0, 1.0); 2];
+        for wrong in [did(0, 0.0), did(0, 1.0), did(5, 0.0), did(5, f64::NAN)] {
+            assert_eq!(Operation::of(&plan(0.0), &times, &[did(1, 1.0), wrong]), None);
+        }
+    }
+}

@@ -1,0 +1,345 @@
+//! Rows, tables and the model of energy of the experiment on accuracy. Pure, but for writing the files.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use crate::devices::{Device, node_name};
+use crate::host::Disturbance;
+use crate::stream::{Job, Streamed, median};
+use crate::table::markdown;
+
+/// What measured.
+#[derive(Clone, Debug)]
+pub(super) struct Origin {
+    machine: String,
+    commit: String,
+}
+
+impl Origin {
+    /// This machine, and what is checked out before anything is written.
+    pub(super) fn now() -> Origin {
+        Origin { machine: machine(), commit: commit() }
+    }
+}
+
+/// One run.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Row {
+    cluster: String,
+    model: String,
+    objective: String,
+    /// Items in the chain at most; as many as it takes, without it.
+    window: Option<usize>,
+    repeat: usize,
+    engine: String,
+    stages: Vec<StageRow>,
+    predicted_period_ms: f64,
+    predicted_bottleneck: String,
+    predicted_latency_ms: f64,
+    /// By the CPU time that the nodes took in operation.
+    corrected_period_ms: Option<f64>,
+    corrected_latency_ms: Option<f64>,
+    period_ms: f64,
+    /// Of the second half over that of the first.
+    drift: f64,
+    latency_ms: f64,
+    /// Modelled, for an item: from the watts of the experiment, the measured period and CPU time.
+    modelled_joules: f64,
+    disturbance: Disturbance,
+    disturbed: bool,
+    /// The processor, the number of its cores, and the commit.
+    machine: String,
+    commit: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct StageRow {
+    node: String,
+    quota: f64,
+    predicted_busy_ms: f64,
+    corrected_busy_ms: Option<f64>,
+    /// CPU time for an item in operation.
+    cpu_ms: f64,
+}
+
+impl Row {
+    pub(super) fn new(
+        cluster: &str,
+        devices: &[Device],
+        model: &str,
+        job: &Job<'_>,
+        repeat: usize,
+        streamed: Streamed,
+        origin: &Origin,
+    ) -> Row {
+        let Streamed { report, period_ms, drift, latency_ms, disturbance } = streamed;
+        let of_node = |node: &str| {
+            let found = (0..devices.len()).find(|&i| node_name(cluster, i) == node);
+            devices[found.expect("`defer run` uses the nodes of its cluster file")]
+        };
+        let used: Vec<(Device, f64)> = report.stages.iter().map(|s| (of_node(&s.node), s.cpu_ms)).collect();
+        let stages = report.stages.iter().map(|stage| StageRow {
+            node: stage.node.clone(),
+            quota: of_node(&stage.node).quota,
+            predicted_busy_ms: stage.predicted_busy_ms,
+            corrected_busy_ms: stage.corrected_busy_ms,
+            cpu_ms: stage.cpu_ms,
+        });
+        let corrected = report.corrected.as_ref();
+        Row {
+            cluster: cluster.to_owned(),
+            model: model.to_owned(),
+            objective: job.objective.to_owned(),
+            window: job.window,
+            repeat,
+            engine: report.stages.first().map(|stage| stage.engine.clone()).unwrap_or_default(),
+            stages: stages.collect(),
+            predicted_period_ms: report.predicted.period_ms,
+            predicted_bottleneck: report.predicted.bottleneck.clone(),
+            predicted_latency_ms: report.predicted.latency_ms,
+            corrected_period_ms: corrected.map(|c| c.period_ms),
+            corrected_latency_ms: corrected.map(|c| c.latency_ms),
+            period_ms,
+            drift,
+            latency_ms,
+            modelled_joules: joules(&used, period_ms),
+            disturbed: disturbance.is_too_much(),
+            disturbance,
+            machine: origin.machine.clone(),
+            commit: origin.commit.clone(),
+        }
+    }
+
+    /// The stage that corrected figures call the slowest.
+    fn limiting(&self) -> Option<&StageRow> {
+        self.stages.iter().max_by(|a, b| busy(a).total_cmp(&busy(b)))
+    }
+}
+
+fn busy(stage: &StageRow) -> f64 {
+    stage.corrected_busy_ms.unwrap_or(stage.predicted_busy_ms)
+}
+
+/// Energy of an item, joules: every device in use waits for the whole period, and takes more while it is busy, which
+/// is its CPU time at the rate of its quota.
+fn joules(used: &[(Device, f64)], period_ms: f64) -> f64 {
+    let of = |(device, cpu_ms): &(Device, f64)| {
+        let busy_ms = (cpu_ms / device.quota).min(period_ms);
+        device.idle_watts * period_ms + (device.busy_watts - device.idle_watts) * busy_ms
+    };
+    used.iter().map(of).sum::<f64>() / 1e3
+}
+
+/// Writes all rows, and the tables of their medians.
+pub(super) fn write(folder: &Path, rows: &[Row]) -> Result<()> {
+    let lines = rows.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
+    let results = folder.join("results");
+    fs::create_dir_all(&results).with_context(|| format!("cannot make `{}`", results.display()))?;
+    save(&results.join("accuracy.ndjson"), &(lines.join("\n") + "\n"))?;
+    save(&folder.join("accuracy.md"), &text(rows))
+}
+
+fn save(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write `{}`", path.display()))
+}
+
+/// Rows of the same run, in the order in which they came.
+fn kinds(rows: &[Row]) -> Vec<Vec<&Row>> {
+    let mut kinds: Vec<Vec<&Row>> = Vec::new();
+    let of = |row: &Row| (row.cluster.clone(), row.model.clone(), row.objective.clone(), row.window);
+    for row in rows {
+        match kinds.iter_mut().find(|kind| of(kind[0]) == of(row)) {
+            Some(kind) => kind.push(row),
+            None => kinds.push(vec![row]),
+        }
+    }
+    kinds
+}
+
+/// Those that nothing disturbed, or all when there are none.
+fn undisturbed(kind: Vec<&Row>) -> Vec<&Row> {
+    match kind.iter().any(|row| !row.disturbed) {
+        true => kind.into_iter().filter(|row| !row.disturbed).collect(),
+        false => kind,
+    }
+}
+
+fn text(rows: &[Row]) -> String {
+    let made = kinds(rows);
+    let kinds: Vec<Vec<&Row>> = made.iter().cloned().map(undisturbed).collect();
+    let accuracy: Vec<Vec<String>> = std::iter::zip(&kinds, &made)
+        .filter(|(kind, _)| kind[0].window.is_none())
+        .map(|(kind, made)| accuracy(kind, made.len()))
+        .collect();
+    let header = [
+        "model",
+        "cluster",
+        "objective",
+        "stages",
+        "predicted (ms)",
+        "corrected (ms)",
+        "measured (ms)",
+        "measured / predicted",
+        "measured / corrected",
+        "CPU of the limiting stage: predicted, taken (ms)",
+        "its quota used (%)",
+        "runs that count",
+    ];
+    let objectives: Vec<Vec<String>> = kinds.iter().filter_map(|kind| objective(kind, &kinds)).collect();
+    let columns = ["model", "cluster", "objective", "stages", "its plan", "throughput's plan", "ratio"];
+    let first = rows.first();
+    let of = |field: fn(&Row) -> &String| first.map(|row| field(row).as_str()).unwrap_or_default();
+    format!(
+        "# Predicted and measured\n\n\
+         Period of chains of real nodes on one machine, each under a CPU quota: medians of the runs that nothing \
+         disturbed, of all\nwhere there are none; ratios are medians of the runs' ratios. Predicted: from whole stages timed before they are connected. Corrected: from the CPU time \
+         that nodes took in\noperation, at the rate at which they got it when they were timed.\n\n{}\n\
+         ## Other objectives\n\n\
+         Latency measured with one item in the chain at a time (ms); energy modelled from watts, the measured period \
+         and CPU time\n(J/item).\n\n{}\n\
+         Machine: {}; commit {}; engine {}. Written by `cargo run --release -p testbed -- accuracy`; every run is in\n\
+         `results/accuracy.ndjson`.\n",
+        markdown(&header, &accuracy),
+        markdown(&columns, &objectives),
+        of(|row| &row.machine),
+        of(|row| &row.commit),
+        of(|row| &row.engine),
+    )
+}
+
+/// The cells of `kind`, which are those of `made` runs that count.
+fn accuracy(kind: &[&Row], made: usize) -> Vec<String> {
+    let row = kind[0];
+    let of = |value: &dyn Fn(&Row) -> f64| median(kind.iter().map(|row| value(row)).collect());
+    let limiting = |value: fn(&StageRow, &Row) -> f64| {
+        of(&move |row| row.limiting().map_or(0.0, |stage| value(stage, row)))
+    };
+    let corrected = |row: &Row| row.corrected_period_ms.unwrap_or(row.predicted_period_ms);
+    vec![
+        row.model.clone(),
+        row.cluster.clone(),
+        row.objective.clone(),
+        row.stages.len().to_string(),
+        format!("{:.1}", of(&|row| row.predicted_period_ms)),
+        format!("{:.1}", of(&corrected)),
+        format!("{:.1}", of(&|row| row.period_ms)),
+        format!("{:.3}", of(&|row| row.period_ms / row.predicted_period_ms)),
+        format!("{:.3}", of(&|row| row.period_ms / corrected(row))),
+        format!(
+            "{:.2}, {:.2}",
+            limiting(|stage, _| stage.predicted_busy_ms * stage.cpu_ms / busy(stage)),
+            limiting(|stage, _| stage.cpu_ms)
+        ),
+        format!("{:.0}", limiting(|stage, row| 100.0 * stage.cpu_ms / (stage.quota * row.period_ms))),
+        format!("{} of {made}, {} disturbed", kind.len(), kind.iter().filter(|row| row.disturbed).count()),
+    ]
+}
+
+/// A plan for another objective beside the plan for throughput under the same window.
+fn objective(kind: &[&Row], all: &[Vec<&Row>]) -> Option<Vec<String>> {
+    let row = kind[0];
+    let same = |other: &Row| {
+        (&other.cluster, &other.model, other.window) == (&row.cluster, &row.model, row.window)
+            && other.objective == "throughput"
+    };
+    let throughput = all.iter().find(|other| same(other[0])).filter(|_| row.objective != "throughput")?;
+    let value = |row: &&Row| if row.window.is_some() { row.latency_ms } else { row.modelled_joules };
+    let of = |rows: &[&Row]| median(rows.iter().map(value).collect());
+    let (own, other) = (of(kind), of(throughput));
+    let decimals = if row.window.is_some() { 1 } else { 3 };
+    Some(vec![
+        row.model.clone(),
+        row.cluster.clone(),
+        row.objective.clone(),
+        format!("{}, {}", row.stages.len(), throughput[0].stages.len()),
+        format!("{own:.decimals$}"),
+        format!("{other:.decimals$}"),
+        format!("{:.2}", own / other),
+    ])
+}
+
+fn machine() -> String {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let named = info.lines().find_map(|line| line.strip_prefix("model name"));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    format!("{}, {cores} cores", named.unwrap_or("unknown").trim_start_matches([' ', '\t', ':']).trim())
+}
+
+/// The commit that is checked out, with a mark when files differ from it; empty without git.
+fn commit() -> String {
+    let described = Command::new("git").args(["describe", "--always", "--dirty", "--abbrev=12"]).output();
+    let described = described.ok().filter(|output| output.status.success());
+    described.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEVICE: Device = Device { quota: 0.25, idle_watts: 2.0, busy_watts: 6.0 };
+
+    fn row(objective: &str, window: Option<usize>, repeat: usize, period_ms: f64) -> Row {
+        let stage = StageRow {
+            node: "c-1".to_owned(),
+            quota: 0.25,
+            predicted_busy_ms: 90.0,
+            corrected_busy_ms: Some(100.0),
+            cpu_ms: 25.0,
+        };
+        Row {
+            cluster: "c".to_owned(),
+            model: "m".to_owned(),
+            objective: objective.to_owned(),
+            window,
+            repeat,
+            engine: "e".to_owned(),
+            stages: vec![stage],
+            predicted_period_ms: 90.0,
+            predicted_bottleneck: "c-1".to_owned(),
+            predicted_latency_ms: 90.0,
+            corrected_period_ms: Some(100.0),
+            corrected_latency_ms: Some(100.0),
+            period_ms,
+            drift: 1.0,
+            latency_ms: period_ms,
+            modelled_joules: period_ms / 100.0,
+            disturbance: Disturbance { foreign_cores: 0.0, softirq_cores: 0.0, steal_cores: 0.0 },
+            disturbed: repeat == 2,
+            machine: "a machine".to_owned(),
+            commit: "c0ffee".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_device_takes_more_while_it_is_busy() {
+        // 25 ms of CPU time at a quarter of a core is 100 ms of being busy.
+        assert!((joules(&[(DEVICE, 25.0)], 200.0) - (0.4 + 0.4)).abs() < 1e-12);
+        // Never busier than always.
+        assert!((joules(&[(DEVICE, 100.0)], 200.0) - 1.2).abs() < 1e-12);
+        assert!((joules(&[(DEVICE, 25.0), (DEVICE, 0.0)], 200.0) - 1.2).abs() < 1e-12);
+    }
+
+    #[test]
+    fn medians_of_runs_make_the_table() {
+        let periods = [110.0, 100.0, 105.0].into_iter().enumerate();
+        let mut rows: Vec<Row> = periods.map(|(i, period)| row("throughput", None, i, period)).collect();
+        let cells = accuracy(&rows.iter().collect::<Vec<_>>(), 4);
+        let expected =
+            ["90.0", "100.0", "105.0", "1.167", "1.050", "22.50, 25.00", "95", "3 of 4, 1 disturbed"];
+        assert_eq!(cells[4..], expected);
+        rows.push(row("energy", None, 0, 50.0));
+        rows.push(row("throughput", Some(1), 0, 80.0));
+        rows.push(row("latency", Some(1), 0, 60.0));
+        let text = text(&rows);
+        for part in
+            ["| energy     | 1, 1   | 0.500    | 1.050", "| latency    | 1, 1   | 60.0", "0.75", "c0ffee"]
+        {
+            let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(squeezed(&text).contains(&squeezed(part)), "{part} is not in\n{text}");
+        }
+    }
+}

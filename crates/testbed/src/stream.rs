@@ -1,0 +1,227 @@
+//! One `defer run` on devices that are up: what it predicted, and its period at steady state by the clock of this
+//! process, which sees each result arrive.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
+use serde::Deserialize;
+
+use crate::devices::{Devices, Program, end};
+use crate::host::{Disturbance, Look};
+use crate::interrupt::Interrupt;
+
+/// Between two looks at whether Ctrl-C was pressed.
+const LOOK_PERIOD: Duration = Duration::from_millis(100);
+
+/// Lines on their way; results come slower than they are taken.
+const WAITING_LINES: usize = 64;
+
+/// How long the dispatcher may take to end after it was asked to.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How a model is run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Job<'a> {
+    pub(crate) model: &'a Path,
+    pub(crate) cluster: &'a Path,
+    pub(crate) objective: &'a str,
+    pub(crate) window: Option<usize>,
+    /// Items that fill the chain and settle it.
+    pub(crate) warm_up: usize,
+    /// Items that are measured, after those.
+    pub(crate) items: usize,
+}
+
+/// What was predicted.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Prediction {
+    pub(crate) period_ms: f64,
+    pub(crate) latency_ms: f64,
+    pub(crate) bottleneck: String,
+}
+
+/// A stage in the report of a run.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Stage {
+    pub(crate) node: String,
+    pub(crate) engine: String,
+    pub(crate) predicted_busy_ms: f64,
+    pub(crate) corrected_busy_ms: Option<f64>,
+    pub(crate) cpu_ms: f64,
+}
+
+/// The report of a run, as far as it is of use here.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Report {
+    pub(crate) predicted: Prediction,
+    pub(crate) corrected: Option<Prediction>,
+    pub(crate) stages: Vec<Stage>,
+}
+
+/// A run that went through.
+#[derive(Clone, Debug)]
+pub(crate) struct Streamed {
+    pub(crate) report: Report,
+    /// Between two results at steady state.
+    pub(crate) period_ms: f64,
+    /// The period of the second half over that of the first: 1 when it was steady.
+    pub(crate) drift: f64,
+    /// Median over the measured items.
+    pub(crate) latency_ms: f64,
+    pub(crate) disturbance: Disturbance,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Line {
+    Item { latency_ms: f64 },
+    Report { report: Report },
+}
+
+/// Runs a model, to the end.
+pub(crate) fn stream(
+    job: &Job<'_>,
+    devices: &Devices<'_>,
+    program: &Program<'_>,
+    interrupt: &Interrupt,
+) -> Result<Streamed> {
+    let mut command = Command::new(program.path);
+    command.arg("run").arg(job.model).args([
+        "--json",
+        "--random",
+        "1",
+        "--profile",
+        "fresh",
+        "--timeout",
+        "30s",
+    ]);
+    command.args(["--repeat", &(job.warm_up + job.items).to_string(), "--objective", job.objective]);
+    command.args(["--group", &devices.network]).arg("--cluster").arg(job.cluster);
+    if let Some(window) = job.window {
+        command.args(["--window", &window.to_string()]);
+    }
+    program.engine(&mut command);
+    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0).spawn();
+    let mut dispatcher =
+        Dispatcher(child.with_context(|| format!("cannot start {}", program.path.display()))?);
+    let stdout = dispatcher.0.stdout.take().context("a dispatcher without output")?;
+    let lines = read(stdout)?;
+    let processes = [devices.processes(), vec![dispatcher.0.id(), std::process::id()]].concat();
+    let taken = take(&lines, job, &processes, interrupt)?;
+    let status = dispatcher.0.wait().context("cannot wait for the dispatcher")?;
+    ensure!(status.success(), "`defer run` failed; its message is above");
+    taken.context("`defer run` ended without a report")
+}
+
+/// Ends the dispatcher when it is dropped before that ended by itself.
+struct Dispatcher(Child);
+
+impl Drop for Dispatcher {
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(None)) {
+            // Nothing of it is wanted any more; nodes notice that it is gone.
+            let _ = self.0.kill();
+            let _ = end(&mut self.0, Instant::now() + END_TIMEOUT);
+        }
+    }
+}
+
+/// Reads lines in a thread, each with its time, so that waiting for one can be interrupted.
+fn read(stdout: ChildStdout) -> Result<Receiver<(Instant, String)>> {
+    let (sender, lines) = bounded(WAITING_LINES);
+    let read = move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if sender.send((Instant::now(), line)).is_err() {
+                break;
+            }
+        }
+    };
+    std::thread::Builder::new().name("read".to_owned()).spawn(read).context("cannot start a thread")?;
+    Ok(lines)
+}
+
+/// Takes the lines of a run; `None` when it ends before its report.
+fn take(
+    lines: &Receiver<(Instant, String)>,
+    job: &Job<'_>,
+    processes: &[u32],
+    interrupt: &Interrupt,
+) -> Result<Option<Streamed>> {
+    let mut arrivals: Vec<Instant> = Vec::new();
+    let mut latencies: Vec<f64> = Vec::new();
+    let (mut before, mut after) = (None, None);
+    loop {
+        interrupt.check()?;
+        let (at, line) = match lines.recv_timeout(LOOK_PERIOD) {
+            Ok(line) => line,
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => return Ok(None),
+        };
+        match serde_json::from_str(&line).with_context(|| format!("`defer run` said {line}"))? {
+            Line::Item { latency_ms } => {
+                arrivals.push(at);
+                latencies.push(latency_ms);
+                if arrivals.len() == job.warm_up {
+                    before = Some(Look::now(processes));
+                }
+                if arrivals.len() == job.warm_up + job.items {
+                    after = Some(Look::now(processes));
+                }
+            }
+            Line::Report { report } => {
+                let (Some(before), Some(after)) = (before, after) else {
+                    bail!("only {} results came", arrivals.len());
+                };
+                let start = arrivals[job.warm_up - 1];
+                let since = |i: usize| (arrivals[job.warm_up - 1 + i] - start).as_secs_f64() * 1e3;
+                let (half, all) = (since(job.items / 2), since(job.items));
+                let drift =
+                    (all - half) / (job.items - job.items / 2) as f64 / (half / (job.items / 2) as f64);
+                let latency_ms = median(latencies.split_off(job.warm_up));
+                let period_ms = all / job.items as f64;
+                let disturbance = after.since(&before);
+                return Ok(Some(Streamed { report, period_ms, drift, latency_ms, disturbance }));
+            }
+        }
+    }
+}
+
+/// The median; 0 of nothing.
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    match values.len() {
+        0 => 0.0,
+        n => (values[(n - 1) / 2] + values[n / 2]) / 2.0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lines_of_a_run_are_read() {
+        let item = r#"{"item":0,"input":"random 0","latency_ms":2.5,"outputs":{}}"#;
+        assert!(matches!(serde_json::from_str(item).unwrap(), Line::Item { latency_ms: 2.5 }));
+        let prediction = r#"{"period_ms":4.0,"items_per_s":250.0,"latency_ms":9.0,"bottleneck":"a"}"#;
+        let stage =
+            r#"{"node":"a","engine":"e","predicted_busy_ms":3.0,"corrected_busy_ms":null,"cpu_ms":1.0}"#;
+        let report =
+            format!(r#"{{"report":{{"predicted":{prediction},"corrected":null,"stages":[{stage}]}}}}"#);
+        let Line::Report { report } = serde_json::from_str(&report).unwrap() else { panic!("no report") };
+        assert_eq!((report.predicted.period_ms, report.stages[0].predicted_busy_ms), (4.0, 3.0));
+        assert!(report.corrected.is_none());
+    }
+
+    #[test]
+    fn medians() {
+        assert_eq!(median(vec![]), 0.0);
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0]), 2.5);
+    }
+}
