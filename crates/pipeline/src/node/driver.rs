@@ -1,6 +1,6 @@
 //! Turns what happens to a node into events of [`super::state`] and carries its actions out.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::ops::RangeInclusive;
@@ -17,6 +17,7 @@ use wire::control::{
 };
 
 use super::cache::at;
+use super::slot::Slot;
 use super::stage::{Stage, StageSetup};
 use super::state::{Action, Event, Limits, State, Ticket};
 use super::{Cache, NodeConfig};
@@ -50,7 +51,6 @@ pub(super) enum Incoming {
     Built(DeploymentId, Result<Box<dyn Session>, String>),
     NextOpened(DeploymentId, io::Result<TcpStream>),
     Timed(DeploymentId, Box<dyn Session>, Result<StageTime, String>),
-    SessionLost(DeploymentId, String),
     Probed(Ticket, Result<LinkFigures, String>),
     ProbeEnded,
     Ended(DeploymentId, Option<String>),
@@ -69,6 +69,8 @@ pub(super) struct Driver {
     state: State,
     sender: Sender<Incoming>,
     receiver: Receiver<Incoming>,
+    /// Work that could not begin: the event loop must not wait for a place in its own queue.
+    failed: VecDeque<Incoming>,
     cache: Arc<Cache>,
     engine: Arc<dyn Engine>,
     threads: usize,
@@ -99,6 +101,7 @@ impl Driver {
             state: State::new(Limits { memory: config.memory, loopback_only: !config.network.insecure }),
             sender,
             receiver,
+            failed: VecDeque::new(),
             cache: Arc::new(cache),
             engine: config.engine.clone(),
             threads: config.threads,
@@ -127,7 +130,7 @@ impl Driver {
     }
 
     pub(super) fn run(mut self) {
-        while let Ok(incoming) = self.receiver.recv() {
+        while let Some(incoming) = self.failed.pop_front().or_else(|| self.receiver.recv().ok()) {
             if matches!(incoming, Incoming::Stop) {
                 break;
             }
@@ -199,9 +202,8 @@ impl Driver {
                 if let Some(parts) = self.parts.get_mut(&id) {
                     parts.session = Some(session);
                 }
-                Event::Timed(id, Ok(result))
+                Event::Timed(id, result)
             }
-            Incoming::SessionLost(id, reason) => Event::Timed(id, Err(reason)),
             Incoming::Probed(ticket, result) => Event::Probed(ticket, result),
             Incoming::ProbeEnded => Event::ProbeEnded,
             Incoming::Ended(id, reason) => {
@@ -277,13 +279,19 @@ impl Driver {
         self.answer(ticket, &Response::Measured(figures));
     }
 
-    /// Runs slow work on a thread of its own; what it sends becomes an event.
-    fn spawn(&self, name: &str, work: impl FnOnce(Sender<Incoming>) + Send + 'static) {
+    /// Runs slow work on a thread of its own; what it sends becomes an event, and `failed` does when there is no
+    /// thread to be had.
+    fn spawn(
+        &mut self,
+        name: &str,
+        failed: impl FnOnce(io::Error) -> Incoming,
+        work: impl FnOnce(Sender<Incoming>) + Send + 'static,
+    ) {
         let sender = self.sender.clone();
-        let run = move || work(sender);
-        if let Err(e) = std::thread::Builder::new().name(name.to_owned()).spawn(run) {
-            // The work was dropped with the thread: whoever waits for it runs into its time-out.
-            tracing::error!("cannot start a thread: {e}");
+        if let Err(e) = std::thread::Builder::new().name(name.to_owned()).spawn(move || work(sender)) {
+            let e = io::Error::new(e.kind(), format!("cannot start a thread: {e}"));
+            tracing::error!("{name}: {e}");
+            self.failed.push_back(failed(e));
         }
     }
 
@@ -293,7 +301,8 @@ impl Driver {
         let (cache, skeleton, weights) = (self.cache.clone(), order.skeleton.clone(), order.weights.clone());
         let parts = Parts { order, folder: None, session: None, input: None, output: None, stage: None };
         self.parts.insert(id, parts);
-        self.spawn("look-up", move |events| {
+        let failed = move |e| Incoming::LookedUp(id, Err(e));
+        self.spawn("look-up", failed, move |events| {
             let found = prepare_folder(&cache, &name, &skeleton, &weights);
             // Here and below: the receiver is gone when the node stops.
             let _ = events.send(Incoming::LookedUp(id, found));
@@ -304,7 +313,8 @@ impl Driver {
         let Some(mut stream) = self.connections.remove(&ticket) else { return };
         let Some(folder) = self.parts.get(&id).and_then(|p| p.folder.clone()) else { return };
         let cache = self.cache.clone();
-        self.spawn("weights", move |events| {
+        let failed = move |e| Incoming::Stored(id, Err(e));
+        self.spawn("weights", failed, move |events| {
             let accepted = stream
                 .set_read_timeout(Some(WEIGHTS_TIMEOUT))
                 .and_then(|()| write_message(&mut stream, &Welcome::Accepted));
@@ -329,7 +339,8 @@ impl Driver {
         let (engine, order, threads) = (self.engine.clone(), parts.order.clone(), self.threads);
         let (allowed, limit) =
             (self.memory_before + self.description.memory_limit, self.description.memory_limit);
-        self.spawn("build", move |events| {
+        let failed = move |e: io::Error| Incoming::Built(id, Err(e.to_string()));
+        self.spawn("build", failed, move |events| {
             // An engine's bug costs the deployment, not the node.
             let built = engine_thread::run(|| build_session(&*engine, &order, &folder, threads));
             let built = built.flatten().and_then(|session| match memory::private() {
@@ -345,7 +356,8 @@ impl Driver {
         let addresses = parts.order.next.clone();
         let StageOrder { epoch, stage, .. } = *parts.order;
         let hello = Hello { deployment: id, epoch, stage: stage + 1, purpose: Purpose::Inputs };
-        self.spawn("connect", move |events| {
+        let failed = move |e| Incoming::NextOpened(id, Err(e));
+        self.spawn("connect", failed, move |events| {
             let opened = connect(&addresses, &hello, &Timeouts::default());
             let _ = events.send(Incoming::NextOpened(id, opened));
         });
@@ -372,41 +384,52 @@ impl Driver {
         let ended = move |reason| drop(sender.send(Incoming::Ended(id, reason)));
         match setup(&parts.order, session, input, output).and_then(|s| Stage::start(s, ended)) {
             Ok(stage) => parts.stage = Some(stage),
-            Err(e) => drop(self.sender.try_send(Incoming::Ended(id, Some(e.to_string())))),
+            Err(e) => self.failed.push_back(Incoming::Ended(id, Some(e.to_string()))),
         }
     }
 
     fn time(&mut self, id: DeploymentId, inputs: Vec<TensorSpec>) {
         let Some(parts) = self.parts.get_mut(&id) else { return };
-        let Some(mut session) = parts.session.take() else { return };
+        let session = parts.session.take().expect("a stage that is built and not connected has its session");
         let feeds = parts.order.feeds.clone();
-        self.spawn("time", move |events| {
-            let run = || time_session(&mut *session, &inputs, &feeds);
-            let _ = events.send(match engine_thread::run(run) {
-                Ok(timed) => Incoming::Timed(id, session, timed),
-                Err(reason) => Incoming::SessionLost(id, reason),
-            });
+        // Through a channel, so that it is not lost with a thread that does not start.
+        let (give, given) = bounded(1);
+        give.send(session).expect("there is room for it");
+        let take = given.clone();
+        let take = move || take.try_recv().expect("nobody else takes it");
+        let failed = move |e: io::Error| {
+            Incoming::Timed(id, given.try_recv().expect("nobody took it"), Err(e.to_string()))
+        };
+        self.spawn("time", failed, move |events| {
+            let mut session = take();
+            // The session is only lent: what the engine says of made-up values is nothing against the stage.
+            let timed = engine_thread::run(|| time_session(&mut *session, &inputs, &feeds)).flatten();
+            let _ = events.send(Incoming::Timed(id, session, timed));
         });
     }
 
     fn probe(&mut self, ticket: Ticket, addresses: Vec<SocketAddr>) {
         let hello = Hello { deployment: 0, epoch: 0, stage: 0, purpose: Purpose::ProbeTo };
-        self.spawn("probe", move |events| {
+        let failed = move |e: io::Error| Incoming::Probed(ticket, Err(e.to_string()));
+        self.spawn("probe", failed, move |events| {
+            let mut slot =
+                Slot::new(events, Incoming::Probed(ticket, Err("the probe broke down".to_owned())));
             let opened = connect(&addresses, &hello, &Timeouts::default());
             let found = opened.and_then(|stream| probe::send(&stream)).map_err(|e| e.to_string());
-            let _ = events.send(Incoming::Probed(ticket, found));
+            slot.end = Some(Incoming::Probed(ticket, found));
         });
     }
 
     fn serve_probe(&mut self, ticket: Ticket, purpose: Purpose) {
-        let Some(mut stream) = self.connections.remove(&ticket) else { return };
-        self.spawn("probe", move |events| {
+        let mut stream = self.connections.remove(&ticket).expect("it was kept when it said hello");
+        let failed = |_| Incoming::ProbeEnded;
+        self.spawn("probe", failed, move |events| {
+            let _slot = Slot::new(events, Incoming::ProbeEnded);
             let serve = if purpose == Purpose::ProbeTo { probe::count } else { probe::send };
             let welcomed = write_message(&mut stream, &Welcome::Accepted);
             if let Err(e) = welcomed.and_then(|()| serve(&stream)) {
                 tracing::warn!("a probe of a link broke off: {e}");
             }
-            let _ = events.send(Incoming::ProbeEnded);
         });
     }
 

@@ -6,6 +6,7 @@
 mod cache;
 mod driver;
 mod listener;
+mod slot;
 pub mod stage;
 pub mod state;
 

@@ -46,8 +46,8 @@ pub enum Event {
     Built(DeploymentId, Result<String, String>),
     /// The next stage was connected to.
     NextOpened(DeploymentId, Result<(), String>),
-    /// The session was run: what it takes, or why the engine failed on it. On the outside: why the session is lost.
-    Timed(DeploymentId, Result<Result<StageTime, String>, String>),
+    /// The session was run: what it takes, or why the engine failed on it.
+    Timed(DeploymentId, Result<StageTime, String>),
     /// A probe that this node was asked for is over.
     Probed(Ticket, Result<LinkFigures, String>),
     /// A probe that somebody else began is over.
@@ -330,6 +330,11 @@ impl State {
         let Some(deployment) = self.deployments.get(&id) else {
             return vec![self.refuse_unknown(ticket, id)];
         };
+        if deployment.input || deployment.output {
+            // The connection that is left to come would start the stage and take the session.
+            let reason = "a stage that is being connected cannot be timed".to_owned();
+            return vec![Action::Answer(ticket, Response::Refused(reason))];
+        }
         match deployment.inputs(&order.shapes) {
             Err(reason) => vec![Action::Answer(ticket, Response::Refused(reason))],
             Ok(inputs) => {
@@ -338,20 +343,11 @@ impl State {
         }
     }
 
-    fn on_timed(
-        &mut self,
-        id: DeploymentId,
-        result: Result<Result<StageTime, String>, String>,
-    ) -> Vec<Action> {
+    fn on_timed(&mut self, id: DeploymentId, result: Result<StageTime, String>) -> Vec<Action> {
         let Some(deployment) = self.deployments.get_mut(&id) else { return vec![] };
         let Phase::Timing(ticket) = deployment.phase else { return vec![] };
-        match result {
-            Ok(timed) => {
-                deployment.phase = Phase::Built;
-                vec![Action::Answer(ticket, timed.map_or_else(Response::Refused, Response::Timed))]
-            }
-            Err(reason) => self.discard(id, &reason),
-        }
+        deployment.phase = Phase::Built;
+        vec![Action::Answer(ticket, result.map_or_else(Response::Refused, Response::Timed))]
     }
 
     fn on_probe(&mut self, ticket: Ticket, ProbeOrder { to }: ProbeOrder) -> Vec<Action> {

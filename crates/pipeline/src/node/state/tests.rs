@@ -189,18 +189,31 @@ fn a_stage_is_timed_before_it_is_connected_and_stays_as_it_was() {
     let out_of_turn = "the request does not fit the deployment's progress".to_owned();
     expect(Event::Asked(4, time()), &[Action::Answer(4, Response::Refused(out_of_turn.clone()))]);
     let answer = Response::Timed(timed(0.5));
-    expect(Event::Timed(ID, Ok(Ok(timed(0.5)))), &[Action::Answer(3, answer)]);
-    // Values that the engine fails on say nothing against the stage, an engine that panics does.
+    expect(Event::Timed(ID, Ok(timed(0.5))), &[Action::Answer(3, answer)]);
+    // Values that the engine fails on, made up as they are, say nothing against the stage.
     expect(Event::Asked(5, time()), &[Action::Time(ID, vec![])]);
     let refused = Action::Answer(5, Response::Refused("odd".into()));
-    expect(Event::Timed(ID, Ok(Err("odd".into()))), &[refused]);
-    expect(Event::Asked(6, time()), &[Action::Time(ID, vec![])]);
-    let lost = Action::Answer(6, Response::Refused("panicked".into()));
-    expect(Event::Timed(ID, Err("panicked".into())), &[Action::Discard(ID), lost]);
-    expect(Event::Timed(ID, Ok(Ok(timed(0.5)))), &[]);
+    expect(Event::Timed(ID, Err("odd".into())), &[refused]);
+    expect(Event::Timed(ID, Ok(timed(0.5))), &[]);
+    expect(Event::Asked(6, Request::Connect(ID)), &[Action::OpenNext(ID)]);
     let mut s = built(true);
     s.on_event(Event::Asked(3, Request::Connect(ID)));
     assert!(refused_event(&mut s, time()), "a stage that is being connected cannot be timed");
+}
+
+#[test]
+fn a_stage_that_has_a_connection_is_not_timed() {
+    let time = || Request::Time(Box::new(TimeOrder { deployment: ID, shapes: vec![] }));
+    for purposes in [&[Inputs][..], &[Results], &[Inputs, Results]] {
+        let mut s = built(false);
+        for (ticket, &purpose) in (3..).zip(purposes) {
+            s.on_event(Event::Greeted(ticket, hello(purpose)));
+        }
+        let actions = s.on_event(Event::Asked(9, time()));
+        assert!(refused(&actions, "is being connected"), "{purposes:?}: {actions:?}");
+        let connected = [Action::Answer(10, Response::Connected)];
+        assert_eq!(s.on_event(Event::Asked(10, Request::Connect(ID))), connected);
+    }
 }
 
 fn refused_event(s: &mut State, request: Request) -> bool {
