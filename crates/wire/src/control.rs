@@ -120,6 +120,15 @@ pub struct LinkFigures {
     pub frame_seconds: f64,
 }
 
+/// What the planner computes with, seconds and bytes a second: products and sums of such figures stay finite.
+const LEAST: f64 = 1e-18;
+const LARGEST: f64 = 1e18;
+
+/// What may take no time at all.
+fn is_time(seconds: f64) -> bool {
+    (0.0..=LARGEST).contains(&seconds)
+}
+
 impl StageTime {
     /// What an item takes in the long run, seconds: the median, which other work on the machine moves little, unless
     /// the process is stopped again and again, by a CPU quota or by heat. Then the mean counts: where runs are short,
@@ -138,16 +147,14 @@ impl StageTime {
 
     /// Whether these are times at all: a peer may answer anything.
     pub fn check(&self) -> Result<(), String> {
-        let good = |seconds: f64| seconds.is_finite() && seconds >= 0.0;
-        match good(self.seconds)
-            && self.seconds > 0.0
-            && good(self.half_width_seconds)
-            && good(self.mean_seconds)
-            && good(self.cpu_seconds)
-            && self.cpu_seconds > 0.0
-        {
+        // Nothing takes no time at all, and by the time others are divided.
+        let some = |seconds: f64| (LEAST..=LARGEST).contains(&seconds);
+        let StageTime { seconds, half_width_seconds, mean_seconds, cpu_seconds, .. } = *self;
+        match some(seconds) && is_time(half_width_seconds) && some(mean_seconds) && some(cpu_seconds) {
             true => Ok(()),
-            false => Err(format!("a stage that takes {} s", self.seconds)),
+            false => Err(format!(
+                "a stage that takes {seconds} s, {half_width_seconds} s more or less, {mean_seconds} s in the mean"
+            )),
         }
     }
 }
@@ -155,10 +162,12 @@ impl StageTime {
 impl LinkFigures {
     /// Whether a link can be like this: a peer may answer anything.
     pub fn check(&self) -> Result<(), String> {
-        let good = |seconds: f64| seconds.is_finite() && seconds >= 0.0;
-        match self.bandwidth > 0.0 && good(self.delay_seconds) && good(self.frame_seconds) {
+        let LinkFigures { bandwidth, delay_seconds, frame_seconds } = *self;
+        match bandwidth >= LEAST && is_time(delay_seconds) && is_time(frame_seconds) {
             true => Ok(()),
-            false => Err(format!("a link of {} bytes a second", self.bandwidth)),
+            false => Err(format!(
+                "a link of {bandwidth} bytes a second, {delay_seconds} s of delay and {frame_seconds} s for a frame"
+            )),
         }
     }
 }
@@ -545,7 +554,7 @@ mod tests {
     fn figures_of_peers_are_figures() {
         let link = LinkFigures { bandwidth: 1e6, delay_seconds: 0.0, frame_seconds: 1e-6 };
         assert_eq!(link.check(), Ok(()));
-        for bandwidth in [0.0, -1.0, f64::NAN] {
+        for bandwidth in [0.0, -1.0, 1e-19, f64::NAN] {
             assert!(LinkFigures { bandwidth, ..link }.check().is_err(), "{bandwidth}");
         }
         let time = StageTime {
