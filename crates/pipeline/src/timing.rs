@@ -4,7 +4,7 @@
 //! it took.
 
 use std::ops::RangeInclusive;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use engine::{Outputs, RunError, Session};
 use tensor::TensorView;
@@ -33,6 +33,9 @@ const MAX_RUNS: usize = 50;
 /// Runs at most, however short they are.
 const MOST_RUNS: usize = 10_000;
 
+/// However few runs there were by then, repeats end when a session ran for so long in all: whoever asked waits.
+pub(crate) const LONGEST: Duration = Duration::from_secs(60);
+
 /// The quantile of the normal distribution that belongs to [`CONFIDENCE`].
 const QUANTILE: f64 = 1.645;
 
@@ -41,7 +44,8 @@ const QUANTILE: f64 = 1.645;
 pub struct Timing {
     /// Median of the runs, seconds.
     pub seconds: f64,
-    /// The interval of the median reaches this far on its longer side, seconds: see [`CONFIDENCE`].
+    /// The interval of the median reaches this far on its longer side, seconds: see [`CONFIDENCE`]. As far as the
+    /// median itself where the runs are too few to tell.
     pub half_width_seconds: f64,
     /// Mean of the runs, seconds: far above the median where the process is stopped part of the time.
     pub mean_seconds: f64,
@@ -61,18 +65,25 @@ pub(crate) struct Measured {
 }
 
 /// Runs a session once to warm up, then until its time is known or the repeats took as long as `time` ends with; for
-/// [`TIME_OF_STOPPED`] where the process is stopped again and again, unless no time was to be spent on it anyway.
+/// [`TIME_OF_STOPPED`] where the process is stopped again and again, unless no time was to be spent on it anyway. A run
+/// that takes [`LONGEST`] is the only one; all together take less than twice as long, or as one run does.
 pub(crate) fn measure(
     session: &mut dyn Session,
     inputs: &[TensorView<'_>],
     time: RangeInclusive<Duration>,
 ) -> Result<Measured, RunError> {
+    let cpu = machine::process_cpu_seconds();
+    let start = Instant::now();
     let (outputs, growth) = memory::growth(|| session.run(inputs));
-    let outputs = outputs?;
+    let (outputs, warm_up) = (outputs?, start.elapsed());
+    if warm_up >= LONGEST {
+        let cpu_seconds = machine::process_cpu_seconds() - cpu;
+        return Ok(Measured { timing: of_sorted(&[warm_up.as_secs_f64()]), cpu_seconds, growth, outputs });
+    }
     let mut timed = |time| {
         let cpu = machine::process_cpu_seconds();
-        let timing = repeat(time, || {
-            let start = std::time::Instant::now();
+        let timing = repeat(time, warm_up, || {
+            let start = Instant::now();
             session.run(inputs).map(|_| start.elapsed())
         })?;
         let cpu_seconds = (machine::process_cpu_seconds() - cpu) / timing.runs as f64;
@@ -87,18 +98,27 @@ pub(crate) fn measure(
 }
 
 /// Runs for as long as `time` begins with, and then until the median is known well enough or all runs together took
-/// as long as it ends with; never fewer than [`MIN_RUNS`] times. `run` says how long it took.
+/// as long as it ends with; fewer than [`MIN_RUNS`] times only when they took [`LONGEST`], the run to warm up included,
+/// which counts if there is no time for another. `run` says how long it took.
 fn repeat<E>(
     time: RangeInclusive<Duration>,
+    warm_up: Duration,
     mut run: impl FnMut() -> Result<Duration, E>,
 ) -> Result<Timing, E> {
     let (least, most) = (time.start().as_secs_f64(), time.end().as_secs_f64());
+    let (warm_up, longest) = (warm_up.as_secs_f64(), LONGEST.as_secs_f64());
+    if warm_up >= longest {
+        return Ok(of_sorted(&[warm_up]));
+    }
     let mut total = 0.0;
     let mut times: Vec<f64> = Vec::with_capacity(MAX_RUNS);
     loop {
         let time = run()?.as_secs_f64();
         times.insert(times.partition_point(|&t| t < time), time);
         total += time;
+        if warm_up + total >= longest {
+            return Ok(of_sorted(&times));
+        }
         // What takes no time at all ends, too.
         if times.len() < MIN_RUNS || (total < least && times.len() < MOST_RUNS) {
             continue;
@@ -118,7 +138,8 @@ fn of_sorted(times: &[f64]) -> Timing {
     let rank = rank(runs);
     let (low, high) = (times[rank], times[runs - 1 - rank]);
     let mean_seconds = times.iter().sum::<f64>() / runs as f64;
-    Timing { seconds: median, half_width_seconds: (median - low).max(high - median), mean_seconds, runs }
+    let enclosed = if runs < MIN_RUNS { median } else { (median - low).max(high - median) };
+    Timing { seconds: median, half_width_seconds: enclosed, mean_seconds, runs }
 }
 
 /// How many of `runs` sorted times can be left out on each side so that those that remain enclose the median with
@@ -144,7 +165,7 @@ fn rank(runs: usize) -> usize {
 mod tests {
     use super::*;
 
-    /// Measures runs that take these times, the last one for ever.
+    /// Measures runs that take these times, the last one for ever; the one to warm up as long as the first.
     fn check(least_ms: u64, limit_ms: u64, times_ms: &[u64]) -> Timing {
         let mut times = times_ms.iter().copied();
         let mut last = 0;
@@ -152,7 +173,8 @@ mod tests {
             last = times.next().unwrap_or(last);
             Ok::<_, ()>(Duration::from_millis(last))
         };
-        repeat(Duration::from_millis(least_ms)..=Duration::from_millis(limit_ms), run).unwrap()
+        let warm_up = Duration::from_millis(times_ms[0]);
+        repeat(Duration::from_millis(least_ms)..=Duration::from_millis(limit_ms), warm_up, run).unwrap()
     }
 
     /// From tables of the sign test: the ranks (from 1) of the 90 % interval.
@@ -192,5 +214,16 @@ mod tests {
         let slow = check(0, 2000, &[300, 400, 500, 600, 700, 800, 900]);
         assert_eq!((slow.runs, slow.seconds), (MIN_RUNS, 0.5));
         assert!((slow.half_width_seconds - 0.2).abs() < 1e-12, "{slow:?}");
+    }
+
+    #[test]
+    fn runs_that_take_a_minute_come_to_an_end_and_tell_that_they_are_few() {
+        // With the one to warm up there is time for so many.
+        for (seconds, runs) in [(14, 4), (25, 2), (59, 1), (60, 1), (5000, 1)] {
+            let slow = check(0, 500, &[seconds * 1000]);
+            let expected = seconds as f64;
+            assert_eq!((slow.runs, slow.seconds, slow.half_width_seconds), (runs, expected, expected));
+        }
+        assert_eq!(check(0, 500, &[9000]).half_width_seconds, 0.0);
     }
 }

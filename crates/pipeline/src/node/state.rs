@@ -28,6 +28,10 @@ const MAX_PROBE_ADDRESSES: usize = 16;
 /// How many ended deployments are remembered, to tell why.
 const REMEMBERED_ENDS: usize = 16;
 
+/// Why a stage that is slow beyond measure is not connected.
+const STILL_TIMED: &str = "the stage is still being timed: one run of it takes minutes here; deploy it without measuring \
+                           first, or on a faster node";
+
 /// Why a stage is no longer there when nothing went wrong in it.
 pub(crate) const ENDED: &str = "the stage ended";
 
@@ -418,8 +422,12 @@ impl State {
                 deployment.phase = to;
                 vec![action]
             }
-            Some(_) => {
-                let reason = "the request does not fit the deployment's progress".to_owned();
+            Some(deployment) => {
+                let reason = match deployment.phase {
+                    Phase::Timing(_) => STILL_TIMED,
+                    _ => "the request does not fit the deployment's progress",
+                };
+                let reason = reason.to_owned();
                 vec![Action::Answer(ticket, Response::Refused(reason))]
             }
         }

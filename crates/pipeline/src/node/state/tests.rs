@@ -186,8 +186,9 @@ fn a_stage_is_timed_before_it_is_connected_and_stays_as_it_was() {
     let mut expect = |event, actions: &[Action]| assert_eq!(s.on_event(event), actions);
     let time = || Request::Time(Box::new(TimeOrder { deployment: ID, shapes: vec![] }));
     expect(Event::Asked(3, time()), &[Action::Time(ID, vec![])]);
-    let out_of_turn = "the request does not fit the deployment's progress".to_owned();
-    expect(Event::Asked(4, time()), &[Action::Answer(4, Response::Refused(out_of_turn.clone()))]);
+    for request in [time(), Request::Connect(ID)] {
+        expect(Event::Asked(4, request), &[Action::Answer(4, Response::Refused(STILL_TIMED.to_owned()))]);
+    }
     let answer = Response::Timed(timed(0.5));
     expect(Event::Timed(ID, Ok(timed(0.5))), &[Action::Answer(3, answer)]);
     // Values that the engine fails on, made up as they are, say nothing against the stage.
