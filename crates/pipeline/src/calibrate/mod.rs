@@ -2,14 +2,15 @@
 //!
 //! Called before planning, by `defer run` and `defer plan` and by whoever uses the library. Nodes run a few
 //! representative units on their own engine and threads; links between different places are probed in rounds of
-//! disjoint pairs. What cannot be measured is left out and named: the planner then takes nodes for equal and links
-//! for no limit.
+//! disjoint pairs. What cannot be measured is named: the planner then takes nodes for equal, and links for as bad as
+//! the worst that was measured.
 
 mod costs;
 mod places;
 mod units;
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,6 +30,9 @@ use crate::store::Store;
 /// Figures of links are measured again after this long: networks change with who else uses them.
 const LINK_AGE: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// Times of units are measured again after this long: systems and their loads change, too.
+const TIME_AGE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
 /// By so much of their time equal nodes may seem to differ, besides what their own errors allow: other work comes and
 /// goes between two measurements.
 const TOLERANCE: f64 = 0.05;
@@ -43,7 +47,7 @@ pub struct CalibrateOptions {
     pub store: Option<PathBuf>,
     /// Whether to measure even what is known.
     pub fresh: bool,
-    /// The time, since 1970: figures of links grow old.
+    /// The time, since 1970: figures grow old.
     pub now: Duration,
 }
 
@@ -52,7 +56,7 @@ pub struct CalibrateOptions {
 pub struct Measured {
     /// By node of the cluster; `None` where it could not be timed.
     pub nodes: Vec<Option<NodeTimes>>,
-    /// The links that were probed; others are no limit.
+    /// The links that were probed, and those that could not be, as bad as the worst; others are no limit.
     pub links: Vec<MeasuredLink>,
     /// What could not be measured, and why, for people.
     pub unknown: Vec<String>,
@@ -77,7 +81,9 @@ pub fn calibrate(
     options: &CalibrateOptions,
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Measured {
-    let job = Job { prepared, cluster, options, store: options.store.clone().map(Store::new) };
+    let store = options.store.clone().map(Store::new);
+    let model = format!("{:?}", prepared.model.hash());
+    let job = Job { prepared, model, cluster, options, store };
     let own = machine::describe();
     let pairs = if options.alike { Vec::new() } else { job.pairs(&own) };
     let timed = if options.alike { cluster.nodes().len().min(1) } else { cluster.nodes().len() };
@@ -107,12 +113,19 @@ pub fn calibrate(
         let first = measured.nodes.first().cloned().flatten();
         measured.nodes = vec![first; cluster.nodes().len()];
     }
-    for round in &pairs {
-        for (links, unknown) in job.probe_round(round, &own, &step) {
-            measured.links.extend(links);
-            measured.unknown.extend(unknown);
+    let mut lost = Vec::new();
+    for pair in pairs.iter().flat_map(|round| job.probe_round(round, &own, &step)) {
+        match pair {
+            (pair, Ok((there, back))) => measured.links.extend(pair.links(there, back)),
+            (pair, Err(reason)) => {
+                let (a, b) = (job.end_name(pair.one[0]), job.end_name(pair.other[0]));
+                measured.unknown.push(format!("the link between {a} and {b} was not probed: {reason}"));
+                lost.push(pair);
+            }
         }
     }
+    let worst = places::worst(measured.links.iter().map(|link| link.figures));
+    measured.links.extend(lost.iter().flat_map(|pair| pair.links(worst, worst)));
     measured
 }
 
@@ -141,11 +154,34 @@ fn place(node: &NodeInfo) -> Place<'_> {
     Place::new(&node.description.machine, &node.description.data_addresses)
 }
 
+/// The addresses under which `to` is reached from a place and nobody else is.
+fn ways(from: &Place<'_>, to: &NodeInfo, addresses: &[SocketAddr]) -> Result<Vec<SocketAddr>, String> {
+    let ways = places::ways(from, &place(to), addresses);
+    let name = &to.description.name;
+    let astray = || format!("node `{name}` has no address that leads to it and nowhere else from there");
+    if ways.is_empty() { Err(astray()) } else { Ok(ways) }
+}
+
 /// Two ends of links, each with all ends in the same place: what is true of the first is true of all.
 struct Pair {
     one: Vec<usize>,
     other: Vec<usize>,
 }
+
+impl Pair {
+    /// The links both ways between all ends.
+    fn links(&self, there: LinkFigures, back: LinkFigures) -> Vec<MeasuredLink> {
+        let ends = self.one.iter().flat_map(|&a| self.other.iter().map(move |&b| (a, b)));
+        let both = |(a, b)| {
+            let (a, b) = (places::end(a), places::end(b));
+            [MeasuredLink { from: a, to: b, figures: there }, MeasuredLink { from: b, to: a, figures: back }]
+        };
+        ends.flat_map(both).collect()
+    }
+}
+
+/// The figures of a link there and back, or why there are none.
+type Probed = Result<(LinkFigures, LinkFigures), String>;
 
 /// What was found about a node.
 struct Found {
@@ -162,6 +198,8 @@ impl Found {
 
 struct Job<'a> {
     prepared: &'a Prepared,
+    /// The model's hash, which takes a pass over its weights.
+    model: String,
     cluster: &'a Cluster,
     options: &'a CalibrateOptions,
     store: Option<Store>,
@@ -197,18 +235,24 @@ impl Job<'_> {
     fn time_unit(&self, node: &NodeInfo, unit: usize) -> Result<(StageTime, u64), String> {
         // By name too: two nodes that are alike in all they say may have different shares of one machine.
         let key = format!(
-            "unit {unit} of {:?} in {:?} on {}: {}",
-            self.prepared.model.hash(),
+            "version {}, operators {:?} of {} in {:?} on {}: {}",
+            env!("CARGO_PKG_VERSION"),
+            self.prepared.positions_of(&(unit..unit + 1)),
+            self.model,
             trial::shapes(&self.prepared.profile.frames[unit]),
             node.description.name,
             node.description.fingerprint(),
         );
-        if let Some(time) = self.known::<StageTime>(&key).filter(|time| time.check().is_ok()) {
+        let now = self.options.now;
+        if let Some((at, time)) = self.known::<(Duration, StageTime)>(&key)
+            && now.checked_sub(at).is_some_and(|age| age <= TIME_AGE)
+            && time.check().is_ok()
+        {
             return Ok((time, 0));
         }
         let control = self.cluster.control();
         let (time, shipped) = trial::time_units(control, self.prepared, unit..unit + 1, node)?;
-        self.keep(&key, &time);
+        self.keep(&key, &(now, time));
         Ok((time, shipped))
     }
 
@@ -231,50 +275,34 @@ impl Job<'_> {
     }
 
     /// Probes all pairs of a round at the same time, each in one direction after the other.
-    fn probe_round(
+    fn probe_round<'p>(
         &self,
-        round: &[Pair],
+        round: &'p [Pair],
         own: &Machine,
         step: &(dyn Fn() + Sync),
-    ) -> Vec<(Vec<MeasuredLink>, Option<String>)> {
+    ) -> Vec<(&'p Pair, Probed)> {
         std::thread::scope(|scope| {
-            let start = |pair| {
+            let start = |pair: &'p Pair| {
                 let run = move || {
-                    let probed = self.probe_pair(pair, own);
+                    let probed = self.probe_ends(pair.one[0], pair.other[0], own);
                     step();
                     probed
                 };
-                std::thread::Builder::new().name("probe".to_owned()).spawn_scoped(scope, run)
+                (pair, std::thread::Builder::new().name("probe".to_owned()).spawn_scoped(scope, run))
             };
             let threads: Vec<_> = round.iter().map(start).collect();
-            let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
-                thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            let join = |(pair, thread): (_, std::io::Result<std::thread::ScopedJoinHandle<'_, _>>)| {
+                let probed = match thread {
+                    Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                    Err(e) => Err(format!("cannot start a thread: {e}")),
+                };
+                (pair, probed)
             };
-            threads.into_iter().flatten().map(join).collect()
+            threads.into_iter().map(join).collect()
         })
     }
 
-    fn probe_pair(&self, pair: &Pair, own: &Machine) -> (Vec<MeasuredLink>, Option<String>) {
-        match self.probe_ends(pair.one[0], pair.other[0], own) {
-            Ok((there, back)) => {
-                let ends = pair.one.iter().flat_map(|&a| pair.other.iter().map(move |&b| (a, b)));
-                let both = |(a, b)| {
-                    let (a, b) = (places::end(a), places::end(b));
-                    [
-                        MeasuredLink { from: a, to: b, figures: there },
-                        MeasuredLink { from: b, to: a, figures: back },
-                    ]
-                };
-                (ends.flat_map(both).collect(), None)
-            }
-            Err(reason) => {
-                let (a, b) = (self.end_name(pair.one[0]), self.end_name(pair.other[0]));
-                (Vec::new(), Some(format!("the link between {a} and {b} was not probed: {reason}")))
-            }
-        }
-    }
-
-    fn probe_ends(&self, a: usize, b: usize, own: &Machine) -> Result<(LinkFigures, LinkFigures), String> {
+    fn probe_ends(&self, a: usize, b: usize, own: &Machine) -> Probed {
         let key = format!("link between {} and {}", self.end_key(a, own), self.end_key(b, own));
         let now = self.options.now;
         if let Some((at, there, back)) = self.known::<(Duration, LinkFigures, LinkFigures)>(&key)
@@ -286,11 +314,19 @@ impl Job<'_> {
         let (control, nodes) = (self.cluster.control(), self.cluster.nodes());
         let found = match (places::end(a), places::end(b)) {
             (End::Device(a), End::Device(b)) => {
-                let there = trial::probe_between(control, &nodes[a], &nodes[b])?;
-                (there, trial::probe_between(control, &nodes[b], &nodes[a])?)
+                let (a, b) = (&nodes[a], &nodes[b]);
+                let between = |from: &NodeInfo, to: &NodeInfo| {
+                    let ways = ways(&place(from), to, &to.description.data_addresses)?;
+                    trial::probe_between(control, from, ways)
+                };
+                (between(a, b)?, between(b, a)?)
             }
             // The dispatcher comes first.
-            (_, End::Device(b)) => trial::probe_own(control, &nodes[b]).map_err(|e| e.to_string())?,
+            (_, End::Device(b)) => {
+                let here = Place { machine: own, addresses: host_addresses().into_iter().collect() };
+                let ways = ways(&here, &nodes[b], &trial::within_reach(control, &nodes[b]))?;
+                trial::probe_own(&ways).map_err(|e| e.to_string())?
+            }
             (_, End::Dispatcher) => unreachable!("a pair has two ends, and the first is the lower one"),
         };
         self.keep(&key, &(now, found.0, found.1));

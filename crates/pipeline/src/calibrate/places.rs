@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
 use plan::End;
-use wire::control::Machine;
+use wire::control::{LinkFigures, Machine};
 
 /// One end of links, as it describes itself.
 pub(super) struct Place<'a> {
@@ -53,6 +53,16 @@ fn groups(places: &[Place<'_>], same: fn(&Place<'_>, &Place<'_>) -> bool) -> Vec
     groups
 }
 
+/// Of the addresses of `to` those under which `from` reaches it and nobody else: an address that the sender has itself,
+/// such as that of a bridge which every host has, leads back to the sender's machine. That is right when they share
+/// one; even then loopback comes last.
+pub(super) fn ways(from: &Place<'_>, to: &Place<'_>, addresses: &[SocketAddr]) -> Vec<SocketAddr> {
+    let together = from.same_machine(to);
+    let astray = |a: &&SocketAddr| a.ip().is_loopback() || (!together && from.addresses.contains(&a.ip()));
+    let ways: Vec<SocketAddr> = addresses.iter().filter(|a| !astray(a)).copied().collect();
+    if ways.is_empty() && together { addresses.to_vec() } else { ways }
+}
+
 /// All pairs of `count` players in rounds in which nobody plays twice: the circle method of round-robin tournaments.
 pub(super) fn rounds(count: usize) -> Vec<Vec<(usize, usize)>> {
     let seats = count.next_multiple_of(2);
@@ -67,6 +77,19 @@ pub(super) fn rounds(count: usize) -> Vec<Vec<(usize, usize)>> {
         pairs.filter(|&(a, b)| a < count && b < count).map(|(a, b)| (a.min(b), a.max(b))).collect()
     };
     (0..seats.saturating_sub(1)).map(round).filter(|pairs: &Vec<_>| !pairs.is_empty()).collect()
+}
+
+/// What a link that could not be probed counts as when none could: hardly usable.
+const UNKNOWN: LinkFigures = LinkFigures { bandwidth: 1e5, delay_seconds: 0.0, frame_seconds: 0.0 };
+
+/// The worst of some figures, each by itself: what counts for links of which nothing is known but that a probe failed.
+pub(super) fn worst(figures: impl Iterator<Item = LinkFigures>) -> LinkFigures {
+    let worse = |a: LinkFigures, b: LinkFigures| LinkFigures {
+        bandwidth: a.bandwidth.min(b.bandwidth),
+        delay_seconds: a.delay_seconds.max(b.delay_seconds),
+        frame_seconds: a.frame_seconds.max(b.frame_seconds),
+    };
+    figures.reduce(worse).unwrap_or(UNKNOWN)
 }
 
 /// The end that a position stands for when the dispatcher comes before the nodes.
@@ -112,5 +135,35 @@ mod tests {
         ];
         assert_eq!(machines(&places), [vec![0, 2, 3], vec![1], vec![4, 5]]);
         assert_eq!(sites(&places), [vec![0, 2], vec![1], vec![3], vec![4, 5]]);
+    }
+
+    #[test]
+    fn addresses_that_lead_back_to_the_sender_are_no_ways() {
+        let machine = |id: &str| Machine { id: id.to_owned(), ..Machine::default() };
+        let (a, b) = (machine("a"), machine("b"));
+        let sockets = |ips: &[&str]| -> Vec<SocketAddr> {
+            ips.iter().map(|ip| SocketAddr::new(ip.parse().unwrap(), 7)).collect()
+        };
+        let near = sockets(&["10.0.0.1", "172.17.0.1", "127.0.0.1"]);
+        for (machine, addresses, expected) in [
+            (&b, &["10.0.0.2", "172.17.0.1", "127.0.0.1"][..], &["10.0.0.2"][..]),
+            (&b, &["172.17.0.1", "127.0.0.1"], &[]),
+            (&b, &["127.0.0.2"], &[]),
+            (&a, &["10.0.0.2", "172.17.0.1", "127.0.0.1"], &["10.0.0.2", "172.17.0.1"]),
+            (&a, &["127.0.0.2"], &["127.0.0.2"]),
+        ] {
+            let addresses = sockets(addresses);
+            let found = ways(&Place::new(&a, &near), &Place::new(machine, &addresses), &addresses);
+            assert_eq!(found, sockets(expected), "{} {addresses:?}", machine.id);
+        }
+    }
+
+    #[test]
+    fn the_worst_is_so_in_every_respect() {
+        let figures =
+            |bandwidth, delay_seconds, frame_seconds| LinkFigures { bandwidth, delay_seconds, frame_seconds };
+        let known = [figures(9.0, 1.0, 5.0), figures(4.0, 3.0, 2.0)];
+        assert_eq!(worst(known.into_iter()), figures(4.0, 3.0, 5.0));
+        assert_eq!(worst([].into_iter()), UNKNOWN);
     }
 }

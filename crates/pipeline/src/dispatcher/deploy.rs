@@ -217,14 +217,18 @@ fn open(control: &Control, order: &Order, purpose: Purpose) -> io::Result<TcpStr
     greet_node(control, &order.node, &Hello { deployment, epoch, stage, purpose })
 }
 
-/// Opens a data connection to a node.
-pub(super) fn greet_node(control: &Control, node: &NodeInfo, hello: &Hello) -> io::Result<TcpStream> {
-    let known = node.description.data_addresses.iter().copied();
-    let addresses: Vec<SocketAddr> = known.filter(|address| control.may_reach(address)).collect();
+fn greet_node(control: &Control, node: &NodeInfo, hello: &Hello) -> io::Result<TcpStream> {
+    let addresses = within_reach(control, node);
     if addresses.is_empty() {
         return Err(io::Error::other("it has no address on this machine, and others need --insecure here"));
     }
     connect(&addresses, hello, &Timeouts::default())
+}
+
+/// A node's addresses to which this dispatcher may connect.
+pub(crate) fn within_reach(control: &Control, node: &NodeInfo) -> Vec<SocketAddr> {
+    let known = node.description.data_addresses.iter().copied();
+    known.filter(|address| control.may_reach(address)).collect()
 }
 
 fn ship(

@@ -10,16 +10,21 @@ use tensor::TensorSpec;
 use wire::CodecId;
 use wire::control::{Hello, LinkFigures, ProbeOrder, Purpose, Request, Response, StageTime, TimeOrder};
 
-use super::deploy::{Building, ask, greet_node, unexpected};
+pub(crate) use super::deploy::within_reach;
+use super::deploy::{Building, ask, place, unexpected};
 use super::orders::{self, Common, Order, Seat};
 use super::{FIRST_EPOCH, draw_id};
 use crate::cluster::NodeInfo;
 use crate::control::Control;
 use crate::prepare::Prepared;
 use crate::probe;
+use crate::timing::LONGEST;
+use crate::transport::{Timeouts, connect};
 
-/// How long a node may run a stage: some times, however slow it is.
+/// How long a node may run a stage, which ends by itself before this unless one run takes longer.
 const TIME_TIMEOUT: Duration = Duration::from_secs(300);
+
+const _: () = assert!(TIME_TIMEOUT.as_secs() > 2 * LONGEST.as_secs(), "a node's limit ends first");
 
 /// How long a node may take to connect to another and probe the link, which ends by itself before this.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -42,7 +47,9 @@ pub(super) fn time(
 ) -> Result<StageTime, String> {
     let order = TimeOrder { deployment: orders[i].message.deployment, shapes };
     match ask(control, orders, i, &Request::Time(Box::new(order)), TIME_TIMEOUT)? {
-        Response::Timed(time) => time.check().map(|()| time),
+        Response::Timed(time) => {
+            time.check().map(|()| time).map_err(|reason| format!("{}: {reason}", place(orders, i)))
+        }
         other => Err(unexpected(orders, i, &other)),
     }
 }
@@ -68,33 +75,27 @@ pub(crate) fn time_units(
     Ok((timed?, shipped))
 }
 
-/// What the link from this dispatcher to a node is like, and the one back.
-pub(crate) fn probe_own(control: &Control, node: &NodeInfo) -> io::Result<(LinkFigures, LinkFigures)> {
-    let open = |purpose| greet_node(control, node, &Hello { deployment: 0, epoch: 0, stage: 0, purpose });
+/// What the link from this dispatcher to a node at these addresses is like, and the one back.
+pub(crate) fn probe_own(addresses: &[SocketAddr]) -> io::Result<(LinkFigures, LinkFigures)> {
+    let hello = |purpose| Hello { deployment: 0, epoch: 0, stage: 0, purpose };
+    let open = |purpose| connect(addresses, &hello(purpose), &Timeouts::default());
     let there = probe::send(&open(Purpose::ProbeTo)?)?;
     let back = probe::count(&open(Purpose::ProbeFrom)?)?;
     Ok((there, back))
 }
 
-/// What the link from one node to another is like.
+/// What the link from one node to another at these addresses is like.
 pub(crate) fn probe_between(
     control: &Control,
     from: &NodeInfo,
-    to: &NodeInfo,
+    mut to: Vec<SocketAddr>,
 ) -> Result<LinkFigures, String> {
-    let request = Request::Probe(ProbeOrder { to: reachable(&to.description.data_addresses) });
-    match control.ask(&from.id, &request, PROBE_TIMEOUT) {
-        Ok(Response::Probed(figures)) => figures.check().map(|()| figures),
+    to.truncate(MAX_ADDRESSES);
+    let of_node = |reason: &dyn std::fmt::Display| format!("node `{}`: {reason}", from.description.name);
+    match control.ask(&from.id, &Request::Probe(ProbeOrder { to }), PROBE_TIMEOUT) {
+        Ok(Response::Probed(figures)) => figures.check().map(|()| figures).map_err(|e| of_node(&e)),
         Ok(Response::Refused(reason)) => Err(reason),
-        Ok(other) => Err(format!("an answer to another question: {other:?}")),
-        Err(e) => Err(e.to_string()),
+        Ok(other) => Err(of_node(&format_args!("an answer to another question: {other:?}"))),
+        Err(e) => Err(of_node(&e)),
     }
-}
-
-/// Without loopback, under which the sender would find itself, unless there is nothing else.
-fn reachable(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
-    let others: Vec<SocketAddr> = addresses.iter().filter(|a| !a.ip().is_loopback()).copied().collect();
-    let mut reachable = if others.is_empty() { addresses.to_vec() } else { others };
-    reachable.truncate(MAX_ADDRESSES);
-    reachable
 }

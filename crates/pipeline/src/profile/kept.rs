@@ -39,8 +39,9 @@ pub(crate) fn key(
     let positions: Vec<usize> = cuts.iter().map(|cut| cut.position).collect();
     let sizes: Vec<_> = item.iter().map(|tensor| tensor.shape()).collect();
     format!(
-        "profile of {:?} cut at {positions:?} on {sizes:?} with {}, {threads} threads, on {processor}, {cores} cores, \
+        "version {}, profile of {:?} cut at {positions:?} on {sizes:?} with {}, {threads} threads, on {processor}, {cores} cores, \
          {memory} bytes, {system}",
+        env!("CARGO_PKG_VERSION"),
         model.hash(),
         title(engine)
     )
