@@ -14,8 +14,8 @@ use common::engines::rten;
 use common::{Nodes, deploy, join, small_model, start, start_with, vendored_model};
 use engine::{Engine, LoadError, ModelSource, Outputs, Rten, RunError, Session, SessionOptions};
 use pipeline::{
-    CalibrateOptions, Cluster, DeployError, Measured, NodeTimes, Options, Pipeline, PrepareOptions, Prepared,
-    Progress, SplitOptions, arbitrary_item, calibrate,
+    CalibrateOptions, Cluster, DeployError, Measured, NodeTimes, Options, Pipeline, PrepareError,
+    PrepareOptions, Prepared, Progress, SplitOptions, arbitrary_item, calibrate,
 };
 use plan::End;
 use tensor::{DType, Shape, Tensor, TensorSpec, TensorView};
@@ -63,6 +63,46 @@ impl Session for SlowSession {
 
     fn run(&mut self, inputs: &[TensorView<'_>]) -> Result<Box<dyn Outputs>, RunError> {
         (1..SLOW).try_for_each(|_| self.0.run(inputs).map(drop))?;
+        self.0.run(inputs)
+    }
+}
+
+/// rten whose sessions panic once, on the first item.
+struct Startled;
+
+impl Engine for Startled {
+    fn name(&self) -> &'static str {
+        "startled"
+    }
+
+    fn version(&self) -> &str {
+        "1"
+    }
+
+    fn load(
+        &self,
+        model: ModelSource<'_>,
+        inputs: &[TensorSpec],
+        outputs: &[TensorSpec],
+        options: &SessionOptions,
+    ) -> Result<Box<dyn Session>, LoadError> {
+        Ok(Box::new(StartledSession(Rten.load(model, inputs, outputs, options)?, false)))
+    }
+}
+
+struct StartledSession(Box<dyn Session>, bool);
+
+impl Session for StartledSession {
+    fn inputs(&self) -> &[TensorSpec] {
+        self.0.inputs()
+    }
+
+    fn outputs(&self) -> &[TensorSpec] {
+        self.0.outputs()
+    }
+
+    fn run(&mut self, inputs: &[TensorView<'_>]) -> Result<Box<dyn Outputs>, RunError> {
+        assert!(std::mem::replace(&mut self.1, true), "startled");
         self.0.run(inputs)
     }
 }
@@ -153,6 +193,36 @@ fn a_plan_that_stages_prove_wrong_is_given_up() {
 }
 
 #[test]
+fn an_engine_that_panics_on_values_made_up_costs_the_time_and_not_the_deployment() {
+    let nodes = start_with("startled", 2, |_, config| config.engine = Arc::new(Startled));
+    let (cluster, prepared) = (join(&nodes), prepared());
+    let split = SplitOptions { stages: Some(2), ..SplitOptions::default() };
+    let measured = Some(Measured { nodes: vec![None; 2], ..Measured::default() });
+    let options = Options { split, measured, ..Options::default() };
+    let pipeline = Pipeline::deploy_prepared(&prepared, &cluster, &options).unwrap();
+    assert!(pipeline.stages().iter().all(|stage| stage.time.is_none()));
+    let item = arbitrary_item(prepared.model.inputs());
+    let expected = Run::full(&*rten()).whole(&prepared.model, &item);
+    let difference = compare(&expected, &pipeline.infer(item).unwrap());
+    assert!(difference.relative <= 1e-5, "{difference}");
+}
+
+#[test]
+fn a_period_that_stages_prove_out_of_reach_is_an_error() {
+    let nodes = start("too-slow", 2);
+    let (cluster, prepared) = (join(&nodes), prepared());
+    // As if both were a million times as fast.
+    let unit_seconds: Vec<f64> = prepared.profile.units.iter().map(|unit| unit.seconds * 1e-6).collect();
+    let times = Some(NodeTimes { unit_seconds, error: 0.0 });
+    let wrong = Measured { nodes: vec![times; 2], ..Measured::default() };
+    let split = SplitOptions { stages: Some(2), max_period: Some(1e-6), ..SplitOptions::default() };
+    let options = Options { split, measured: Some(wrong), ..Options::default() };
+    let refused = Pipeline::deploy_prepared(&prepared, &cluster, &options).err();
+    assert!(matches!(refused, Some(DeployError::Prepare(PrepareError::Plan(_)))), "{refused:?}");
+    assert_idle(&nodes);
+}
+
+#[test]
 fn what_is_known_is_not_measured_again_unless_asked() {
     let slow = Arc::new(Slow::default());
     let nodes = start_with("store", 1, |_, config| config.engine = slow.clone());
@@ -166,6 +236,13 @@ fn what_is_known_is_not_measured_again_unless_asked() {
     let fresh = CalibrateOptions { fresh: true, ..options.clone() };
     measure(&prepared, &cluster, &fresh);
     assert!(sessions() > 0);
+    // A week later, or with a clock that was set back.
+    let at = |days: u64| CalibrateOptions { now: Duration::from_secs(days * 86_400), ..options.clone() };
+    for (days, known) in [(7, true), (8, false), (15, true), (7, false), (14, true)] {
+        measure(&prepared, &cluster, &at(days));
+        assert_eq!(sessions() == 0, known, "on day {days}");
+    }
+    let options = at(14);
     // What is damaged is measured and written again.
     for file in fs::read_dir(folder.path()).unwrap() {
         fs::write(file.unwrap().path(), "damaged").unwrap();

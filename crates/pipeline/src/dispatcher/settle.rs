@@ -74,14 +74,16 @@ pub(super) fn settle(
         // What it promises now that its stages are known; a plan whose memory has gone meanwhile keeps its figures.
         let corrected = plan::predict(&prepared.problem(costs.resources()), &plan.assignment());
         plan = corrected.unwrap_or(plan);
-        // What cannot be planned any more cannot be better either.
-        let other = if round < rounds { plan_again(&costs).ok() } else { None };
-        let value = |plan: &Plan| worth(plan, split.objective);
-        match other.filter(|other| is_better(value(other), value(&plan), error)) {
-            None => {
+        let better = if round < rounds { better(&plan, plan_again(&costs), &split, error) } else { Ok(None) };
+        match better {
+            Err(e) => {
+                building.release();
+                return Err(e.into());
+            }
+            Ok(None) => {
                 return Ok(Settled { codecs: codecs(&plan, options), plan, building, times, shipped });
             }
-            Some(better) => {
+            Ok(Some(better)) => {
                 shipped += building.release();
                 standing = Some(std::mem::replace(&mut plan, better));
             }
@@ -151,6 +153,22 @@ fn correct(plan: &Plan, times: &[Option<StageTime>], costs: &mut Costs) -> f64 {
         }
     }
     error
+}
+
+/// The plan made with corrected costs, if it is better than the current one by more than the measurements may be wrong,
+/// or if that turns out to miss the period that was asked for; then it is an error if there is none.
+fn better(
+    current: &Plan,
+    other: Result<Plan, PrepareError>,
+    split: &SplitOptions,
+    error: f64,
+) -> Result<Option<Plan>, PrepareError> {
+    if split.max_period.is_some_and(|limit| current.period > limit) {
+        return other.map(Some);
+    }
+    let value = |plan: &Plan| worth(plan, split.objective);
+    // What cannot be planned any more cannot be better either.
+    Ok(other.ok().filter(|other| is_better(value(other), value(current), error)))
 }
 
 /// What a plan is worth; less is better.
