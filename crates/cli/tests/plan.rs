@@ -67,10 +67,46 @@ fn goals_choose_the_plan() {
     let model = vendored(RESNET);
     let fails =
         |more: &[&str], code, parts: &[&str]| place.fails(&[&args(&model, &[]), more].concat(), code, parts);
-    fails(&["--objective", "energy"], FAILED, &["what the devices take is not known", "hint: "]);
+    fails(&["--objective", "energy"], FAILED, &["the power of `device-1`", "is not known", "hint: "]);
     fails(&["--objective", "devices"], USAGE, &["--min-throughput"]);
     fails(&["--min-throughput", "0"], USAGE, &["above 0"]);
-    fails(&["--min-throughput", "1e9"], FAILED, &["no plan gives a result every", "hint: "]);
+    fails(
+        &["--min-throughput", "1e9"],
+        FAILED,
+        &["no plan gives 1.00e9 items/s; the fastest gives ", "hint: "],
+    );
+}
+
+#[test]
+fn nothing_that_is_read_is_written_over() {
+    let place = Place::new();
+    let model = place.path("model.onnx");
+    std::fs::copy(vendored(RESNET), &model).unwrap();
+    let cluster = place.file("cluster.toml", HARE_AND_TORTOISE);
+    let (settings, new) = (place.path("model.toml"), place.path("new"));
+    for (flags, what) in [
+        (["-o", model.as_str()], "which is for the model"),
+        (["--onnx", model.as_str()], "which is for the model"),
+        (["-o", settings.as_str()], "which is for the photo settings of the model"),
+        (["--svg", cluster.as_str()], "which is for --cluster"),
+    ] {
+        place.fails(
+            &[&args(&model, &["--cluster", &cluster])[..], &flags].concat(),
+            FAILED,
+            &[what, "hint: "],
+        );
+    }
+    place.fails(&args(&model, &["--svg", &new, "--html", &new]), FAILED, &["which is for --svg"]);
+    assert_eq!(std::fs::read(&model).unwrap(), std::fs::read(vendored(RESNET)).unwrap());
+}
+
+#[test]
+fn energy_needs_the_power_of_every_device() {
+    let place = Place::new();
+    let metered = "version = 1\n[[device]]\nname = 'a'\nbusy_watts = 5\n[[device]]\nname = 'b'\n";
+    let cluster = place.file("cluster.toml", metered);
+    let flags = ["--cluster", &cluster, "--objective", "energy"];
+    place.fails(&args(&vendored(RESNET), &flags), FAILED, &["the power of `b` is not known"]);
 }
 
 #[test]
@@ -201,5 +237,5 @@ fn runs_have_goals_too() {
     check_digits(&items, 10);
     assert_eq!(report["stages"].as_array().unwrap().len(), 1, "a cut costs latency: {report}");
     let blind = ["--spawn", "2", &model, &inputs, "--objective", "energy"];
-    place.run(&blind).failed(FAILED, &["what the devices take is not known", "hint: "]);
+    place.run(&blind).failed(FAILED, &["the power of the devices is not known", "hint: "]);
 }

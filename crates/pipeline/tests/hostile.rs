@@ -151,7 +151,7 @@ fn timing_and_probing_cannot_be_turned_against_a_node() {
         rogue.ask(node, &Request::Time(Box::new(TimeOrder { deployment, shapes })))
     };
     // A stage that runs is not timed under the items of another.
-    refused(time(deployment(&nodes), &[&[3, 8]]), "does not fit");
+    refused(time(deployment(&nodes), &[&[3, 8]]), "cannot be timed");
     refused(time(9, &[&[1]]), "no such deployment");
     assert!(matches!(rogue.ask(node, &Request::Prepare(Box::new(order(9)))), Response::Prepared { .. }));
     refused(time(9, &[&[1]]), "does not fit");

@@ -110,7 +110,7 @@ pub enum PlanError {
         name: String,
     },
     /// No plan has the period that was asked for.
-    #[error("no plan gives a result every {wanted:.6} s; the fastest gives one every {best:.6} s, {:.1} % more", 100.0 * (best / wanted - 1.0))]
+    #[error("no plan gives {} items/s; the fastest gives {}", Rate(*wanted), Rate(*best))]
     TooSlow {
         /// Seconds asked for.
         wanted: f64,
@@ -119,7 +119,10 @@ pub enum PlanError {
     },
     /// Of the plans that were tried, in a problem too large to try all, none has the period that was asked for.
     #[error(
-        "no plan that gives a result every {wanted:.6} s was found, though not every order of the devices was tried; the fastest found gives one every {best:.6} s"
+        "no plan that gives {} items/s was found, though not every order of the devices was tried; the fastest found \
+         gives {}",
+        Rate(*wanted),
+        Rate(*best)
     )]
     FoundTooSlow {
         /// Seconds asked for.
@@ -156,6 +159,18 @@ impl fmt::Display for Shortage {
             Amount(self.limit_bytes),
             Amount(self.needed_bytes - self.limit_bytes),
         )
+    }
+}
+
+/// Items a second, from the seconds between them, rounded for reading.
+struct Rate(f64);
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match 1.0 / self.0 {
+            rate @ 0.01..1e6 => write!(f, "{rate:.2}"),
+            rate => write!(f, "{rate:.2e}"),
+        }
     }
 }
 

@@ -336,7 +336,7 @@ impl State {
         };
         if deployment.input || deployment.output {
             // The connection that is left to come would start the stage and take the session.
-            let reason = "a stage that is being connected cannot be timed".to_owned();
+            let reason = "a stage that is connected, or about to be, cannot be timed".to_owned();
             return vec![Action::Answer(ticket, Response::Refused(reason))];
         }
         match deployment.inputs(&order.shapes) {

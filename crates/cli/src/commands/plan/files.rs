@@ -1,9 +1,9 @@
 //! The files that `defer plan` writes.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use pipeline::Prepared;
 use plan::Plan;
 
@@ -11,6 +11,7 @@ use super::Args;
 use crate::failure::Hint;
 use crate::output::plan::{PlanReport, page, picture};
 use crate::plan_file::PlanFile;
+use crate::preprocess::beside;
 
 /// The name of the device configuration in an ONNX file.
 const CONFIGURATION: &str = "defer";
@@ -48,6 +49,40 @@ impl Written<'_> {
         let model = self.prepared.model.annotate(CONFIGURATION, &devices, &stages);
         model.save(path).with_context(|| format!("cannot write `{}`", path.display())).hint(ELSEWHERE)
     }
+}
+
+/// Refuses to write over what is read, over another file that is written, or where photo settings are looked for.
+pub(super) fn check_apart(args: &Args) -> Result<()> {
+    let place = |path: &PathBuf| fs::canonicalize(path).or_else(|_| std::path::absolute(path));
+    let mut taken: Vec<(&str, PathBuf)> = Vec::new();
+    let settings = beside(&args.model);
+    let inputs = [
+        ("the model", Some(&args.model)),
+        ("the photo settings of the model", Some(&settings)),
+        ("--cluster", args.cluster.as_ref()),
+        ("--check", args.check.as_ref()),
+    ];
+    for (name, path) in inputs {
+        // What is not there is reported by whoever reads it.
+        taken.extend(path.and_then(|path| Some((name, place(path).ok()?))));
+    }
+    let outputs = [
+        ("--output", &args.output),
+        ("--svg", &args.svg),
+        ("--html", &args.html),
+        ("--onnx", &args.onnx),
+        ("--costs", &args.costs),
+    ];
+    for (name, path) in outputs {
+        let Some(path) = path else { continue };
+        let place = place(path).with_context(|| format!("cannot write `{}`", path.display()))?;
+        if let Some((other, _)) = taken.iter().find(|(_, other)| *other == place) {
+            return Err(anyhow!("{name} would write over `{}`, which is for {other}", path.display()))
+                .hint("give it another name");
+        }
+        taken.push((name, place));
+    }
+    Ok(())
 }
 
 /// Writes a text file.

@@ -74,7 +74,11 @@ pub(crate) struct Args {
     #[arg(long, short, value_name = "FILE", conflicts_with = "check")]
     pub(crate) output: Option<PathBuf>,
     /// Judge the plan in this file on the same costs, beside the best one
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["pareto", "cuts"])]
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["pareto", "cuts", "stages", "cut", "keep_order", "max_devices"]
+    )]
     pub(crate) check: Option<PathBuf>,
     /// Write the model as it is cut up to this file, with the plan as ONNX device annotations (IR version 11)
     #[arg(long, value_name = "FILE")]
@@ -110,10 +114,14 @@ pub(crate) enum Against {
     Devices,
 }
 
+/// Devices of a plan file at most, unless the model has more units or a cluster file says what they are.
+const MAX_DEVICES: usize = 256;
+
 /// Devices that are planned for when nothing is said.
 const DEVICES: usize = 4;
 
 pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
+    files::check_apart(&args)?;
     let description = args.cluster.as_deref().map(read_cluster).transpose()?;
     let model = load_model(&args.model)?;
     // Of the model as it is on disk.
@@ -129,7 +137,16 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     let resources = match (&description, &given) {
         _ if args.nodes => found(&args, given.as_ref(), &prepared, common)?,
         (Some(cluster), _) => cluster.resources(),
-        (None, Some(given)) => equal(given.layout.devices().map(str::to_owned)),
+        (None, Some(given)) => {
+            let (named, units) = (given.layout.devices().count(), prepared.profile.units.len());
+            ensure!(
+                named <= MAX_DEVICES.max(units),
+                "the plan names {named} devices for a model of {units} units; a plan without a cluster file may have \
+                 {}",
+                MAX_DEVICES.max(units)
+            );
+            equal(given.layout.devices().map(str::to_owned))
+        }
         (None, None) => {
             let count = args.where_cut.stages().unwrap_or(DEVICES.min(prepared.profile.units.len()));
             equal((1..=count).map(|i| format!("device-{i}")))
@@ -198,9 +215,13 @@ fn planned(
     let mut report = report::report(prepared, problem, &solution.plan);
     report.proof = Some(report::proof(&solution, options.objective));
     report.rules = report::rules(problem, options, &solution);
-    // There is a plan, whatever more hardware would bring; where that was not found, it is not said.
-    let outlook = plan::outlook(problem, &open(problem, options)).ok();
-    report.outlook = outlook.map(|outlook| report::outlook(outlook, options.objective, &solution));
+    // A number of stages that is asked for leaves no room for what more hardware would bring, unless that is just one
+    // for each of the equal devices. Where it is not found, it is not said.
+    let equal = args.cluster.is_none() && !args.nodes && !args.replicas && !args.goal.is_given();
+    if equal || args.where_cut.stages().is_none() {
+        let outlook = plan::outlook(problem, &open(problem, options)).ok();
+        report.outlook = outlook.map(|outlook| report::outlook(outlook, options.objective, &solution));
+    }
     if let Some(against) = args.pareto {
         let axis = match against {
             Against::Latency => Axis::Latency,
@@ -229,11 +250,15 @@ fn options(prepared: &Prepared, problem: &Problem, split: &SplitOptions) -> Resu
 
 /// Refuses to look for the least energy where nobody knows what anything takes.
 pub(super) fn require_power(objective: Objective, problem: &Problem) -> Result<()> {
-    if objective != Objective::Energy || report::knows_power(problem) {
+    let devices = problem.devices.iter();
+    let unknown: Vec<_> = devices.filter(|d| d.host.busy_watts <= 0.0).map(|d| d.name.as_str()).collect();
+    if objective != Objective::Energy || (unknown.is_empty() && !problem.devices.is_empty()) {
         return Ok(());
     }
-    Err(anyhow!("what the devices take is not known, so that no plan takes less than another"))
-        .hint("give a --cluster file with the watts of its devices")
+    let whose =
+        if unknown.is_empty() { "the devices".to_owned() } else { format!("`{}`", unknown.join("`, `")) };
+    Err(anyhow!("the power of {whose} is not known, so that no plan can be said to take the least energy"))
+        .hint("give a --cluster file with idle_watts and busy_watts of each device")
 }
 
 /// Devices of the same kind, links no limit.

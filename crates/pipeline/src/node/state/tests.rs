@@ -211,7 +211,7 @@ fn a_stage_that_has_a_connection_is_not_timed() {
             s.on_event(Event::Greeted(ticket, hello(purpose)));
         }
         let actions = s.on_event(Event::Asked(9, time()));
-        assert!(refused(&actions, "is being connected"), "{purposes:?}: {actions:?}");
+        assert!(refused(&actions, "cannot be timed"), "{purposes:?}: {actions:?}");
         let connected = [Action::Answer(10, Response::Connected)];
         assert_eq!(s.on_event(Event::Asked(10, Request::Connect(ID))), connected);
     }
