@@ -64,6 +64,17 @@ pub(crate) struct Groups {
     path: PathBuf,
 }
 
+/// Whether quotas can be set: sets one.
+///
+/// # Errors
+/// As [`Groups::new`].
+pub(crate) fn probe() -> Result<()> {
+    let groups = Groups::new()?;
+    groups.device("probe", 0.5)?;
+    groups.remove("probe");
+    Ok(())
+}
+
 impl Groups {
     /// Makes the group of this process, and removes what crashed ones left.
     ///

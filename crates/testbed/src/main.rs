@@ -19,6 +19,8 @@ use clap::Parser;
 #[derive(Debug, Parser)]
 #[command(name = "defer-testbed", version)]
 enum Command {
+    /// Say whether devices can be emulated here: whether CPU quotas can be set
+    Quotas,
     /// How far the known rules for placing a model are from the best plan, on seeded clusters
     Placement(placement::Args),
     /// What was predicted of a chain of real nodes under CPU quotas, and what was measured; needs root
@@ -27,6 +29,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Command::parse() {
+        Command::Quotas => cgroup::probe(),
         Command::Placement(args) => placement::execute(&args),
         Command::Accuracy(args) => accuracy::execute(&args),
     };
