@@ -178,6 +178,15 @@ fn since(after: &StageFigures, before: &StageFigures) -> StageFigures {
     }
 }
 
+/// Whether the nodes of one machine have more threads than it has cores.
+fn share_cores(chain: &Pipeline) -> bool {
+    let nodes = || chain.stages().iter().map(|stage| &stage.node.description);
+    nodes().any(|node| {
+        let beside = nodes().filter(|other| other.machine.id == node.machine.id);
+        beside.map(|other| other.threads).sum::<u32>() > node.cores
+    })
+}
+
 impl Streamed {
     /// The report on `chain`, which was streamed through.
     pub(super) fn report(&self, chain: &Pipeline) -> RunReport {
@@ -210,6 +219,7 @@ impl Streamed {
             items_per_s: self.items_per_s,
             period_ms: 1e3 / self.items_per_s.max(1e-9),
             predicted: prediction(plan.period, plan.latency, plan.bottleneck),
+            shared_cores: share_cores(chain),
             corrected: operation.as_ref().map(|o| prediction(o.period, o.latency, o.bottleneck)),
             latency_ms_p50: self.latency_ms(0.5),
             latency_ms_p99: self.latency_ms(0.99),

@@ -62,6 +62,8 @@ pub(crate) struct RunReport {
     pub(crate) period_ms: f64,
     /// Before the run.
     pub(crate) predicted: Prediction,
+    /// Whether nodes share cores, of which predictions know nothing.
+    pub(crate) shared_cores: bool,
     /// By the CPU time that the nodes took in this run, where all stages had been timed before.
     pub(crate) corrected: Option<Prediction>,
     pub(crate) latency_ms_p50: f64,
@@ -176,6 +178,9 @@ impl RunReport {
         text += &format!("\npredicted: {}", self.predicted.text());
         if let Some(corrected) = &self.corrected {
             text += &format!("\nby the CPU time that it took: {}", corrected.text());
+        }
+        if self.shared_cores {
+            text += "\nthe nodes share cores here, of which predictions know nothing";
         }
         if let Some(whole) = &self.whole_model {
             text += &format!("\n{}", whole.comparison.text());
@@ -313,6 +318,7 @@ mod tests {
             items_per_s: 80.0,
             period_ms: 12.5,
             predicted: prediction(0.0125),
+            shared_cores: true,
             corrected: Some(prediction(0.0128)),
             latency_ms_p50: 12.34,
             latency_ms_p99: 56.78,
@@ -340,6 +346,7 @@ mod tests {
             "12.3",
             "56.8",
             "predicted: 80.0 items/s, limited by a-node",
+            "the nodes share cores",
             "took: 78.1 items/s",
             "18.50 MB of weights shipped",
             "whole model: 0.0e0, of",
