@@ -106,9 +106,7 @@ fn problem(row: &Row, random: &mut Rng) -> Problem {
     let devices = (0..row.devices).map(|i| device(i, weight_bytes / row.devices as u64, random)).collect();
     let mut problem = costs.on(Resources::on_free_links(devices));
     problem.dispatcher.bandwidth = 125e6;
-    let ends: Vec<End> = problem.ends().collect();
-    let pairs =
-        || ends.iter().flat_map(|&from| ends.iter().map(move |&to| (from, to))).filter(|(a, b)| a != b);
+    let pairs = || End::pairs(row.devices);
     for (from, to) in pairs() {
         // Else the dispatcher's links alone decide.
         let inner = from != End::Dispatcher && to != End::Dispatcher;

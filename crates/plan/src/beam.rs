@@ -6,9 +6,10 @@
 
 use std::collections::HashSet;
 
+use crate::bits::{add, has, ones};
 use crate::order::Demand;
 use crate::prices::Priced;
-use crate::ways::{Ways, add, devices, has};
+use crate::ways::Ways;
 
 /// Of the beginnings at a point that are of the same worth most are the same devices in another order: more are
 /// collected than kept.
@@ -126,7 +127,7 @@ impl Beam<'_> {
         let (last, paid, key) =
             beginning.map_or((None, 0.0, 0), |before| (Some(before.device), before.paid, before.key));
         let used = beginning.map_or(vec![], |before| before.used.clone());
-        for device in devices(set).filter(|&device| used.is_empty() || !has(&used, device)) {
+        for device in ones(set).filter(|&device| used.is_empty() || !has(&used, device)) {
             let toll = ways.toll(&self.priced.fees, ways.hop(last, device), place);
             let (paid, key) = (paid + self.priced.fees.devices[device] + toll, key ^ self.keys[device]);
             let behind = ways.behind(&self.priced.rest, device);

@@ -205,9 +205,7 @@ impl Cluster {
 
     /// All of it as a [`Problem`](crate::Problem) takes it, devices in the order of the file.
     pub fn resources(&self) -> Resources {
-        let ends = || std::iter::once(End::Dispatcher).chain((0..self.devices.len()).map(End::Device));
-        let pairs =
-            || ends().flat_map(|from| ends().map(move |to| (from, to))).filter(|(from, to)| from != to);
+        let pairs = || End::pairs(self.devices.len());
         let mut links = Links::uniform(self.devices.len(), Link::FREE);
         for (from, to) in pairs() {
             links.set(from, to, self.link(from, to));

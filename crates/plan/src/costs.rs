@@ -10,6 +10,9 @@ use crate::{End, Problem, check};
 
 type OnMedium = Box<dyn Fn(End, End) -> bool>;
 
+/// Sums taken in another order may differ by this share.
+pub(crate) const ROUNDING: f64 = 1e-9;
+
 /// A checked problem with the costs of every range of units.
 pub(crate) struct Costs<'a> {
     pub problem: &'a Problem,

@@ -70,7 +70,7 @@ pub fn front(problem: &Problem, options: &Options, axis: Axis) -> Result<Vec<Pla
 
 fn with_twice_the_bandwidth(problem: &Problem) -> Problem {
     let mut other = problem.clone();
-    for (from, to) in pairs(problem.devices.len()) {
+    for (from, to) in End::pairs(problem.devices.len()) {
         let link = problem.links.get(from, to);
         other.links.set(from, to, Link { bandwidth: 2.0 * link.bandwidth, ..link });
     }
@@ -102,13 +102,12 @@ fn with_another_device(problem: &Problem) -> Result<Problem, PlanError> {
         codec.devices.push(cost);
     }
     other.links = Links::uniform(devices + 1, Link::FREE);
-    let ends = pairs(devices + 1);
-    for &(from, to) in &ends {
+    for (from, to) in End::pairs(devices + 1) {
         let (a, b) = like((from, to));
         other.links.set(from, to, problem.links.get(a, b));
     }
     for (medium, old) in other.media.iter_mut().zip(&problem.media) {
-        medium.links = ends.iter().copied().filter(|&pair| old.links.contains(&like(pair))).collect();
+        medium.links = End::pairs(devices + 1).filter(|&pair| old.links.contains(&like(pair))).collect();
     }
     Ok(other)
 }
@@ -117,9 +116,4 @@ fn best_peer(problem: &Problem, from: End) -> End {
     let bandwidth = |&to: &End| problem.links.get(from, to).bandwidth;
     let others = problem.ends().filter(|&to| to != from);
     others.max_by(|a, b| bandwidth(a).total_cmp(&bandwidth(b))).unwrap_or(End::Dispatcher)
-}
-
-fn pairs(devices: usize) -> Vec<(End, End)> {
-    let ends = || std::iter::once(End::Dispatcher).chain((0..devices).map(End::Device));
-    ends().flat_map(|from| ends().map(move |to| (from, to))).filter(|(from, to)| from != to).collect()
 }

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use crate::End;
 use crate::beam;
-use crate::costs::Costs;
+use crate::costs::{Costs, ROUNDING};
 use crate::order::{Demand, Order};
 use crate::predict::Totals;
 use crate::prices::Prices;
@@ -300,5 +300,5 @@ pub(crate) fn bound(costs: &Costs<'_>, replicas: bool) -> f64 {
         least(&mut codecs().flat_map(|a| codecs().map(move |b| costs.dispatcher_seconds([a, b]))));
     let rest = [crossing(start, true), crossing(end, false), port(start), port(end), dispatcher];
     // Rounding: sums taken in another order may come out a little larger.
-    work.max(units.fold(0.0, f64::max)).max(rest.into_iter().fold(0.0, f64::max)) * (1.0 - 1e-9)
+    work.max(units.fold(0.0, f64::max)).max(rest.into_iter().fold(0.0, f64::max)) * (1.0 - ROUNDING)
 }

@@ -8,6 +8,7 @@
 //! model.
 
 mod beam;
+mod bits;
 mod check;
 pub mod cluster;
 mod costs;

@@ -99,6 +99,11 @@ impl Order {
         Order { kinds, groups, states, nodes, rule: Rule::Given(sequence.to_vec()) }
     }
 
+    /// Whether the devices stand in one sequence.
+    pub(crate) fn is_given(&self) -> bool {
+        matches!(self.rule, Rule::Given(_))
+    }
+
     /// One stage, on all of these devices and no fewer.
     pub(crate) fn one_stage(team: &[usize], devices: usize) -> Order {
         Order {

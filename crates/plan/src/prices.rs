@@ -6,11 +6,9 @@
 //! way uses too often: subgradient steps, as in M. L. Fisher, "The Lagrangian relaxation method for solving integer
 //! programming problems", Management Science 27 (1981).
 
+use crate::costs::ROUNDING;
 use crate::order::Demand;
 use crate::ways::{Fees, Rest, Ways};
-
-/// Sums taken in another order may differ by this share.
-const ROUNDING: f64 = 1e-9;
 
 /// How far steps aim beyond the proof, as a share of all prices.
 const AIM: f64 = 0.005;

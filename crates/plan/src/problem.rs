@@ -160,6 +160,19 @@ pub enum End {
     Device(usize),
 }
 
+impl End {
+    /// The dispatcher and so many devices.
+    pub fn all(devices: usize) -> impl Iterator<Item = End> {
+        std::iter::once(End::Dispatcher).chain((0..devices).map(End::Device))
+    }
+
+    /// Every link between them: each end with each other one.
+    pub fn pairs(devices: usize) -> impl Iterator<Item = (End, End)> {
+        let to_others = move |from| End::all(devices).map(move |to| (from, to));
+        End::all(devices).flat_map(to_others).filter(|(from, to)| from != to)
+    }
+}
+
 /// A directed network path.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Link {
@@ -272,7 +285,7 @@ impl Problem {
 
     /// The dispatcher and the devices.
     pub fn ends(&self) -> impl Iterator<Item = End> + use<> {
-        std::iter::once(End::Dispatcher).chain((0..self.devices.len()).map(End::Device))
+        End::all(self.devices.len())
     }
 
     pub(crate) fn host(&self, end: End) -> &Host {

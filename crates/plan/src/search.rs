@@ -8,7 +8,7 @@
 
 use std::rc::Rc;
 
-use crate::costs::Costs;
+use crate::costs::{Costs, ROUNDING};
 use crate::labels::{self, Goal};
 use crate::order::Order;
 use crate::predict::{Totals, shortages};
@@ -20,9 +20,6 @@ const NEAR: f64 = 1e-3;
 
 /// Places that labels are made for: about a gigabyte of them.
 const MAX_PLACES: usize = 1 << 24;
-
-/// Sums taken in another order may differ by this share.
-const ROUNDING: f64 = 1e-9;
 
 /// The chains to choose from.
 pub(crate) struct Space<'a> {
@@ -117,11 +114,28 @@ impl<'a> Space<'a> {
         let found = self.doors(period).into_iter().filter_map(|doors| {
             let mut reached = self.reached(&steps, doors, &self.earliest(&steps)?);
             self.keep_what_arrives(&steps, doors, &mut reached);
-            let places: usize = reached.iter().map(|bits| bits.count_ones() as usize).sum();
-            (places <= MAX_PLACES).then(|| labels::best(self, &steps, doors, &reached, limits, goal))?
+            self.has_labels_for(&reached)
+                .then(|| labels::best(self, &steps, doors, &reached, limits, goal))?
         });
         let best = found.min_by(|a, b| (a.0, a.1).partial_cmp(&(b.0, b.1)).expect("no worth is NaN"));
         best.map(|(worth, _, runs)| (worth, self.assignment(&runs)))
+    }
+
+    /// Whether there are not too many places that chains within a period lead through, for [`Space::best`].
+    pub(crate) fn is_open_to_choice(&self, period: f64) -> bool {
+        let steps = self.steps(Limits::period(period), true);
+        let Some(earliest) = self.earliest(&steps) else { return true };
+        self.doors(period).into_iter().all(|doors| {
+            let mut reached = self.reached(&steps, doors, &earliest);
+            self.keep_what_arrives(&steps, doors, &mut reached);
+            self.has_labels_for(&reached)
+        })
+    }
+
+    /// In a given order there are few places, and no other plans to fall back to.
+    fn has_labels_for(&self, reached: &[u64]) -> bool {
+        let places: usize = reached.iter().map(|bits| bits.count_ones() as usize).sum();
+        self.order.is_given() || places <= MAX_PLACES
     }
 
     /// Any chain within the limits.

@@ -6,7 +6,7 @@
 
 use std::rc::Rc;
 
-use crate::costs::Costs;
+use crate::costs::{Costs, ROUNDING};
 use crate::error::PlanError;
 use crate::labels::Goal;
 use crate::large::{self, Orders};
@@ -127,9 +127,6 @@ const HARD_STEPS: f64 = 2e5;
 /// Periods that a front tells apart, as a share.
 const FRONT_STEP: f64 = 0.01;
 
-/// Sums taken in another order may differ by this share.
-const ROUNDING: f64 = 1e-9;
-
 /// Energy is minimised up to this share.
 const ENERGY_ERROR: f64 = 1e-6;
 
@@ -173,18 +170,17 @@ impl<'a> Search<'a> {
     }
 
     fn solve(&self) -> Result<Solution, PlanError> {
-        let mut shortest = self.shortest(self.demand)?;
         let limit = self.options.max_period.unwrap_or(f64::INFINITY);
+        let shortest = match self.options.objective {
+            Objective::Throughput => self.shortest(self.demand)?,
+            _ => self.shortest_to_choose_from(limit)?,
+        };
         if shortest.period > limit {
             let (wanted, best) = (limit, shortest.period);
             return Err(match shortest.exact {
                 true => PlanError::TooSlow { wanted, best },
                 false => PlanError::FoundTooSlow { wanted, best },
             });
-        }
-        if self.options.objective != Objective::Throughput && shortest.best(limit, Goal::Latency).is_none() {
-            // Too many places to look at each: among the plans that a few orders have.
-            shortest = self.shortest_in(None, self.demand)?;
         }
         let exact = shortest.exact;
         match self.options.objective {
@@ -210,8 +206,8 @@ impl<'a> Search<'a> {
 
     /// Plans of less and less period and more and more latency, down to the shortest period.
     pub(crate) fn by_latency(&self) -> Result<Vec<Plan>, PlanError> {
-        let shortest = self.shortest(self.demand)?;
         let mut limit = self.options.max_period.unwrap_or(f64::INFINITY);
+        let shortest = self.shortest_to_choose_from(limit)?;
         let mut plans = Vec::new();
         while let Some((_, assignment)) = shortest.best(limit, Goal::Latency) {
             let plan = evaluate(self.costs, &assignment)?;
@@ -228,6 +224,15 @@ impl<'a> Search<'a> {
     /// The shortest period, and where to look for plans that are nearly as fast.
     fn shortest(&self, demand: Demand) -> Result<Shortest<'a>, PlanError> {
         self.shortest_in(self.space(demand), demand)
+    }
+
+    /// The same, where plans that take up to a limit are chosen from: of a few orders only, if there are too many.
+    fn shortest_to_choose_from(&self, limit: f64) -> Result<Shortest<'a>, PlanError> {
+        let shortest = self.shortest(self.demand)?;
+        match shortest.spaces.iter().all(|space| space.is_open_to_choice(limit)) {
+            true => Ok(shortest),
+            false => self.shortest_in(None, self.demand),
+        }
     }
 
     /// The same, with the space of all plans if it is not too large.
@@ -353,7 +358,7 @@ impl<'a> Search<'a> {
             let seconds = devices.clone().map(|d| self.costs.compute_seconds(d, &(unit..unit + 1)));
             seconds.fold(f64::INFINITY, f64::min)
         };
-        units.map(fastest).sum::<f64>() * (1.0 - 1e-9)
+        units.map(fastest).sum::<f64>() * (1.0 - ROUNDING)
     }
 
     /// The energy of an item depends on the period through what idle devices take. Within a range of periods it is at
@@ -398,7 +403,7 @@ impl<'a> Search<'a> {
             joules.fold(f64::INFINITY, f64::min)
         };
         let idle = self.bound * self.costs.idle_watts(self.costs.dispatcher());
-        (units.map(cheapest).sum::<f64>() + idle) * (1.0 - 1e-9)
+        (units.map(cheapest).sum::<f64>() + idle) * (1.0 - ROUNDING)
     }
 }
 

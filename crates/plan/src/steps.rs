@@ -6,9 +6,9 @@
 
 use std::ops::Range;
 
-use crate::End;
 use crate::costs::{Costs, Hop, Member, Team};
 use crate::order::Order;
+use crate::{End, bits};
 
 /// What no step may exceed.
 #[derive(Clone, Copy, Debug)]
@@ -51,13 +51,11 @@ impl Layout {
     }
 
     pub(crate) fn has(&self, set: &[u64], place: Place) -> bool {
-        let bit = self.bit(place);
-        set[bit / 64] >> (bit % 64) & 1 == 1
+        bits::has(set, self.bit(place))
     }
 
     pub(crate) fn add(&self, set: &mut [u64], place: Place) {
-        let bit = self.bit(place);
-        set[bit / 64] |= 1 << (bit % 64);
+        bits::add(set, self.bit(place));
     }
 
     /// Puts in all places of some points.
@@ -75,13 +73,8 @@ impl Layout {
 
     /// The places of a set: by codec, then by rising point.
     pub(crate) fn places(self, set: &[u64]) -> impl Iterator<Item = Place> + '_ {
-        set.iter().enumerate().flat_map(move |(word, &bits)| {
-            let rest = |bits: &u64| Some(bits & (bits - 1)).filter(|&rest| rest != 0);
-            std::iter::successors((bits != 0).then_some(bits), rest).map(move |bits| Place {
-                point: word % self.words * 64 + bits.trailing_zeros() as usize,
-                codec: word / self.words,
-            })
-        })
+        let row = self.words * 64;
+        bits::ones(set).map(move |bit| Place { point: bit % row, codec: bit / row })
     }
 
     /// The last point of a set, whatever the codec.

@@ -3,6 +3,7 @@
 //! Used for problems too large for the exact search: by [`prices`](crate::prices) for a bound and by
 //! [`beam`](crate::beam) for a guide. It knows of links, codecs, memory and the time of stages; airtime has a price, too.
 
+use crate::bits::{add, has, ones};
 use crate::costs::Hop;
 use crate::search::Space;
 use crate::steps::{Layout, Network, Place, Steps};
@@ -253,7 +254,7 @@ impl<'a> Ways<'a> {
         let cost = |from: Option<usize>, place: usize, to: usize| {
             rest.ahead[self.at(to, place)] + self.toll(fees, self.hop(from, to), place)
         };
-        let starts = self.enter().flat_map(|(place, set)| devices(set).map(move |device| (place, device)));
+        let starts = self.enter().flat_map(|(place, set)| ones(set).map(move |device| (place, device)));
         let (mut place, mut device) = argmin(starts, |&(place, device)| cost(None, place, device));
         let mut hop = self.hop(None, device);
         loop {
@@ -265,27 +266,10 @@ impl<'a> Ways<'a> {
                 std::iter::zip(&mut uses.media, last).for_each(|(sum, own)| *sum += own);
                 return uses;
             }
-            let next = argmin(devices(self.after(device, place)), |&to| cost(Some(device), place, to));
+            let next = argmin(ones(self.after(device, place)), |&to| cost(Some(device), place, to));
             (hop, device) = (self.hop(Some(device), next), next);
         }
     }
-}
-
-/// The members of a set of devices.
-pub(crate) fn devices(set: &[u64]) -> impl Iterator<Item = usize> + '_ {
-    set.iter().enumerate().flat_map(|(word, &bits)| {
-        let rest = |bits: &u64| Some(bits & (bits - 1)).filter(|&rest| rest != 0);
-        let all = std::iter::successors((bits != 0).then_some(bits), rest);
-        all.map(move |bits| word * 64 + bits.trailing_zeros() as usize)
-    })
-}
-
-pub(crate) fn has(set: &[u64], device: usize) -> bool {
-    set[device / 64] >> (device % 64) & 1 == 1
-}
-
-pub(crate) fn add(set: &mut [u64], device: usize) {
-    set[device / 64] |= 1 << (device % 64);
 }
 
 /// The least of those in the set: most sets hold one of the first few.

@@ -188,7 +188,7 @@ fn problem(model: &ModelCosts, kind: &Kind, devices: usize, random: &mut Rng) ->
     resources.dispatcher.bandwidth = dispatcher;
     let link =
         |bandwidth: f64| Link { bandwidth, delay: DELAY_SECONDS, frame_seconds: FRAME_SECONDS, ..Link::FREE };
-    let ends: Vec<End> = std::iter::once(End::Dispatcher).chain((0..devices).map(End::Device)).collect();
+    let ends: Vec<End> = End::all(devices).collect();
     let channel = draw(random, kind.link_mbit_s);
     for (i, &a) in ends.iter().enumerate() {
         for &b in &ends[..i] {
@@ -205,8 +205,7 @@ fn problem(model: &ModelCosts, kind: &Kind, devices: usize, random: &mut Rng) ->
         }
     }
     if kind.wifi {
-        let pairs = ends.iter().flat_map(|&a| ends.iter().map(move |&b| (a, b)));
-        let links = pairs.filter(|(a, b)| a != b).collect();
+        let links = End::pairs(devices).collect();
         resources.media.push(Medium { name: "Wi-Fi".to_owned(), links });
     }
     model.on(resources)

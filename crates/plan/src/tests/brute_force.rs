@@ -63,7 +63,7 @@ fn random_problem(features: Features, random: &mut Rng) -> Problem {
     };
     // Devices of one or two kinds on equal links, or all different.
     let alike = random.u8(..3) == 0;
-    for (from, to) in pairs(&problem) {
+    for (from, to) in End::pairs(problem.devices.len()) {
         let bandwidth = one_of(random, &[4.0, 16.0, 64.0, f64::INFINITY]);
         let link = Link { bandwidth, delay: random.u32(..3).into(), ..Link::FREE };
         let equal = Link { bandwidth: 16.0, delay: 1.0, ..Link::FREE };
@@ -84,10 +84,6 @@ fn random_problem(features: Features, random: &mut Rng) -> Problem {
     problem
 }
 
-fn pairs(problem: &Problem) -> Vec<(End, End)> {
-    problem.ends().flat_map(|from| problem.ends().map(move |to| (from, to))).filter(|(a, b)| a != b).collect()
-}
-
 fn add_features(problem: &mut Problem, features: Features, random: &mut Rng) {
     if features.memory {
         problem.devices.iter_mut().for_each(|d| d.memory_bytes = Some(random.u64(10..70)));
@@ -98,7 +94,7 @@ fn add_features(problem: &mut Problem, features: Features, random: &mut Rng) {
     }
     if features.media {
         for _ in 0..random.usize(1..3) {
-            let links = pairs(problem).into_iter().filter(|_| random.u8(..3) > 0).collect();
+            let links = End::pairs(problem.devices.len()).filter(|_| random.u8(..3) > 0).collect();
             problem.media.push(Medium { name: "air".to_owned(), links });
         }
     }
@@ -139,7 +135,7 @@ fn add_details(problem: &mut Problem, random: &mut Rng) {
             device.unit_seconds = Some((0..units).map(|_| random.u32(..9).into()).collect());
         }
     }
-    for (from, to) in pairs(problem) {
+    for (from, to) in End::pairs(problem.devices.len()) {
         let link = problem.links.get(from, to);
         let (frame_seconds, joules_per_byte) = (one_of(random, &[0.0, 0.5]), one_of(random, &[0.0, 0.125]));
         problem.links.set(from, to, Link { frame_seconds, joules_per_byte, ..link });
