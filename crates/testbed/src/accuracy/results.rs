@@ -196,11 +196,15 @@ fn text(rows: &[Row]) -> String {
     format!(
         "# Predicted and measured\n\n\
          Period of chains of real nodes on one machine, each under a CPU quota: medians of the runs that nothing \
-         disturbed, of all\nwhere there are none; ratios are medians of the runs' ratios. Predicted: from whole stages timed before they are connected. Corrected: from the CPU time \
-         that nodes took in\noperation, at the rate at which they got it when they were timed.\n\n{}\n\
+         disturbed, of all\nwhere there are none; ratios are medians of the runs' ratios. Predicted: from whole stages \
+         timed before they are\nconnected. Corrected: from the CPU time that nodes took in operation, at the rate at \
+         which they got it when they were\ntimed. The rest is the limiting stage's CPU: it takes more or less of it for \
+         an item than when it was timed, and a quota\nis kept within a few percent.\n\n{}\n\
          ## Other objectives\n\n\
          Latency measured with one item in the chain at a time (ms); energy modelled from watts, the measured period \
-         and CPU time\n(J/item).\n\n{}\n\
+         and CPU time\n(J/item). A quota does not slow a stage that takes less CPU than one of its periods allows \
+         (20 ms x the quota) when items\ncome one at a time: what the plan for one device saves does not count \
+         there, as EfficientNet-Lite0 shows.\n\n{}\n\
          Machine: {}; commit {}; engine {}. Written by `cargo run --release -p testbed -- accuracy`; every run is in\n\
          `results/accuracy.ndjson`.\n",
         markdown(&header, &accuracy),
