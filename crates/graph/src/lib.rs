@@ -14,6 +14,7 @@ mod flow;
 mod hash;
 mod model;
 mod names;
+mod pixels;
 pub(crate) mod proto;
 mod save;
 mod simplify;

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use prost::Message;
-use tensor::TensorSpec;
+use tensor::{DType, TensorSpec};
 
 use crate::error::StageError;
 use crate::flow::{Origin, ValueId};
@@ -56,6 +56,10 @@ pub enum Route {
 pub struct Weight {
     /// BLAKE3 of the bytes.
     pub hash: Hash,
+    /// Type of its elements; where several tensors have the same bytes, that of the first.
+    pub dtype: DType,
+    /// Its sizes, likewise.
+    pub dims: Vec<usize>,
     /// The bytes, as in `raw_data`: a slice of the file they were read from.
     pub bytes: Bytes,
 }
@@ -159,7 +163,9 @@ fn detach(model: &ModelProto) -> Result<(Vec<u8>, Vec<Weight>), StageError> {
             let hash = Hash::of(&bytes);
             save::refer(tensor, &hash.file_name(), 0, bytes.len());
             if known.insert(hash) {
-                detached.push(Weight { hash, bytes });
+                let dtype = DType::from_code(tensor.data_type()).expect("checked when the model was read");
+                let dims = tensor.dims.iter().map(|&size| size as usize).collect();
+                detached.push(Weight { hash, dtype, dims, bytes });
             }
         });
     }

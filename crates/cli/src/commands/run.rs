@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use graph::Model;
+use graph::{Hash, Model};
 use pipeline::{Options, PrepareOptions, Prepared, SplitOptions};
 use plan::Resources;
 use tensor::{Tensor, TensorSpec};
@@ -94,7 +94,7 @@ pub(crate) struct Args {
 pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     let interrupt = Interrupt::listen().context("cannot listen for signals")?;
     let mut job = Job::prepare(&args)?;
-    let layout = args.plan.as_deref().map(|path| PlanFile::load(path, job.model.hash())).transpose()?;
+    let layout = args.plan.as_deref().map(|path| PlanFile::load(path, job.hash)).transpose()?;
     let layout = layout.map(|file| file.layout);
     let engine = args.engine.choose()?;
     let wanted = fleet::wanted(layout.as_ref(), args.cuts.stages());
@@ -197,7 +197,10 @@ fn whole_model(
 
 /// A run whose inputs are known to be right; no node has been spoken to yet.
 pub(crate) struct Job {
+    /// The model, with what makes numbers of pixels in front where all items are photos.
     pub(crate) model: Model,
+    /// Of the model as it is on disk.
+    pub(crate) hash: Hash,
     /// The items, of which the first has been made once to see that it can be.
     pub(crate) items: Items,
     /// How outputs are read as classes, where the settings beside the model say that they are.
@@ -211,13 +214,14 @@ impl Job {
     pub(crate) fn prepare(args: &Args) -> Result<Job> {
         let model = load_model(&args.model)?;
         let settings = args.photos.settings(&args.model)?;
-        let mut items = items(args, model.inputs(), &settings).hint(TAKES)?;
+        let (hash, items) = (model.hash(), items(args, model.inputs(), &settings).hint(TAKES)?);
+        let (mut items, model) = items.into_pixels(model);
         items.check_first().hint(TAKES)?;
         let classes = classes(&settings)?;
         let target = args.output.as_deref().map(|path| Target::new(path, items.len())).transpose();
         let target =
             target.hint("--output takes a folder that you may write to, or a file.npz for one item")?;
-        Ok(Job { model, items, classes, target })
+        Ok(Job { model, hash, items, classes, target })
     }
 }
 
@@ -257,8 +261,8 @@ mod tests {
         let line = ["run".into(), path.clone().into_os_string(), models.join(inputs).into_os_string()];
         let job = Job::prepare(&Line::parse_from(line).args).unwrap();
         let (inputs, outputs) = (job.model.inputs(), job.model.outputs());
-        let options = SessionOptions::threads(1);
-        let mut session = Rten.load(ModelSource::File(&path), inputs, outputs, &options).unwrap();
+        let (options, bytes) = (SessionOptions::threads(1), job.model.to_bytes().unwrap());
+        let mut session = Rten.load(ModelSource::Bytes(&bytes), inputs, outputs, &options).unwrap();
         let classes = job.classes.unwrap();
         job.items
             .map(|item| {
@@ -268,6 +272,38 @@ mod tests {
                 answer.name()
             })
             .collect()
+    }
+
+    /// What travels is a quarter of the bytes, and what comes of it the same, but for how an engine divides: the
+    /// built-in one multiplies by the inverse, which rounds where that is no power of two.
+    #[test]
+    fn pixels_give_the_same_as_the_numbers_made_from_them() {
+        let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models");
+        for (file, inputs) in [("efficientnet_lite0.onnx", "photos"), ("resnet20_mnist.onnx", "digits")] {
+            let path = models.join(file);
+            let line = ["run".into(), path.clone().into_os_string(), models.join(inputs).into_os_string()];
+            let args = Line::parse_from(line).args;
+            let (pixels, floats) = (Job::prepare(&args).unwrap(), load_model(&path).unwrap());
+            let settings = args.photos.settings(&path).unwrap();
+            let items = items(&args, floats.inputs(), &settings).unwrap();
+            let run = |model: &Model, item: &Tensor| {
+                let (options, bytes) = (SessionOptions::threads(1), model.to_bytes().unwrap());
+                let mut session =
+                    Rten.load(ModelSource::Bytes(&bytes), model.inputs(), model.outputs(), &options).unwrap();
+                session.run(&[item.view()]).unwrap().view(0).to_tensor()
+            };
+            for (bytes, numbers) in pixels.items.zip(items) {
+                let (bytes, numbers) = (&bytes.unwrap().tensors[0], &numbers.unwrap().tensors[0]);
+                assert_eq!(bytes.bytes().len() * 4, numbers.bytes().len(), "{file}");
+                let (found, expected) = (run(&pixels.model, bytes), run(&floats, numbers));
+                let (found, expected) =
+                    (found.as_slice::<f32>().unwrap(), expected.as_slice::<f32>().unwrap());
+                let range = expected.iter().fold(0f32, |most, value| most.max(value.abs()));
+                let limit = if file.starts_with("efficientnet") { 0.0 } else { 1e-5 * range };
+                let differ = |(a, b): (&f32, &f32)| (a - b).abs() > limit;
+                assert!(!std::iter::zip(found, expected).any(differ), "{file}: {found:?}, not {expected:?}");
+            }
+        }
     }
 
     /// From the file on disk to the label: settings, photo, tensor, engine, softmax.

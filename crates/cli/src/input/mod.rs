@@ -14,6 +14,7 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
+use graph::Model;
 use tensor::{Dim, Tensor, TensorSpec};
 
 use crate::failure::Hint;
@@ -96,6 +97,18 @@ impl Items {
         let kept = if repeat > 1 { vec![None; sources.len()] } else { Vec::new() };
         let total = sources.len().saturating_mul(repeat);
         Items { sources, specs: specs.to_vec(), preprocess, random, kept, kept_bytes: 0, next: 0, total }
+    }
+
+    /// The same items as pixels, with the model that takes such; as they are, unless all are photos.
+    pub(crate) fn into_pixels(self, model: Model) -> (Items, Model) {
+        let all = self.sources.iter().all(|source| matches!(source, Source::Photo(_)));
+        match self.preprocess.as_ref().filter(|_| all).and_then(|preprocess| preprocess.as_pixels(&model)) {
+            Some((preprocess, model)) => {
+                let specs = model.inputs().to_vec();
+                (Items { preprocess: Some(preprocess), specs, ..self }, model)
+            }
+            None => (self, model),
+        }
     }
 
     /// Makes the first item, so that a mistake shows before anything else is started. The item stays the first.

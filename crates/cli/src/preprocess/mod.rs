@@ -9,6 +9,7 @@ mod settings;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use graph::Model;
 use half::{bf16, f16};
 use image::imageops::FilterType;
 use image::{DynamicImage, ImageDecoder, ImageReader};
@@ -72,6 +73,20 @@ impl Preprocess {
         preprocess.check_values()?;
         spec.check(dtype, preprocess.shape()).context("the settings for photos do not fit the model")?;
         Ok(preprocess)
+    }
+
+    /// The same photos as the pixels they are, in a model's own layout, for `model` with what makes numbers of them in
+    /// front of it: a quarter of the bytes. `None` if the model has no such form.
+    pub(crate) fn as_pixels(&self, model: &Model) -> Option<(Preprocess, Model)> {
+        let axis = match self.layout {
+            Layout::Nchw => 1,
+            Layout::Nhwc => 3,
+        };
+        let model =
+            model.with_pixel_input(&self.mean, &self.std, axis).filter(|_| self.dtype == DType::F32)?;
+        let channels = self.channels.count();
+        let (mean, std) = (vec![0.0; channels], vec![1.0; channels]);
+        Some((Preprocess { mean, std, dtype: DType::U8, ..self.clone() }, model))
     }
 
     /// The tensor of the photo at `path`.

@@ -21,6 +21,7 @@ use crate::output::plan::PlanReport;
 use crate::output::report::{CutRow, cuts};
 use crate::output::{json_line, line};
 use crate::plan_file::PlanFile;
+use crate::preprocess::{Preprocess, Settings, beside};
 
 /// Show the best plan for a model: stages and their devices, what crosses each link, and what to expect
 ///
@@ -127,7 +128,7 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     // Of the model as it is on disk.
     let hash = model.hash();
     let given = args.check.as_deref().map(|path| PlanFile::load(path, hash)).transpose()?;
-    let prepared = prepare(&args, model, common)?;
+    let prepared = prepare(&args, as_pixels(&args, model), common)?;
     if let Some(path) = &args.costs {
         files::write(path, &prepared.costs().to_toml())?;
     }
@@ -163,6 +164,16 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     let file = PlanFile { model: prepared.name.clone(), model_hash: hash, layout };
     files::Written { prepared: &prepared, plan: &plan, report: &report, file: &file }.write(&args)?;
     if common.json { json_line(&report) } else { line(report.text()) }
+}
+
+/// The model as `defer run` deploys it for photos, where it is said beside the model what becomes of these. An
+/// annotated copy is of the model itself.
+fn as_pixels(args: &Args, model: Model) -> Model {
+    let settings = Some(beside(&args.model)).filter(|path| path.exists() && args.onnx.is_none());
+    let settings = settings.and_then(|path| Settings::read(&path).ok());
+    let photos = settings.zip(model.inputs().first());
+    let photos = photos.and_then(|(settings, spec)| Preprocess::new(&settings, spec).ok());
+    photos.and_then(|photos| photos.as_pixels(&model)).map_or(model, |(_, pixels)| pixels)
 }
 
 /// Measures the model.
