@@ -71,15 +71,6 @@ pub(crate) enum Profile {
     None,
 }
 
-/// How tensors travel on links.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum CodecName {
-    /// As they are
-    Raw,
-    /// Compressed with LZ4, lossless
-    Lz4,
-}
-
 /// How this process meets the others.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Network")]
@@ -147,15 +138,6 @@ impl Engine {
             }
         }
         arguments
-    }
-}
-
-impl From<CodecName> for wire::CodecId {
-    fn from(name: CodecName) -> wire::CodecId {
-        match name {
-            CodecName::Raw => wire::CodecId::Raw,
-            CodecName::Lz4 => wire::CodecId::Lz4,
-        }
     }
 }
 

@@ -15,7 +15,7 @@ use pipeline::node::stage::{Stage, StageSetup};
 use pipeline::transport::{Checksums, FrameReader, FrameWriter, Received, tune};
 use tensor::{DType, Shape, Tensor, TensorSpec, TensorView};
 use wire::control::Route;
-use wire::{CodecId, Header, Kind};
+use wire::{Codec, Header, Kind};
 
 const ROUNDS: usize = 61;
 const SIZES: [usize; 4] = [4 << 10, 200 << 10, 800 << 10, 3 << 20];
@@ -114,8 +114,8 @@ fn stage(size: usize, items: usize, checksums: Checksums) -> Cost {
         outputs: vec![spec.clone()],
         feeds: vec![],
         routes: vec![Route::Passed(0)],
-        codec_in: CodecId::Raw,
-        codec_out: CodecId::Raw,
+        codec_in: Codec::RAW,
+        codec_out: Codec::RAW,
         checksums,
         max_tensor_len: size,
         trace: None,
@@ -124,14 +124,14 @@ fn stage(size: usize, items: usize, checksums: Checksums) -> Cost {
     let cost = measure(size, items, || {
         let send = move || {
             let item = Tensor::zeros(DType::U8, Shape::from([size])).unwrap();
-            let mut writer = FrameWriter::new(producer, CodecId::Raw, checksums);
+            let mut writer = FrameWriter::new(producer, Codec::RAW, checksums);
             for sequence in 0..items as u64 {
                 let header = Header { kind: Kind::Item, epoch: 1, sequence };
                 writer.send(&header, &[item.view()]).unwrap();
             }
         };
         let sender = std::thread::spawn(send);
-        let mut reader = FrameReader::new(consumer, vec![spec], CodecId::Raw, size);
+        let mut reader = FrameReader::new(consumer, vec![spec], Codec::RAW, size);
         let mut buffers = reader.buffers();
         for _ in 0..items {
             assert!(matches!(reader.receive(&mut buffers).unwrap().0, Received::Item(_)));

@@ -3,8 +3,8 @@
 //! Made from a plan, kept in a file by the command line, and turned back into an assignment when it is judged or
 //! deployed. Names mean something only together with a model and its devices: both come from the caller.
 
-use plan::{Assignment, Codec, Placement, Plan, Problem};
-use wire::CodecId;
+use plan::{Assignment, Placement, Plan, Problem};
+use wire::Codec;
 
 use crate::prepare::{PrepareError, Prepared};
 
@@ -14,7 +14,7 @@ pub struct Layout {
     /// The stages in the order of the chain.
     pub stages: Vec<LayoutStage>,
     /// Codec of the link from the last stage back to the dispatcher.
-    pub result_codec: CodecId,
+    pub result_codec: Codec,
 }
 
 /// One stage of a layout.
@@ -23,7 +23,7 @@ pub struct LayoutStage {
     /// Names of the devices that run it; several share its items.
     pub devices: Vec<String>,
     /// Codec of the link into it.
-    pub codec: CodecId,
+    pub codec: Codec,
     /// Name of the cut at which it ends; the last stage has none.
     pub cut: Option<String>,
 }
@@ -92,7 +92,7 @@ impl Layout {
     pub fn of(prepared: &Prepared, problem: &Problem, plan: &Plan) -> Layout {
         let codec = |hop: usize| {
             let name = &problem.codecs[plan.hops[hop].codec].name;
-            name.parse::<CodecId>().expect("plans are made with codecs of ours")
+            name.parse::<Codec>().expect("plans are made with codecs of ours")
         };
         let stage = |(i, stage): (usize, &plan::Stage)| {
             let devices = stage.replicas.iter().map(|r| problem.devices[r.device].name.clone()).collect();
@@ -104,7 +104,7 @@ impl Layout {
     }
 
     /// Codecs along the chain: one more than stages.
-    pub fn codecs(&self) -> impl Iterator<Item = CodecId> {
+    pub fn codecs(&self) -> impl Iterator<Item = Codec> {
         self.stages.iter().map(|stage| stage.codec).chain([self.result_codec])
     }
 
@@ -175,11 +175,12 @@ fn devices(
 }
 
 /// The index of a codec in a problem, which gets it if it does not have it.
-fn codec_index(codec: CodecId, problem: &mut Problem) -> usize {
-    let known = problem.codecs.iter().position(|known| known.name == codec.name());
+fn codec_index(codec: Codec, problem: &mut Problem) -> usize {
+    let name = codec.to_string();
+    let known = problem.codecs.iter().position(|known| known.name == name);
     known.unwrap_or_else(|| {
         let raw = Problem::raw(&problem.boundaries, problem.devices.len());
-        problem.codecs.push(Codec { name: codec.name().to_owned(), ..raw });
+        problem.codecs.push(plan::Codec { name, ..raw });
         problem.codecs.len() - 1
     })
 }

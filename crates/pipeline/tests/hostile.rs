@@ -17,7 +17,7 @@ use tensor::{DType, Shape, Tensor, TensorSpec};
 use wire::control::{
     self, DeploymentId, Hello, ProbeOrder, Purpose, Request, Response, StageOrder, TimeOrder,
 };
-use wire::{CodecId, Header, Kind};
+use wire::{Codec, Header, Kind};
 
 /// A pipeline over the first two nodes that must work whatever else happens to them.
 struct Victim {
@@ -216,7 +216,7 @@ fn frames_that_do_not_belong_end_their_own_stage_only() {
         let mut bytes = Vec::new();
         let views: Vec<_> = tensors.iter().map(Tensor::view).collect();
         let header = Header { kind: Kind::Item, epoch, sequence: 0 };
-        FrameWriter::new(&mut bytes, CodecId::Raw, Checksums::On).send(&header, &views).unwrap();
+        FrameWriter::new(&mut bytes, Codec::RAW, Checksums::On).send(&header, &views).unwrap();
         bytes
     };
     let good = frame(EPOCH, &[ids(&[3, 4])]);
@@ -265,7 +265,7 @@ fn frames_that_do_not_belong_end_their_own_stage_only() {
 
 fn reader(results: TcpStream) -> FrameReader<TcpStream> {
     let spec = TensorSpec { name: "y".to_owned(), dtype: DType::F32, dims: None };
-    FrameReader::new(results, vec![spec], CodecId::Raw, 1 << 20)
+    FrameReader::new(results, vec![spec], Codec::RAW, 1 << 20)
 }
 
 /// Asks until the node has noticed that a stage ended: its results end a moment before.

@@ -6,17 +6,17 @@ use common::engines::rten;
 use common::{deploy, join, start, vendored_model};
 use pipeline::{Layout, LayoutStage, Options, PrepareOptions, Prepared, arbitrary_item};
 use plan::{Device, Resources};
-use wire::CodecId;
+use wire::Codec;
 
 const CUTS: [&str; 2] = ["functional_1/re_lu_2_1/Relu:0", "functional_1/re_lu_12_1/Relu:0"];
 
 fn stage(devices: &[&str], cut: Option<&str>) -> LayoutStage {
     let devices = devices.iter().map(|&name| name.to_owned()).collect();
-    LayoutStage { devices, codec: CodecId::Raw, cut: cut.map(str::to_owned) }
+    LayoutStage { devices, codec: Codec::RAW, cut: cut.map(str::to_owned) }
 }
 
 fn layout(stages: Vec<LayoutStage>) -> Layout {
-    Layout { stages, result_codec: CodecId::Lz4 }
+    Layout { stages, result_codec: Codec::LZ4 }
 }
 
 #[test]
@@ -25,13 +25,13 @@ fn a_layout_is_deployed_as_it_is() {
     let cluster = join(&nodes);
     let model = vendored_model("resnet20_mnist.onnx");
     // Neither the order nor the cut is what a planner would choose.
-    let first = LayoutStage { codec: CodecId::Lz4, ..stage(&["n2"], Some(CUTS[0])) };
+    let first = LayoutStage { codec: Codec::LZ4, ..stage(&["n2"], Some(CUTS[0])) };
     let given = layout(vec![first, stage(&["n0"], None)]);
     let options = Options { layout: Some(given.clone()), ..Options::default() };
     let pipeline = deploy(&model, &cluster, &options).unwrap();
     let names: Vec<&str> = pipeline.stages().iter().map(|s| s.node.description.name.as_str()).collect();
     assert_eq!(names, ["n2", "n0"]);
-    assert_eq!(pipeline.codecs(), [CodecId::Lz4, CodecId::Raw, CodecId::Lz4]);
+    assert_eq!(pipeline.codecs(), [Codec::LZ4, Codec::RAW, Codec::LZ4]);
     let item = arbitrary_item(model.inputs());
     let single =
         deploy(&model, &cluster, &Options { layout: Some(layout(vec![stage(&["n1"], None)])), ..options });

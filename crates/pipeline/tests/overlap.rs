@@ -13,7 +13,7 @@ use pipeline::node::stage::{Span, Stage, StageSetup, Step};
 use pipeline::transport::{Checksums, FrameReader, FrameWriter, Received, tune};
 use tensor::{DType, Shape, Tensor, TensorSpec, TensorView};
 use wire::control::Route;
-use wire::{CodecId, Header, Kind};
+use wire::{Codec, Header, Kind};
 
 const ITEMS: u64 = 20;
 /// Far more than sockets hold: an item is not sent before its receiver reads.
@@ -92,8 +92,8 @@ fn receiving_computing_and_sending_of_different_items_overlap() {
         outputs: vec![spec.clone()],
         feeds: vec![],
         routes: vec![Route::Passed(0)],
-        codec_in: CodecId::Raw,
-        codec_out: CodecId::Raw,
+        codec_in: Codec::RAW,
+        codec_out: Codec::RAW,
         checksums: Checksums::On,
         max_tensor_len: ITEM_LEN,
         trace: Some(trace),
@@ -102,13 +102,13 @@ fn receiving_computing_and_sending_of_different_items_overlap() {
     let stage = Stage::start(setup, move |reason| ended.send(reason).unwrap()).unwrap();
     let send = move || {
         let item = Tensor::zeros(DType::U8, Shape::from([ITEM_LEN])).unwrap();
-        let mut writer = FrameWriter::new(producer, CodecId::Raw, Checksums::On);
+        let mut writer = FrameWriter::new(producer, Codec::RAW, Checksums::On);
         for sequence in 0..ITEMS {
             writer.send(&Header { kind: Kind::Item, epoch: 1, sequence }, &[item.view()]).unwrap();
         }
     };
     let sender = std::thread::spawn(send);
-    let mut reader = FrameReader::new(consumer, vec![spec], CodecId::Raw, ITEM_LEN);
+    let mut reader = FrameReader::new(consumer, vec![spec], Codec::RAW, ITEM_LEN);
     let mut buffers = reader.buffers();
     for sequence in 0..ITEMS {
         // Before this item is read, the next is in the engine and the one after that has been received.

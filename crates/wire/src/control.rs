@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tensor::{DType, Dim, TensorSpec};
 
-use crate::CodecId;
+use crate::Codec;
 
 /// First byte of every message. Nodes and dispatchers of another version refuse each other with a message.
 pub const VERSION: u8 = 1;
@@ -262,9 +262,9 @@ pub struct StageOrder {
     /// Where each output comes from.
     pub routes: Vec<Route>,
     /// Codec of the arriving link.
-    pub codec_in: u8,
+    pub codec_in: [u8; Codec::CODE_LEN],
     /// Codec of the leaving link.
-    pub codec_out: u8,
+    pub codec_out: [u8; Codec::CODE_LEN],
     /// Where the next stage accepts connections; empty when the dispatcher fetches the results.
     pub next: Vec<SocketAddr>,
     /// The largest tensor that may arrive, bytes: bounds sizes that the model leaves open.
@@ -402,8 +402,8 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ControlError> {
 
 impl StageOrder {
     /// The codecs of the arriving and the leaving link, when this program knows them.
-    pub fn codecs(&self) -> Option<(CodecId, CodecId)> {
-        Some((CodecId::from_code(self.codec_in)?, CodecId::from_code(self.codec_out)?))
+    pub fn codecs(&self) -> Option<(Codec, Codec)> {
+        Some((Codec::from_code(self.codec_in)?, Codec::from_code(self.codec_out)?))
     }
 
     /// Whether positions refer to what exists and limits are kept: what a node checks before it believes
@@ -522,8 +522,8 @@ mod tests {
             outputs: vec![Spec::from(&TensorSpec { name: "y".into(), dtype: DType::I64, dims: None })],
             feeds: vec![0],
             routes: vec![Route::Computed(0)],
-            codec_in: 0,
-            codec_out: 1,
+            codec_in: Codec::RAW.code(),
+            codec_out: Codec::LZ4.code(),
             next: vec!["127.0.0.1:1".parse().unwrap()],
             max_tensor_len: 1 << 20,
             memory: 5,
@@ -599,7 +599,7 @@ mod tests {
             |o| o.routes = vec![Route::Computed(1)],
             |o| o.routes = vec![Route::Passed(1)],
             |o| o.routes = vec![],
-            |o| o.codec_out = 99,
+            |o| o.codec_out = [99, 0, 0, 0],
             |o| o.stage = 2,
         ];
         assert_eq!(order().check(), Ok(()));

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! offset size
-//!      0    4  magic "DFR1"
+//!      0    4  magic "DFR2"
 //!      4    1  kind: 0 item, 1 failure (one u8 tensor: the reason as UTF-8)
 //!      5    1  number of tensors, at most 64
 //!      6    2  zero
@@ -19,11 +19,11 @@
 //! and a descriptor is
 //!
 //! ```text
-//!      0    1  codec: 0 raw, 1 lz4
-//!      1    1  element type, as numbered by ONNX
-//!      2    1  rank, at most 8
-//!      3    1  1 if the checksum at 24 is there, 0 if not
-//!      4    4  zero
+//!      0    1  element type, as numbered by ONNX
+//!      1    1  rank, at most 8
+//!      2    1  1 if the checksum at 24 is there, 0 if not
+//!      3    1  zero
+//!      4    4  codec: values, filter, entropy, parameter of the values
 //!      8    8  bytes of the tensor's memory form
 //!     16    8  encoded bytes; if raw, those of the memory form
 //!     24    8  checksum (XXH3-64) of the encoded bytes, or zero
@@ -32,9 +32,9 @@
 
 use tensor::{DType, MAX_RANK, Shape};
 
-use crate::{CodecError, CodecId, checksum};
+use crate::{Codec, CodecError, checksum};
 
-const MAGIC: [u8; 4] = *b"DFR1";
+const MAGIC: [u8; 4] = *b"DFR2";
 const FIXED_LEN: usize = 24;
 const DESCRIPTOR_LEN: usize = 96;
 const CHECKSUM_LEN: usize = 8;
@@ -66,7 +66,7 @@ pub struct Header {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Descriptor {
     /// How its bytes are encoded.
-    pub codec: CodecId,
+    pub codec: Codec,
     /// Its element type.
     pub dtype: DType,
     /// Its shape.
@@ -137,13 +137,8 @@ pub fn write_header(header: &Header, descriptors: &[Descriptor], out: &mut Vec<u
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(&header.sequence.to_le_bytes());
     for d in descriptors {
-        out.extend_from_slice(&[
-            d.codec.code(),
-            d.dtype.code(),
-            d.shape.rank() as u8,
-            d.checksum.is_some().into(),
-        ]);
-        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&[d.dtype.code(), d.shape.rank() as u8, d.checksum.is_some().into(), 0]);
+        out.extend_from_slice(&d.codec.code());
         out.extend_from_slice(&(d.len as u64).to_le_bytes());
         out.extend_from_slice(&(d.encoded_len as u64).to_le_bytes());
         out.extend_from_slice(&d.checksum.unwrap_or(0).to_le_bytes());
@@ -199,12 +194,13 @@ pub fn read_header(bytes: &[u8], descriptors: &mut Vec<Descriptor>) -> Result<He
 
 fn read_descriptor(bytes: &[u8]) -> Result<Descriptor, FrameError> {
     use FrameError::Malformed;
-    let codec = CodecId::from_code(bytes[0]).ok_or(Malformed("unknown codec"))?;
-    let dtype = DType::from_code(bytes[1].into()).ok_or(Malformed("unknown element type"))?;
-    if bytes[4..8] != [0; 4] {
+    let code = bytes[4..8].try_into().expect("four bytes");
+    let codec = Codec::from_code(code).ok_or(Malformed("unknown codec"))?;
+    let dtype = DType::from_code(bytes[0].into()).ok_or(Malformed("unknown element type"))?;
+    if bytes[3] != 0 {
         return Err(Malformed("reserved bytes are not zero"));
     }
-    let checksum = match (bytes[3], u64_at(bytes, 24)) {
+    let checksum = match (bytes[2], u64_at(bytes, 24)) {
         (0, 0) => None,
         (1, sum) => Some(sum),
         _ => return Err(Malformed("a checksum that is there and is not")),
@@ -213,7 +209,7 @@ fn read_descriptor(bytes: &[u8]) -> Result<Descriptor, FrameError> {
     for (i, dim) in dims.iter_mut().enumerate() {
         *dim = size_at(bytes, 32 + 8 * i)?;
     }
-    let (used, unused) = dims.split_at_checked(bytes[2].into()).ok_or(Malformed("rank above the limit"))?;
+    let (used, unused) = dims.split_at_checked(bytes[1].into()).ok_or(Malformed("rank above the limit"))?;
     if unused.iter().any(|&d| d != 0) {
         return Err(Malformed("a dimension beyond the rank"));
     }
@@ -223,10 +219,13 @@ fn read_descriptor(bytes: &[u8]) -> Result<Descriptor, FrameError> {
     if dtype != DType::String && dtype.byte_len(elements) != Some(len) {
         return Err(Malformed("the length does not fit type and shape"));
     }
-    if encoded_len > codec.codec().max_encoded_len(len) {
+    if codec != codec.for_dtype(dtype) {
+        return Err(Malformed("a codec that this element type does not have"));
+    }
+    if encoded_len > codec.max_encoded_len(dtype, shape, len) {
         return Err(Malformed("the encoded length is above the codec's bound"));
     }
-    if codec == CodecId::Raw && encoded_len != len {
+    if codec == Codec::RAW && encoded_len != len {
         return Err(Malformed("the encoded length of raw bytes is another"));
     }
     Ok(Descriptor { codec, dtype, shape, len, encoded_len, checksum })
@@ -252,14 +251,14 @@ mod tests {
     fn sample() -> (Header, Vec<Descriptor>) {
         let header = Header { kind: Kind::Item, epoch: 3, sequence: 1 << 40 };
         let raw = Descriptor {
-            codec: CodecId::Raw,
+            codec: Codec::RAW,
             dtype: DType::F32,
             shape: Shape::from([1, 3, 2]),
             len: 24,
             encoded_len: 24,
             checksum: Some(0x0123_4567_89ab_cdef),
         };
-        let lz4 = Descriptor { codec: CodecId::Lz4, encoded_len: 11, ..raw };
+        let lz4 = Descriptor { codec: Codec::LZ4, encoded_len: 11, ..raw };
         let scalar = Descriptor {
             dtype: DType::I64,
             shape: Shape::SCALAR,
@@ -318,13 +317,14 @@ mod tests {
         check(5, &[65], "too many tensors");
         check(5, &[2], "wrong length");
         check(6, &[1], "reserved bytes are not zero");
-        check(first, &[9], "unknown codec");
-        check(first + 1, &[0], "unknown element type");
-        check(first + 3, &[0], "a checksum that is there and is not");
-        check(first + 3, &[2], "a checksum that is there and is not");
-        check(first + 4, &[1], "reserved bytes are not zero");
-        check(first + 2, &[9], "rank above the limit");
-        check(first + 2, &[2], "a dimension beyond the rank");
+        check(first, &[0], "unknown element type");
+        check(first + 1, &[9], "rank above the limit");
+        check(first + 1, &[2], "a dimension beyond the rank");
+        check(first + 2, &[0], "a checksum that is there and is not");
+        check(first + 2, &[2], "a checksum that is there and is not");
+        check(first + 3, &[1], "reserved bytes are not zero");
+        check(first + 4, &[99], "unknown codec");
+        check(first + 2 * DESCRIPTOR_LEN + 4, &[1], "a codec that this element type does not have");
         check(first + 8, &25u64.to_le_bytes(), "the length does not fit type and shape");
         check(first + 16, &25u64.to_le_bytes(), "the encoded length is above the codec's bound");
         check(first + 16, &23u64.to_le_bytes(), "the encoded length of raw bytes is another");

@@ -14,8 +14,7 @@ use super::plan::require_power;
 use super::stream::{self, Done};
 use crate::failure::{Hint, Interrupted};
 use crate::flags::{
-    CodecName, Common, Cuts, Engine, Goal, Network, Nodes, Photos, Profile, classes, dimension, positive,
-    window,
+    Common, Cuts, Engine, Goal, Network, Nodes, Photos, Profile, classes, dimension, positive, window,
 };
 use crate::input::{Dims, Items, Random};
 use crate::interrupt::Interrupt;
@@ -66,7 +65,7 @@ pub(crate) struct Args {
     pub(crate) window: Option<usize>,
     /// How tensors travel between nodes
     #[arg(long, value_name = "NAME", default_value = "raw")]
-    pub(crate) codec: CodecName,
+    pub(crate) codec: wire::Codec,
     /// Run the whole model on one node as well, and print speed and largest difference beside the chain's
     #[arg(long)]
     pub(crate) whole: bool,
@@ -120,7 +119,7 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
         layout,
         description: fleet.description.clone(),
         measured,
-        codec: args.codec.into(),
+        codec: args.codec,
         window: args.window,
         ..Options::default()
     };

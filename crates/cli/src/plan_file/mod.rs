@@ -69,7 +69,7 @@ impl PlanFile {
 #[cfg(test)]
 mod tests {
     use pipeline::LayoutStage;
-    use wire::CodecId;
+    use wire::Codec;
 
     use super::*;
     use crate::output::plan::samples;
@@ -78,11 +78,11 @@ mod tests {
     fn of(report: &PlanReport) -> PlanFile {
         let stage = |(i, stage): (usize, &crate::output::plan::StageRow)| LayoutStage {
             devices: stage.devices.iter().map(|device| device.device.clone()).collect(),
-            codec: if i == 1 { CodecId::Lz4 } else { CodecId::Raw },
+            codec: if i == 1 { Codec::LZ4 } else { Codec::RAW },
             cut: stage.cut.clone(),
         };
         let stages = report.stages.iter().enumerate().map(stage).collect();
-        let layout = Layout { stages, result_codec: CodecId::Lz4 };
+        let layout = Layout { stages, result_codec: Codec::LZ4 };
         PlanFile { model: report.model.clone(), model_hash: Hash::of(b"model"), layout }
     }
 
@@ -104,7 +104,7 @@ mod tests {
         let hash = Hash::of(b"");
         let text = format!("version = 1\nmodel_hash = '{hash}'\n[[stage]]\ndevices = ['a']");
         let plan = read::plan(&text).unwrap();
-        assert_eq!(plan.layout.codecs().collect::<Vec<_>>(), [CodecId::Raw; 2]);
+        assert_eq!(plan.layout.codecs().collect::<Vec<_>>(), [Codec::RAW; 2]);
         assert_eq!(plan.model, "");
     }
 

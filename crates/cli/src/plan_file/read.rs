@@ -6,7 +6,7 @@ use std::str::FromStr;
 use pipeline::{Layout, LayoutStage};
 use plan::DocumentError;
 use plan::document::{Document, Field, Table};
-use wire::CodecId;
+use wire::Codec;
 
 use super::{PlanFile, VERSION};
 
@@ -49,8 +49,8 @@ fn name(field: &Field<'_>) -> Result<String, DocumentError> {
     field.string().map(str::to_owned)
 }
 
-fn codec(table: &Table<'_>, key: &str) -> Result<CodecId, DocumentError> {
-    table.get(key).map_or(Ok(CodecId::default()), |field| parsed(&field))
+fn codec(table: &Table<'_>, key: &str) -> Result<Codec, DocumentError> {
+    table.get(key).map_or(Ok(Codec::default()), |field| parsed(&field))
 }
 
 fn parsed<T: FromStr<Err: Display>>(field: &Field<'_>) -> Result<T, DocumentError> {

@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use event_listener::IntoNotification;
 use tensor::{Tensor, TensorSpec};
-use wire::{CodecId, Header, Kind};
+use wire::{Codec, Header, Kind};
 
 use super::delivery::{Action, Delivery, Event};
 use super::shut;
@@ -83,7 +83,7 @@ pub(super) struct Ends {
     /// Generation of the plan.
     pub(super) epoch: u32,
     /// Codecs of the inputs and of the results.
-    pub(super) codecs: [CodecId; 2],
+    pub(super) codecs: [Codec; 2],
     /// Bound on sizes that the model leaves open, bytes per tensor.
     pub(super) max_tensor_len: usize,
 }

@@ -19,7 +19,7 @@ use engine::Engine;
 use graph::{Model, StageError};
 use plan::Plan;
 use tensor::{Tensor, TensorSpec};
-use wire::CodecId;
+use wire::Codec;
 use wire::control::{DeploymentId, Request, Response, StageFigures, StageTime};
 
 use crate::calibrate::Measured;
@@ -60,7 +60,7 @@ pub struct Options {
     /// are measured as a whole before they are connected, and given up for better ones.
     pub measured: Option<Measured>,
     /// Codec of every link.
-    pub codec: CodecId,
+    pub codec: Codec,
     /// Items in flight at most; twice the stages plus two without it, which keeps every thread busy.
     pub window: Option<usize>,
 }
@@ -77,7 +77,7 @@ impl Default for Options {
             layout: None,
             description: None,
             measured: None,
-            codec: CodecId::default(),
+            codec: Codec::default(),
             window: None,
         }
     }
@@ -199,7 +199,7 @@ pub struct Pipeline {
     plan: Plan,
     stages: Vec<DeployedStage>,
     shipped_bytes: u64,
-    codecs: Vec<CodecId>,
+    codecs: Vec<Codec>,
 }
 
 struct Inner {
@@ -308,7 +308,7 @@ impl Pipeline {
     }
 
     /// Codecs of the links: from the dispatcher to the first stage, between stages, and back.
-    pub fn codecs(&self) -> &[CodecId] {
+    pub fn codecs(&self) -> &[Codec] {
         &self.codecs
     }
 

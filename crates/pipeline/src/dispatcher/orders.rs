@@ -6,7 +6,7 @@ use std::ops::Range;
 use graph::{Route, StageError, Weight};
 use plan::Plan;
 use tensor::TensorSpec;
-use wire::CodecId;
+use wire::Codec;
 use wire::control::{DeploymentId, Spec, StageOrder, WeightEntry};
 
 use crate::cluster::NodeInfo;
@@ -37,7 +37,7 @@ pub(crate) struct Common<'a> {
 pub(crate) fn orders(
     prepared: &Prepared,
     plan: &Plan,
-    codecs: &[CodecId],
+    codecs: &[Codec],
     nodes: &[NodeInfo],
     common: &Common<'_>,
 ) -> Result<Vec<Order>, StageError> {
@@ -61,7 +61,7 @@ pub(crate) struct Seat {
     pub(crate) stage: u32,
     pub(crate) stages: u32,
     /// Of the links into it and out of it.
-    pub(crate) codecs: [CodecId; 2],
+    pub(crate) codecs: [Codec; 2],
     pub(crate) next: Vec<SocketAddr>,
     pub(crate) memory: u64,
 }

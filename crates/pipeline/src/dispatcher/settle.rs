@@ -4,7 +4,7 @@
 //! load a plan's stages anyway; timing them before they are connected costs a second.
 
 use plan::{Objective, Plan};
-use wire::CodecId;
+use wire::Codec;
 use wire::control::StageTime;
 
 use super::deploy::Building;
@@ -23,7 +23,7 @@ const MAX_ROUNDS: usize = 3;
 pub(super) struct Settled {
     pub(super) plan: Plan,
     /// Along the chain: one more than stages.
-    pub(super) codecs: Vec<CodecId>,
+    pub(super) codecs: Vec<Codec>,
     pub(super) building: Building,
     /// What each stage took as a whole, where it was measured.
     pub(super) times: Vec<Option<StageTime>>,
@@ -104,7 +104,7 @@ fn given(prepared: &Prepared, layout: &Layout, costs: &Costs) -> Result<Plan, De
 }
 
 /// Codecs along the chain.
-fn codecs(plan: &Plan, options: &Options) -> Vec<CodecId> {
+fn codecs(plan: &Plan, options: &Options) -> Vec<Codec> {
     match &options.layout {
         Some(layout) => layout.codecs().collect(),
         None => vec![options.codec; plan.hops.len()],

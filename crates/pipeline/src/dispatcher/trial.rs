@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tensor::TensorSpec;
-use wire::CodecId;
+use wire::Codec;
 use wire::control::{Hello, LinkFigures, ProbeOrder, Purpose, Request, Response, StageTime, TimeOrder};
 
 pub(crate) use super::deploy::within_reach;
@@ -65,7 +65,7 @@ pub(crate) fn time_units(
     let common = Common { deployment: draw_id(&dispatcher), dispatcher: &dispatcher, epoch: FIRST_EPOCH };
     let costs = &prepared.profile.units[units.clone()];
     let memory = costs.iter().map(|unit| unit.weight_bytes + unit.activation_bytes).sum();
-    let seat = Seat { stage: 0, stages: 1, codecs: [CodecId::Raw; 2], next: Vec::new(), memory };
+    let seat = Seat { stage: 0, stages: 1, codecs: [Codec::RAW; 2], next: Vec::new(), memory };
     let positions = prepared.positions_of(&units);
     let order = orders::order(prepared, positions, node, seat, &common).map_err(|e| e.to_string())?;
     let building = Building::load(control, &Arc::new(vec![order]), &|_| {})?;

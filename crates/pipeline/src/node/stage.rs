@@ -19,7 +19,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use engine::{Outputs, Session};
 use tensor::{Tensor, TensorSpec, TensorView};
 use wire::control::{Route, StageFigures};
-use wire::{CodecId, Header, Kind};
+use wire::{Codec, Header, Kind};
 
 use crate::engine_thread::STACK;
 use crate::transport::{Checksums, FrameReader, FrameWriter, Received};
@@ -59,9 +59,9 @@ pub struct StageSetup {
     /// Where each output comes from.
     pub routes: Vec<Route>,
     /// Codec of the arriving link.
-    pub codec_in: CodecId,
+    pub codec_in: Codec,
     /// Codec of the leaving link.
-    pub codec_out: CodecId,
+    pub codec_out: Codec,
     /// Whether leaving tensors carry a checksum.
     pub checksums: Checksums,
     /// Bound on sizes that the model leaves open, bytes per tensor.

@@ -4,8 +4,9 @@ use std::io::{self, BufReader, IoSlice, Read, Write};
 use std::time::Instant;
 
 use tensor::{SpecError, Tensor, TensorError, TensorSpec, TensorView};
+use wire::codec::EncodeError;
 use wire::frame::{self, MAX_TENSORS, PREFIX_LEN};
-use wire::{CodecId, Descriptor, FrameError, Header, Kind, checksum};
+use wire::{Codec, Descriptor, FrameError, Header, Kind, Room, checksum};
 
 /// Reads ahead this far: holds a header and small payloads, so that they take one system call. Larger
 /// payloads are read past it, straight into the tensor.
@@ -26,23 +27,24 @@ pub enum Checksums {
 /// Sends frames. After the first item of a size it allocates nothing.
 pub struct FrameWriter<W> {
     stream: W,
-    codec: CodecId,
+    codec: Codec,
     checksums: Checksums,
     header: Vec<u8>,
     descriptors: Vec<Descriptor>,
-    scratch: Vec<Vec<u8>>,
+    /// Room for each tensor of a frame: all are sent at once.
+    rooms: Vec<Room>,
 }
 
 impl<W: Write> FrameWriter<W> {
     /// A writer that encodes with `codec`.
-    pub fn new(stream: W, codec: CodecId, checksums: Checksums) -> FrameWriter<W> {
+    pub fn new(stream: W, codec: Codec, checksums: Checksums) -> FrameWriter<W> {
         FrameWriter {
             stream,
             codec,
             checksums,
             header: Vec::new(),
             descriptors: Vec::new(),
-            scratch: Vec::new(),
+            rooms: Vec::new(),
         }
     }
 
@@ -52,16 +54,16 @@ impl<W: Write> FrameWriter<W> {
     /// With more than [`MAX_TENSORS`] tensors.
     pub fn send(&mut self, header: &Header, tensors: &[TensorView<'_>]) -> io::Result<u64> {
         assert!(tensors.len() <= MAX_TENSORS);
-        if self.scratch.len() < tensors.len() {
-            self.scratch.resize_with(tensors.len(), Vec::new);
+        if self.rooms.len() < tensors.len() {
+            self.rooms.resize_with(tensors.len(), Room::default);
         }
         self.descriptors.clear();
         let mut parts = [IoSlice::new(&[]); MAX_TENSORS + 1];
         let mut total = 0;
-        for ((tensor, scratch), part) in tensors.iter().zip(&mut self.scratch).zip(&mut parts[1..]) {
-            let encoded = self.codec.codec().encode(tensor.bytes(), scratch);
+        for ((tensor, room), part) in tensors.iter().zip(&mut self.rooms).zip(&mut parts[1..]) {
+            let (codec, encoded) = encode(self.codec, *tensor, room);
             self.descriptors.push(Descriptor {
-                codec: self.codec,
+                codec,
                 dtype: tensor.dtype(),
                 shape: tensor.shape(),
                 len: tensor.bytes().len(),
@@ -87,7 +89,7 @@ impl<W: Write> FrameWriter<W> {
         let bytes = &reason.as_bytes()[..end];
         let tensor =
             TensorView::of_slice([end].into(), bytes).expect("bytes are a u8 tensor of their length");
-        let codec = std::mem::replace(&mut self.codec, CodecId::Raw);
+        let codec = std::mem::replace(&mut self.codec, Codec::RAW);
         let sent = self.send(&Header { kind: Kind::Failure, epoch, sequence }, &[tensor]);
         self.codec = codec;
         sent
@@ -96,6 +98,15 @@ impl<W: Write> FrameWriter<W> {
     /// The stream underneath.
     pub fn stream(&self) -> &W {
         &self.stream
+    }
+}
+
+/// The tensor as the link's codec has it, or as it is, where that has nothing for values like these.
+fn encode<'a>(codec: Codec, tensor: TensorView<'a>, room: &'a mut Room) -> (Codec, &'a [u8]) {
+    let codec = codec.for_dtype(tensor.dtype());
+    match codec.encode(tensor, room) {
+        Ok(encoded) => (codec, encoded),
+        Err(EncodeError::NotFinite) => (Codec::RAW, tensor.bytes()),
     }
 }
 
@@ -117,11 +128,13 @@ fn write_all_vectored(stream: &mut impl Write, mut parts: &mut [IoSlice<'_>]) ->
 pub struct FrameReader<R> {
     stream: BufReader<R>,
     specs: Vec<TensorSpec>,
-    codec: CodecId,
+    codec: Codec,
     max_tensor_len: usize,
     header: Vec<u8>,
     descriptors: Vec<Descriptor>,
-    scratch: Vec<u8>,
+    /// A tensor's bytes off the wire.
+    encoded: Vec<u8>,
+    room: Room,
 }
 
 /// What arrived.
@@ -168,9 +181,9 @@ pub enum ReceiveError {
     #[error("a tensor is encoded as {found}, the plan says {expected}")]
     Codec {
         /// What the plan says.
-        expected: CodecId,
+        expected: Codec,
         /// What arrived.
-        found: CodecId,
+        found: Codec,
     },
     /// A tensor is larger than the plan allows for sizes that the model leaves open.
     #[error("tensor `{name}` has {len} bytes, the limit is {limit}")]
@@ -189,7 +202,7 @@ pub enum ReceiveError {
 
 impl<R: Read> FrameReader<R> {
     /// A reader for a link that carries `specs`, encoded with `codec`, none above `max_tensor_len` bytes.
-    pub fn new(stream: R, specs: Vec<TensorSpec>, codec: CodecId, max_tensor_len: usize) -> FrameReader<R> {
+    pub fn new(stream: R, specs: Vec<TensorSpec>, codec: Codec, max_tensor_len: usize) -> FrameReader<R> {
         FrameReader {
             stream: BufReader::with_capacity(READ_AHEAD_LEN, stream),
             specs,
@@ -197,7 +210,8 @@ impl<R: Read> FrameReader<R> {
             max_tensor_len,
             header: Vec::new(),
             descriptors: Vec::new(),
-            scratch: Vec::new(),
+            encoded: Vec::new(),
+            room: Room::default(),
         }
     }
 
@@ -253,7 +267,7 @@ impl<R: Read> FrameReader<R> {
         }
         for (spec, d) in self.specs.iter().zip(&self.descriptors) {
             spec.check(d.dtype, d.shape)?;
-            if d.codec != self.codec {
+            if d.codec != self.codec.for_dtype(d.dtype) && d.codec != Codec::RAW {
                 return Err(ReceiveError::Codec { expected: self.codec, found: d.codec });
             }
             if d.len > self.max_tensor_len {
@@ -267,18 +281,18 @@ impl<R: Read> FrameReader<R> {
     fn read_tensor(&mut self, sequence: u64, index: usize, tensor: &mut Tensor) -> Result<(), ReceiveError> {
         let d = self.descriptors[index];
         let damaged = FrameError::Checksum { sequence, index };
-        let (stream, scratch) = (&mut self.stream, &mut self.scratch);
+        let (stream, encoded, room) = (&mut self.stream, &mut self.encoded, &mut self.room);
         tensor.refill(d.dtype, d.shape, d.len, |bytes| {
-            if d.codec == CodecId::Raw {
+            if d.codec == Codec::RAW {
                 stream.read_exact(bytes)?;
                 return if intact(bytes, &d) { Ok(()) } else { Err(damaged.into()) };
             }
-            scratch.resize(d.encoded_len, 0);
-            stream.read_exact(scratch)?;
-            if !intact(scratch, &d) {
+            encoded.resize(d.encoded_len, 0);
+            stream.read_exact(encoded)?;
+            if !intact(encoded, &d) {
                 return Err(damaged.into());
             }
-            let decoded = d.codec.codec().decode(scratch, bytes);
+            let decoded = d.codec.decode(encoded, d.dtype, d.shape, bytes, room);
             decoded.map_err(|source| FrameError::Codec { sequence, index, source }.into())
         })
     }
@@ -287,7 +301,7 @@ impl<R: Read> FrameReader<R> {
         let [d] = self.descriptors[..] else {
             return Err(ReceiveError::Count { expected: 1, found: self.descriptors.len() });
         };
-        if d.codec != CodecId::Raw || d.encoded_len > MAX_REASON_LEN {
+        if d.codec != Codec::RAW || d.encoded_len > MAX_REASON_LEN {
             return Err(FrameError::Malformed("a failure that is no short text").into());
         }
         let mut text = vec![0; d.encoded_len];
@@ -322,7 +336,7 @@ mod tests {
         vec![x, y]
     }
 
-    fn sent(codec: CodecId) -> Vec<u8> {
+    fn sent(codec: Codec) -> Vec<u8> {
         let mut bytes = Vec::new();
         let mut writer = FrameWriter::new(&mut bytes, codec, Checksums::On);
         let tensors = tensors();
@@ -335,7 +349,7 @@ mod tests {
 
     #[test]
     fn frames_failures_and_the_end_arrive_as_sent() {
-        for codec in CodecId::ALL {
+        for codec in [Codec::RAW, Codec::LZ4] {
             let bytes = sent(codec);
             let mut reader = FrameReader::new(&bytes[..], specs(), codec, 1 << 20);
             let mut buffers = reader.buffers();
@@ -352,7 +366,7 @@ mod tests {
 
     #[test]
     fn damage_and_truncation_anywhere_are_noticed() {
-        for codec in CodecId::ALL {
+        for codec in [Codec::RAW, Codec::LZ4] {
             let good = sent(codec);
             let frame_len = good.len() - frame::header_len(1) - "no result".len();
             let read = |bytes: &[u8]| {
@@ -374,7 +388,7 @@ mod tests {
     #[test]
     fn what_the_plan_does_not_say_is_refused_before_memory_is_reserved() {
         let check = |specs: Vec<TensorSpec>, codec, limit, message: &str| {
-            let bytes = sent(CodecId::Raw);
+            let bytes = sent(Codec::LZ4);
             let mut reader = FrameReader::new(&bytes[..], specs, codec, limit);
             let mut buffers = reader.buffers();
             let error = reader.receive(&mut buffers).unwrap_err();
@@ -386,16 +400,16 @@ mod tests {
             change(&mut specs);
             specs
         };
-        let raw = CodecId::Raw;
-        check(with(|s| s.truncate(1)), raw, 1 << 20, "a frame holds 2 tensors, the plan says 1");
-        check(with(|s| s[1].dtype = DType::I32), raw, 1 << 20, "tensor `y` must be i32, not i64");
+        let lz4 = Codec::LZ4;
+        check(with(|s| s.truncate(1)), lz4, 1 << 20, "a frame holds 2 tensors, the plan says 1");
+        check(with(|s| s[1].dtype = DType::I32), lz4, 1 << 20, "tensor `y` must be i32, not i64");
         check(
             with(|s| s[0] = TensorSpec::fixed("x", DType::F32, Shape::from([3, 2]))),
-            raw,
+            lz4,
             1 << 20,
             "tensor `x` must have shape 3x2, not 2x3",
         );
-        check(specs(), CodecId::Lz4, 1 << 20, "a tensor is encoded as raw, the plan says lz4");
-        check(specs(), raw, 31, "tensor `y` has 32 bytes, the limit is 31");
+        check(specs(), Codec::RAW, 1 << 20, "a tensor is encoded as lz4, the plan says raw");
+        check(specs(), lz4, 31, "tensor `y` has 32 bytes, the limit is 31");
     }
 }

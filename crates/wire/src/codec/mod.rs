@@ -1,32 +1,70 @@
-//! How one tensor's bytes travel. The link's codec is part of the plan; the frame only repeats it.
+//! How tensors travel on a link: stages that compose.
+//!
+//! Encoding goes through three stages, each of which may do nothing: the values become something smaller ([`Values`]),
+//! their bytes are arranged so that they pack well ([`Filter`]), and are packed ([`Entropy`]). Decoding goes the other
+//! way, into exactly as many bytes as the plan's type and shape take, or is an error: whatever a peer sends, nothing
+//! panics, and no more memory is taken than the largest encoding of that tensor. Called by `pipeline`, item after item,
+//! with a [`Room`] that is reused.
 
-mod lz4;
+mod affine;
+mod entropy;
+mod filter;
+mod halves;
+mod name;
 
-use std::fmt;
-use std::str::FromStr;
+use tensor::{Buffer, DType, Shape, TensorView};
 
-/// The codec of a link, as named on the command line and numbered on the wire.
+pub use entropy::Entropy;
+pub use filter::Filter;
+pub use name::UnknownCodec;
+
+use entropy::Packers;
+use filter::Layout;
+
+/// What a tensor's values become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-#[repr(u8)]
-pub enum CodecId {
-    /// The memory form of the elements, unchanged.
+pub enum Values {
+    /// Their memory form, unchanged.
     #[default]
-    Raw = 0,
-    /// One LZ4 block.
-    Lz4 = 1,
+    Plain,
+    /// IEEE 754 halves, rounded to nearest.
+    F16,
+    /// bfloat16, rounded to nearest.
+    Bf16,
+    /// Bytes on a line from the tensor's least to its largest value.
+    U8,
+    /// The same, with a line for each index of one axis, counted from 0.
+    U8Axis(u8),
 }
 
-/// Turns a tensor's bytes into what travels, and back.
-pub trait Codec: Send + Sync {
-    /// The largest encoding of `len` bytes, bytes. A frame that claims more is refused unread.
-    fn max_encoded_len(&self, len: usize) -> usize;
+/// How a link's tensors travel, as named on the command line and numbered on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Codec {
+    /// The first stage.
+    pub values: Values,
+    /// The second.
+    pub filter: Filter,
+    /// The third.
+    pub entropy: Entropy,
+}
 
-    /// Encodes `bytes`. `scratch` is reused from item to item; the result may lie in it or be `bytes` itself.
-    fn encode<'a>(&self, bytes: &'a [u8], scratch: &'a mut Vec<u8>) -> &'a [u8];
+/// What decoding gives back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fidelity {
+    /// Less than half precision: the effect on a model's outputs is to be measured first.
+    Coarse,
+    /// Each value to 8 significant bits at least, within the range of the type.
+    Half,
+    /// Bit for bit what was sent.
+    Exact,
+}
 
-    /// Decodes into `out`, whose length the plan gives: all of it is written and all input consumed, or an
-    /// error comes back.
-    fn decode(&self, encoded: &[u8], out: &mut [u8]) -> Result<(), CodecError>;
+/// Values that a codec does not stand for: the tensor has to travel another way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EncodeError {
+    /// There is no line from or to infinity.
+    #[error("a value is not finite")]
+    NotFinite,
 }
 
 /// Bytes that are no encoding of the expected tensor.
@@ -36,8 +74,8 @@ pub enum CodecError {
     #[error("{codec} data decodes to {found} bytes, the plan says {expected}")]
     Length {
         /// The codec.
-        codec: CodecId,
-        /// Bytes the tensor takes.
+        codec: Codec,
+        /// Bytes that should come out.
         expected: usize,
         /// Bytes that came out.
         found: usize,
@@ -46,131 +84,264 @@ pub enum CodecError {
     #[error("{codec} data is malformed: {reason}")]
     Malformed {
         /// The codec.
-        codec: CodecId,
-        /// What the decoder says.
+        codec: Codec,
+        /// What is wrong with it.
         reason: String,
     },
 }
 
-impl CodecId {
-    /// Every codec.
-    pub const ALL: [CodecId; 2] = [CodecId::Raw, CodecId::Lz4];
+/// Memory to encode and decode in, reused from item to item: of one link, or one thread.
+#[derive(Default)]
+pub struct Room {
+    values: Buffer,
+    filtered: Buffer,
+    packed: Buffer,
+    packers: Packers,
+}
 
-    /// The codec with this number on the wire.
-    pub fn from_code(code: u8) -> Option<CodecId> {
-        CodecId::ALL.into_iter().find(|id| *id as u8 == code)
+impl Codec {
+    /// The memory form, unchanged. Every link accepts it, as there is nothing to decode.
+    pub const RAW: Codec = Codec { values: Values::Plain, filter: Filter::None, entropy: Entropy::None };
+
+    /// The memory form as LZ4 blocks.
+    pub const LZ4: Codec = Codec { entropy: Entropy::Lz4, ..Codec::RAW };
+
+    /// What comes of it for tensors of a type: only `f32` is ever changed, and strings have no elements of one size.
+    pub fn for_dtype(self, dtype: DType) -> Codec {
+        let values = if dtype == DType::F32 { self.values } else { Values::Plain };
+        let filter = if element_len(dtype).is_some() { self.filter } else { Filter::None };
+        Codec { values, filter, ..self }
     }
 
-    /// The number on the wire.
-    pub fn code(self) -> u8 {
-        self as u8
-    }
-
-    /// The name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            CodecId::Raw => "raw",
-            CodecId::Lz4 => "lz4",
+    /// What decoding gives back of `f32` values; others always come back as they were.
+    pub fn fidelity(self) -> Fidelity {
+        match self.values {
+            Values::Plain => Fidelity::Exact,
+            Values::F16 | Values::Bf16 => Fidelity::Half,
+            Values::U8 | Values::U8Axis(_) => Fidelity::Coarse,
         }
     }
 
-    /// The codec itself.
-    pub fn codec(self) -> &'static dyn Codec {
-        match self {
-            CodecId::Raw => &Raw,
-            CodecId::Lz4 => &lz4::Lz4,
+    /// The largest encoding of a tensor, bytes; `len` are those of its memory form. A frame that claims more is refused
+    /// unread.
+    pub fn max_encoded_len(self, dtype: DType, shape: Shape, len: usize) -> usize {
+        let form = self.form(dtype, shape, len);
+        self.entropy.max_len(form.head + self.filter.max_len(form.body(), form.layout))
+    }
+
+    /// Encodes a tensor. The result lies in `room`, or is the tensor's own bytes.
+    pub fn encode<'a>(self, tensor: TensorView<'a>, room: &'a mut Room) -> Result<&'a [u8], EncodeError> {
+        let (dtype, shape) = (tensor.dtype(), tensor.shape());
+        let form = self.form(dtype, shape, tensor.bytes().len());
+        let Room { values, filtered, packed, packers } = room;
+        let bytes = match self.values {
+            Values::Plain => tensor.bytes(),
+            lossy => {
+                values.resize(form.len);
+                lossy.encode(tensor, values.as_mut_bytes())?;
+                values.as_bytes()
+            }
+        };
+        let bytes = match self.filter {
+            Filter::None => bytes,
+            filter => {
+                filtered.resize(form.head + filter.max_len(form.body(), form.layout));
+                let (head, body) = filtered.as_mut_bytes().split_at_mut(form.head);
+                head.copy_from_slice(&bytes[..form.head]);
+                let len = form.head + filter.apply(form.layout, &bytes[form.head..], body);
+                &filtered.as_bytes()[..len]
+            }
+        };
+        Ok(match self.entropy {
+            Entropy::None => bytes,
+            entropy => {
+                packed.resize(entropy.max_len(bytes.len()));
+                let len = entropy.pack(bytes, packed.as_mut_bytes(), packers);
+                &packed.as_bytes()[..len]
+            }
+        })
+    }
+
+    /// Decodes into `out`, which has the length of the tensor's memory form: all of it is written and all input
+    /// consumed, or an error comes back.
+    pub fn decode(
+        self,
+        encoded: &[u8],
+        dtype: DType,
+        shape: Shape,
+        out: &mut [u8],
+        room: &mut Room,
+    ) -> Result<(), CodecError> {
+        let form = self.form(dtype, shape, out.len());
+        let Room { filtered, packed, packers, .. } = room;
+        let (plain, malformed) = (self.values == Values::Plain, |reason| self.malformed(reason));
+        // Each stage writes where the next one reads; the last one that does anything, into `out`.
+        let bytes = match self.entropy {
+            Entropy::None => encoded,
+            entropy if plain && self.filter == Filter::None => {
+                let found = entropy.unpack(encoded, out, packers).map_err(malformed)?;
+                return self.expect(out.len(), found);
+            }
+            entropy => {
+                packed.resize(form.head + self.filter.max_len(form.body(), form.layout));
+                let len = entropy.unpack(encoded, packed.as_mut_bytes(), packers).map_err(malformed)?;
+                &packed.as_bytes()[..len]
+            }
+        };
+        let bytes = match self.filter {
+            Filter::None => bytes,
+            filter => {
+                let (head, body) = bytes
+                    .split_at_checked(form.head)
+                    .ok_or_else(|| self.malformed("it is too short".to_owned()))?;
+                if plain {
+                    return filter.undo(form.layout, body, out).map_err(malformed);
+                }
+                filtered.resize(form.len);
+                let (to_head, to_body) = filtered.as_mut_bytes().split_at_mut(form.head);
+                to_head.copy_from_slice(head);
+                filter.undo(form.layout, body, to_body).map_err(malformed)?;
+                filtered.as_bytes()
+            }
+        };
+        self.expect(form.len, bytes.len())?;
+        match self.values {
+            Values::Plain => out.copy_from_slice(bytes),
+            lossy => lossy.decode(bytes, shape, out).map_err(malformed)?,
         }
-    }
-}
-
-impl fmt::Display for CodecId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for CodecId {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<CodecId, String> {
-        CodecId::ALL
-            .into_iter()
-            .find(|id| id.name() == name)
-            .ok_or_else(|| format!("there is no codec `{name}`; choose raw or lz4"))
-    }
-}
-
-struct Raw;
-
-impl Codec for Raw {
-    fn max_encoded_len(&self, len: usize) -> usize {
-        len
-    }
-
-    fn encode<'a>(&self, bytes: &'a [u8], _: &'a mut Vec<u8>) -> &'a [u8] {
-        bytes
-    }
-
-    fn decode(&self, encoded: &[u8], out: &mut [u8]) -> Result<(), CodecError> {
-        if encoded.len() != out.len() {
-            let (expected, found) = (out.len(), encoded.len());
-            return Err(CodecError::Length { codec: CodecId::Raw, expected, found });
-        }
-        out.copy_from_slice(encoded);
         Ok(())
     }
+
+    /// What lies between the first stage and the second.
+    fn form(self, dtype: DType, shape: Shape, len: usize) -> Form {
+        let element = element_len(dtype).unwrap_or(1);
+        let elements = len / element;
+        let (head, width) = match self.values {
+            Values::Plain => (0, element),
+            Values::F16 | Values::Bf16 => (0, 2),
+            Values::U8 => (affine::line_len(1), 1),
+            Values::U8Axis(axis) => (affine::line_len(affine::lines(shape, axis)), 1),
+        };
+        let body = if self.values == Values::Plain { len } else { elements * width };
+        Form { head, len: head + body, layout: Layout { element: width } }
+    }
+
+    fn malformed(self, reason: String) -> CodecError {
+        CodecError::Malformed { codec: self, reason }
+    }
+
+    fn expect(self, expected: usize, found: usize) -> Result<(), CodecError> {
+        match expected == found {
+            true => Ok(()),
+            false => Err(CodecError::Length { codec: self, expected, found }),
+        }
+    }
+}
+
+/// A tensor after the first stage.
+struct Form {
+    /// Bytes that are no elements and stay as they are.
+    head: usize,
+    /// All bytes.
+    len: usize,
+    layout: Layout,
+}
+
+impl Form {
+    fn body(&self) -> usize {
+        self.len - self.head
+    }
+}
+
+impl Values {
+    fn encode(self, tensor: TensorView<'_>, out: &mut [u8]) -> Result<(), EncodeError> {
+        let values = tensor.bytes();
+        match self {
+            Values::Plain => out.copy_from_slice(values),
+            Values::F16 => halves::encode_f16(values, out),
+            Values::Bf16 => halves::encode_bf16(values, out),
+            Values::U8 => affine::encode(values, affine::Lines::one(), out)?,
+            Values::U8Axis(axis) => affine::encode(values, affine::Lines::of(tensor.shape(), axis), out)?,
+        }
+        Ok(())
+    }
+
+    fn decode(self, bytes: &[u8], shape: Shape, out: &mut [u8]) -> Result<(), String> {
+        match self {
+            Values::Plain => out.copy_from_slice(bytes),
+            Values::F16 => halves::decode_f16(bytes, out),
+            Values::Bf16 => halves::decode_bf16(bytes, out),
+            Values::U8 => affine::decode(bytes, affine::Lines::one(), out)?,
+            Values::U8Axis(axis) => affine::decode(bytes, affine::Lines::of(shape, axis), out)?,
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of an element, for types whose elements take whole bytes, all the same.
+fn element_len(dtype: DType) -> Option<usize> {
+    dtype.bits().filter(|bits| bits % 8 == 0).map(|bits| bits / 8)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tensor::Tensor;
 
-    fn samples() -> Vec<Vec<u8>> {
-        let noise: Vec<u8> = (0..5000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-        vec![vec![], vec![7], vec![0; 4096], noise]
+    const VALUES: [Values; 5] = [Values::Plain, Values::F16, Values::Bf16, Values::U8, Values::U8Axis(1)];
+    const FILTERS: [Filter; 2] = [Filter::None, Filter::Shuffle];
+    const ENTROPIES: [Entropy; 2] = [Entropy::None, Entropy::Lz4];
+
+    fn codecs() -> impl Iterator<Item = Codec> {
+        let all = |values| {
+            FILTERS.into_iter().flat_map(move |f| ENTROPIES.into_iter().map(move |e| (values, f, e)))
+        };
+        VALUES.into_iter().flat_map(all).map(|(values, filter, entropy)| Codec { values, filter, entropy })
+    }
+
+    fn wave(shape: Shape) -> Tensor {
+        let values: Vec<f32> =
+            (0..shape.elements().unwrap()).map(|i| (i as f32 * 0.37).sin() * 3.0).collect();
+        Tensor::from_slice(shape, &values).unwrap()
+    }
+
+    fn round_trip(codec: Codec, tensor: &Tensor, room: &mut Room) -> Result<Tensor, CodecError> {
+        let encoded = codec.encode(tensor.view(), room).unwrap().to_vec();
+        let (dtype, shape, len) = (tensor.dtype(), tensor.shape(), tensor.bytes().len());
+        assert!(encoded.len() <= codec.max_encoded_len(dtype, shape, len), "{codec}");
+        let mut out = Tensor::zeros(dtype, shape).unwrap().into_buffer();
+        codec.decode(&encoded, dtype, shape, out.as_mut_bytes(), room)?;
+        Ok(Tensor::from_buffer(dtype, shape, out).unwrap())
     }
 
     #[test]
-    fn every_codec_round_trips_within_its_bound() {
-        for id in CodecId::ALL {
-            for bytes in samples() {
-                let mut scratch = Vec::new();
-                let encoded = id.codec().encode(&bytes, &mut scratch);
-                assert!(encoded.len() <= id.codec().max_encoded_len(bytes.len()));
-                let mut out = vec![0xaa; bytes.len()];
-                id.codec().decode(encoded, &mut out).unwrap();
-                assert_eq!(out, bytes, "{id}");
-            }
-        }
-    }
-
-    #[test]
-    fn truncated_padded_and_flipped_data_is_an_error_or_fills_exactly() {
-        for id in CodecId::ALL {
-            for bytes in samples() {
-                let mut scratch = Vec::new();
-                let good = id.codec().encode(&bytes, &mut scratch).to_vec();
-                let mut out = vec![0; bytes.len()];
-                for cut in 0..good.len() {
-                    assert!(id.codec().decode(&good[..cut], &mut out).is_err(), "{id} cut at {cut}");
-                    let mut bad = good.clone();
-                    bad[cut] ^= 0x41;
-                    let _ = id.codec().decode(&bad, &mut out);
+    fn every_codec_gives_back_what_its_fidelity_says() {
+        let mut room = Room::default();
+        for codec in codecs() {
+            for shape in [[1, 3, 8, 5], [2, 1, 1, 1], [1, 4, 0, 7]].map(Shape::from) {
+                let tensor = wave(shape);
+                let back = round_trip(codec, &tensor, &mut room).unwrap();
+                let most = match codec.fidelity() {
+                    Fidelity::Exact => 0.0,
+                    Fidelity::Half => 3.0 / 256.0,
+                    Fidelity::Coarse => 6.1 / 255.0 / 2.0,
+                };
+                let (sent, got) = (tensor.as_slice::<f32>().unwrap(), back.as_slice::<f32>().unwrap());
+                for (sent, got) in sent.iter().zip(got) {
+                    assert!((sent - got).abs() <= most, "{codec} {shape}: {got} for {sent}");
                 }
-                let mut longer = good.clone();
-                longer.push(0);
-                assert!(id.codec().decode(&longer, &mut out).is_err(), "{id}");
-                assert!(id.codec().decode(&good, &mut vec![0; bytes.len() + 1]).is_err(), "{id}");
             }
         }
     }
 
     #[test]
     fn names_and_codes_round_trip() {
-        for id in CodecId::ALL {
-            assert_eq!(id.name().parse(), Ok(id));
-            assert_eq!(CodecId::from_code(id.code()), Some(id));
+        for codec in codecs() {
+            assert_eq!(codec.to_string().parse(), Ok(codec));
+            assert_eq!(Codec::from_code(codec.code()), Some(codec));
         }
-        assert_eq!(CodecId::from_code(200), None);
+        for name in ["", "zip", "raw+lz4", "lz4+shuffle", "u8-axis", "bf16+"] {
+            assert!(name.parse::<Codec>().is_err(), "{name}");
+        }
     }
 }
