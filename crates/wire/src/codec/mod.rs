@@ -223,7 +223,8 @@ impl Codec {
             Values::U8Axis(axis) => (affine::line_len(affine::lines(shape, axis)), 1),
         };
         let body = if self.values == Values::Plain { len } else { elements * width };
-        Form { head, len: head + body, layout: Layout { element: width } }
+        let row = shape.dims().last().map_or(1, |&row| row.max(1));
+        Form { head, len: head + body, layout: Layout { element: width, row } }
     }
 
     fn malformed(self, reason: String) -> CodecError {
@@ -289,7 +290,7 @@ mod tests {
     use tensor::Tensor;
 
     const VALUES: [Values; 5] = [Values::Plain, Values::F16, Values::Bf16, Values::U8, Values::U8Axis(1)];
-    const FILTERS: [Filter; 2] = [Filter::None, Filter::Shuffle];
+    const FILTERS: [Filter; 4] = [Filter::None, Filter::Shuffle, Filter::RowDelta, Filter::ZeroBitmap];
     const ENTROPIES: [Entropy; 2] = [Entropy::None, Entropy::Lz4];
 
     fn codecs() -> impl Iterator<Item = Codec> {

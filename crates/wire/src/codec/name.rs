@@ -11,11 +11,12 @@ use super::{Codec, Entropy, Filter, Values};
 /// A name that no codec has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "there is no codec `{0}`; choose raw, or one or more of f16, bf16, u8 or u8-axisN, then shuffle, then lz4, joined by +"
+    "there is no codec `{0}`; choose raw, or one or more of f16, bf16, u8 or u8-axisN, then shuffle, delta or bitmap, then lz4, joined by +"
 )]
 pub struct UnknownCodec(String);
 
-const FILTERS: [(Filter, &str); 1] = [(Filter::Shuffle, "shuffle")];
+const FILTERS: [(Filter, &str); 3] =
+    [(Filter::Shuffle, "shuffle"), (Filter::RowDelta, "delta"), (Filter::ZeroBitmap, "bitmap")];
 const ENTROPIES: [(Entropy, &str); 1] = [(Entropy::Lz4, "lz4")];
 
 impl Codec {
