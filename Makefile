@@ -6,7 +6,7 @@ DEFER := target/release/defer
 ITEMS ?= 200
 REPEAT := $(shell expr \( $(ITEMS) + 7 \) / 8)
 
-.PHONY: build demo test bench experiments check docs clean
+.PHONY: build demo test bench bench-codecs experiments check docs clean
 
 build:
 	$(CARGO) build --release --locked -p cli
@@ -44,6 +44,10 @@ test: build
 bench: export ORT_DISABLE_TELEMETRY = 1
 bench: build
 	$(CARGO) bench --locked --workspace --benches
+
+## The table of codecs, on made feature maps or on the activations (.npy) in the folder DEFER_ACTIVATIONS.
+bench-codecs:
+	$(CARGO) bench --locked -p wire --bench codec
 
 ## The tables in experiments/, which need nothing but the costs that are there.
 experiments:
