@@ -114,7 +114,7 @@ fn stage(size: usize, items: usize, checksums: Checksums) -> Cost {
         outputs: vec![spec.clone()],
         feeds: vec![],
         routes: vec![Route::Passed(0)],
-        codec_in: Codec::RAW,
+        codecs_in: Codec::RAW.into(),
         codec_out: Codec::RAW,
         checksums,
         max_tensor_len: size,

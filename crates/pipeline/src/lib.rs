@@ -25,7 +25,9 @@ pub mod transport;
 pub use calibrate::{CalibrateOptions, Costs, Measured, MeasuredLink, NodeTimes, calibrate};
 pub use cluster::{Cluster, DiscoverError, NodeInfo, Wanted};
 pub use control::{NetworkConfig, NetworkError};
-pub use dispatcher::{DeployError, DeployedStage, ItemError, Options, Pending, Pipeline, Progress};
+pub use dispatcher::{
+    DeployError, DeployedStage, ItemError, Options, Pending, Pipeline, Progress, RecodeError,
+};
 pub use layout::{Layout, LayoutError, LayoutStage};
 pub use node::{Node, NodeConfig, NodeError};
 pub use operation::Operation;

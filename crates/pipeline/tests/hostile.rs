@@ -15,7 +15,7 @@ use pipeline::transport::{Checksums, FrameReader, FrameWriter, Received};
 use pipeline::{Options, Pipeline, SplitOptions};
 use tensor::{DType, Shape, Tensor, TensorSpec};
 use wire::control::{
-    self, DeploymentId, Hello, ProbeOrder, Purpose, Request, Response, StageOrder, TimeOrder,
+    self, DeploymentId, Hello, ProbeOrder, Purpose, RecodeOrder, Request, Response, StageOrder, TimeOrder,
 };
 use wire::{Codec, Header, Kind};
 
@@ -133,6 +133,10 @@ fn requests_that_are_none_are_refused() {
     for request in [Request::Load(9), Request::Connect(9), Request::Measure(9)] {
         refused(rogue.ask(node, &request), "no such deployment");
     }
+    let recode = |deployment, codec| rogue.ask(node, &Request::Recode(RecodeOrder { deployment, codec }));
+    refused(recode(9, Codec::RAW.code()), "no such deployment");
+    refused(recode(deployment(&nodes), Codec::LZ4.code()), "codec lz4 is not for this link, which takes raw");
+    refused(recode(deployment(&nodes), [0xff; 4]), "codec number [255, 255, 255, 255] is not for this link");
     victim.assert_works();
 }
 
@@ -226,6 +230,13 @@ fn frames_that_do_not_belong_end_their_own_stage_only() {
         bytes
     };
     let text = Tensor::from_slice(Shape::from([2]), &[1f32, 2.0]).unwrap();
+    let packed = {
+        let mut bytes = Vec::new();
+        let header = Header { kind: Kind::Item, epoch: EPOCH, sequence: 0 };
+        let mut writer = FrameWriter::new(&mut bytes, Codec::LZ4, Checksums::On);
+        writer.send(&header, &[ids(&[3, 4]).view()]).unwrap();
+        bytes
+    };
     let many = vec![ids(&[0]); 64];
     let cases: Vec<(Vec<u8>, &str)> = vec![
         (flipped(0), "not a frame"),
@@ -234,6 +245,7 @@ fn frames_that_do_not_belong_end_their_own_stage_only() {
         (good[..good.len() - 3].to_vec(), "the link into this stage failed"),
         (frame(EPOCH - 1, &[ids(&[3, 4])]), "a frame of epoch 4 arrived in epoch 5"),
         (frame(EPOCH + 1, &[ids(&[3, 4])]), "a frame of epoch 6 arrived in epoch 5"),
+        (packed, "a tensor is encoded as lz4, the plan says raw"),
         (frame(EPOCH, &[text]), "`ids` must be i64, not f32"),
         (frame(EPOCH, &[Tensor::zeros(DType::I64, Shape::from([1, 2])).unwrap()]), "`ids` must have shape"),
         (frame(EPOCH, &many), "holds 64 tensors, the plan says 1"),

@@ -92,7 +92,7 @@ fn receiving_computing_and_sending_of_different_items_overlap() {
         outputs: vec![spec.clone()],
         feeds: vec![],
         routes: vec![Route::Passed(0)],
-        codec_in: Codec::RAW,
+        codecs_in: Codec::RAW.into(),
         codec_out: Codec::RAW,
         checksums: Checksums::On,
         max_tensor_len: ITEM_LEN,

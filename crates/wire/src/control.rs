@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tensor::{DType, Dim, TensorSpec};
 
-use crate::Codec;
+use crate::{Codec, CodecList};
 
 /// First byte of every message. Nodes and dispatchers of another version refuse each other with a message.
 pub const VERSION: u8 = 1;
@@ -42,6 +42,8 @@ pub enum Request {
     Time(Box<TimeOrder>),
     /// Connect to another node and see what the link between you is like.
     Probe(ProbeOrder),
+    /// Encode what leaves the stage in another way, from the next item on.
+    Recode(RecodeOrder),
 }
 
 /// Which stage to time, and on what.
@@ -51,6 +53,15 @@ pub struct TimeOrder {
     pub deployment: DeploymentId,
     /// Sizes of each of the stage's inputs, in the order of [`StageOrder::inputs`].
     pub shapes: Vec<Vec<u64>>,
+}
+
+/// How results of a stage travel from now on. Frames name their codec, so the receiver need not be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecodeOrder {
+    /// The deployment whose stage it is.
+    pub deployment: DeploymentId,
+    /// Raw, or one of [`StageOrder::codecs_out`].
+    pub codec: [u8; Codec::CODE_LEN],
 }
 
 /// Which link to probe.
@@ -87,6 +98,8 @@ pub enum Response {
     Timed(StageTime),
     /// To [`Request::Probe`].
     Probed(LinkFigures),
+    /// To [`Request::Recode`].
+    Recoded,
 }
 
 /// A process that has less of the CPU than this share of its time, while one thread of it works, is stopped.
@@ -261,16 +274,29 @@ pub struct StageOrder {
     pub feeds: Vec<u32>,
     /// Where each output comes from.
     pub routes: Vec<Route>,
-    /// Codec of the arriving link.
-    pub codec_in: [u8; Codec::CODE_LEN],
-    /// Codec of the leaving link.
+    /// Codecs in which tensors may arrive, besides raw.
+    pub codecs_in: Vec<[u8; Codec::CODE_LEN]>,
+    /// Codec with which the leaving link begins: raw, or one of `codecs_out`.
     pub codec_out: [u8; Codec::CODE_LEN],
+    /// Codecs to which the leaving link may be switched, besides raw.
+    pub codecs_out: Vec<[u8; Codec::CODE_LEN]>,
     /// Where the next stage accepts connections; empty when the dispatcher fetches the results.
     pub next: Vec<SocketAddr>,
     /// The largest tensor that may arrive, bytes: bounds sizes that the model leaves open.
     pub max_tensor_len: u64,
     /// Memory the plan expects the stage to take, bytes: weights, activations, queues.
     pub memory: u64,
+}
+
+/// How tensors may travel on the two links of a stage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StageCodecs {
+    /// In what may arrive.
+    pub arriving: CodecList,
+    /// In what results leave at first.
+    pub begin: Codec,
+    /// In what they may leave later.
+    pub leaving: CodecList,
 }
 
 /// One weight of a stage.
@@ -401,9 +427,18 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ControlError> {
 }
 
 impl StageOrder {
-    /// The codecs of the arriving and the leaving link, when this program knows them.
-    pub fn codecs(&self) -> Option<(Codec, Codec)> {
-        Some((Codec::from_code(self.codec_in)?, Codec::from_code(self.codec_out)?))
+    /// How tensors may travel on the arriving and on the leaving link.
+    ///
+    /// # Errors
+    /// When a list is too long, or has a codec that this program does not know; when the leaving link would begin
+    /// with a codec that is not on its list.
+    pub fn codecs(&self) -> Result<StageCodecs, String> {
+        let list = |codes: &[_]| CodecList::from_codes(codes).map_err(|e| e.to_string());
+        let (arriving, leaving) = (list(&self.codecs_in)?, list(&self.codecs_out)?);
+        match Codec::from_code(self.codec_out).filter(|&codec| leaving.contains(codec)) {
+            Some(begin) => Ok(StageCodecs { arriving, begin, leaving }),
+            None => Err("the leaving link would begin with a codec that is not on its list".to_owned()),
+        }
     }
 
     /// Whether positions refer to what exists and limits are kept: what a node checks before it believes
@@ -414,9 +449,7 @@ impl StageOrder {
         if self.inputs.len() > MAX_TENSORS || self.outputs.len() > MAX_TENSORS {
             return Err(format!("a cut with more than {MAX_TENSORS} tensors"));
         }
-        if self.codecs().is_none() {
-            return Err("a codec this node does not know".to_owned());
-        }
+        self.codecs()?;
         if self.stage >= self.stages || self.routes.len() != self.outputs.len() {
             return Err("a stage order that contradicts itself".to_owned());
         }
@@ -522,8 +555,9 @@ mod tests {
             outputs: vec![Spec::from(&TensorSpec { name: "y".into(), dtype: DType::I64, dims: None })],
             feeds: vec![0],
             routes: vec![Route::Computed(0)],
-            codec_in: Codec::RAW.code(),
+            codecs_in: vec![Codec::LZ4.code()],
             codec_out: Codec::LZ4.code(),
+            codecs_out: vec![Codec::LZ4.code()],
             next: vec!["127.0.0.1:1".parse().unwrap()],
             max_tensor_len: 1 << 20,
             memory: 5,
@@ -594,12 +628,15 @@ mod tests {
     #[test]
     fn contradictory_orders_are_refused() {
         type Break = fn(&mut StageOrder);
-        let breaks: [Break; 6] = [
+        let breaks: [Break; 9] = [
             |o| o.feeds = vec![1],
             |o| o.routes = vec![Route::Computed(1)],
             |o| o.routes = vec![Route::Passed(1)],
             |o| o.routes = vec![],
             |o| o.codec_out = [99, 0, 0, 0],
+            |o| o.codecs_in = vec![[99, 0, 0, 0]],
+            |o| o.codecs_out = vec![],
+            |o| o.codecs_in = vec![Codec::LZ4.code(); 17],
             |o| o.stage = 2,
         ];
         assert_eq!(order().check(), Ok(()));

@@ -9,5 +9,5 @@ pub mod control;
 pub mod frame;
 
 pub use checksum::checksum;
-pub use codec::{Codec, CodecError, Entropy, Fidelity, Filter, Room, Values};
+pub use codec::{Codec, CodecError, CodecList, Entropy, Fidelity, Filter, Room, Values};
 pub use frame::{Descriptor, FrameError, Header, Kind};

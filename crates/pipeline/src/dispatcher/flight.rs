@@ -13,11 +13,11 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use event_listener::IntoNotification;
 use tensor::{Tensor, TensorSpec};
-use wire::{Codec, Header, Kind};
+use wire::{Codec, CodecList, Header, Kind};
 
 use super::delivery::{Action, Delivery, Event};
 use super::shut;
-use crate::transport::{Checksums, FrameReader, FrameWriter, Received};
+use crate::transport::{Checksums, FrameReader, FrameWriter, InUse, Received};
 
 /// Why an item has no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -82,8 +82,10 @@ pub(super) struct Ends {
     pub(super) outputs: Vec<TensorSpec>,
     /// Generation of the plan.
     pub(super) epoch: u32,
-    /// Codecs of the inputs and of the results.
-    pub(super) codecs: [Codec; 2],
+    /// Codec with which inputs travel at first.
+    pub(super) codec: Codec,
+    /// Codecs in which results may arrive.
+    pub(super) codecs: CodecList,
     /// Bound on sizes that the model leaves open, bytes per tensor.
     pub(super) max_tensor_len: usize,
 }
@@ -92,6 +94,7 @@ pub(super) struct Ends {
 pub(super) struct Flight {
     shared: Arc<Shared>,
     input: TcpStream,
+    codec: InUse,
     results: TcpStream,
     broken: Receiver<String>,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -133,7 +136,7 @@ impl Flight {
         ends: Ends,
         window: usize,
     ) -> std::io::Result<Flight> {
-        let Ends { outputs, epoch, codecs, max_tensor_len } = ends;
+        let Ends { outputs, epoch, codec, codecs, max_tensor_len } = ends;
         let (sender, items) = bounded(window);
         let (broken_in, broken) = bounded(2); // one for each connection
         let shared = Arc::new(Shared {
@@ -146,18 +149,25 @@ impl Flight {
             freed: event_listener::Event::new(),
             broken: broken_in,
         });
-        let writer = FrameWriter::new(input.try_clone()?, codecs[0], Checksums::for_link(input)?);
-        let reader = FrameReader::new(results.try_clone()?, outputs, codecs[1], max_tensor_len);
+        let writer = FrameWriter::new(input.try_clone()?, codec, Checksums::for_link(input)?);
+        let reader = FrameReader::new(results.try_clone()?, outputs, codecs, max_tensor_len);
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.to_owned()).spawn(run)
         };
         let (to_send, to_receive) = (shared.clone(), shared.clone());
+        let codec = InUse::new(codec);
+        let in_use = codec.clone();
         let threads = vec![
-            spawn("send", Box::new(move || to_send.send(writer, &items, epoch)))?,
+            spawn("send", Box::new(move || to_send.send(writer, &in_use, &items, epoch)))?,
             spawn("receive", Box::new(move || to_receive.receive(reader)))?,
         ];
         let (input, results) = (input.try_clone()?, results.try_clone()?);
-        Ok(Flight { shared, input, results, broken, threads: Mutex::new(threads) })
+        Ok(Flight { shared, input, codec, results, broken, threads: Mutex::new(threads) })
+    }
+
+    /// Encodes inputs in another way, from the next one on. The first stage must accept it.
+    pub(super) fn set_codec(&self, codec: Codec) {
+        self.codec.set(codec);
     }
 
     /// Hears, once per connection, when it breaks before it was meant to end.
@@ -253,8 +263,15 @@ impl Shared {
         }
     }
 
-    fn send(&self, mut writer: FrameWriter<TcpStream>, items: &Receiver<Arc<Item>>, epoch: u32) {
+    fn send(
+        &self,
+        mut writer: FrameWriter<TcpStream>,
+        codec: &InUse,
+        items: &Receiver<Arc<Item>>,
+        epoch: u32,
+    ) {
         while let Ok(item) = items.recv() {
+            writer.set_codec(codec.get());
             let mut views = Vec::with_capacity(item.tensors.len());
             views.extend(item.tensors.iter().map(Tensor::view));
             let header = Header { kind: Kind::Item, epoch, sequence: item.sequence };

@@ -6,6 +6,7 @@
 pub mod delivery;
 mod deploy;
 mod flight;
+mod links;
 mod orders;
 mod settle;
 pub mod state;
@@ -19,8 +20,9 @@ use engine::Engine;
 use graph::{Model, StageError};
 use plan::Plan;
 use tensor::{Tensor, TensorSpec};
-use wire::Codec;
-use wire::control::{DeploymentId, Request, Response, StageFigures, StageTime};
+use wire::codec::CodecListError;
+use wire::control::{DeploymentId, RecodeOrder, Request, Response, StageFigures, StageTime};
+use wire::{Codec, CodecList};
 
 use crate::calibrate::Measured;
 use crate::cluster::{Cluster, NodeInfo};
@@ -32,6 +34,8 @@ use crate::operation::Operation;
 use crate::prepare::{PrepareError, PrepareOptions, Prepared, SplitOptions, check_item};
 use flight::{Ends, Flight};
 pub use flight::{ItemError, Pending};
+use links::Links;
+pub use links::RecodeError;
 use orders::Order;
 use settle::Settled;
 
@@ -61,6 +65,8 @@ pub struct Options {
     pub measured: Option<Measured>,
     /// Codec of every link.
     pub codec: Codec,
+    /// Codecs to which links may switch while the chain runs, besides the one that each begins with.
+    pub alternatives: CodecList,
     /// Items in flight at most; twice the stages plus two without it, which keeps every thread busy.
     pub window: Option<usize>,
 }
@@ -78,6 +84,7 @@ impl Default for Options {
             description: None,
             measured: None,
             codec: Codec::default(),
+            alternatives: CodecList::default(),
             window: None,
         }
     }
@@ -141,6 +148,9 @@ pub enum DeployError {
         /// Its devices.
         devices: usize,
     },
+    /// A link would have more codecs than one may have.
+    #[error(transparent)]
+    Codecs(#[from] CodecListError),
     /// A stage cannot be cut out.
     #[error(transparent)]
     Stage(#[from] StageError),
@@ -199,13 +209,13 @@ pub struct Pipeline {
     plan: Plan,
     stages: Vec<DeployedStage>,
     shipped_bytes: u64,
-    codecs: Vec<Codec>,
 }
 
 struct Inner {
     control: Arc<Control>,
     orders: Arc<Vec<Order>>,
     model: Model,
+    links: Links,
     flight: Flight,
 }
 
@@ -249,10 +259,12 @@ impl Pipeline {
         let opened = building.connect(&|p| options.tell(p)).map_err(DeployError::Node)?;
 
         let window = options.window.unwrap_or(2 * orders.len() + 2).max(1);
+        let links = Links::new(codecs[0], orders.iter().map(|order| &order.message));
         let ends = Ends {
             outputs: prepared.model.outputs().to_vec(),
             epoch: FIRST_EPOCH,
-            codecs: [codecs[0], codecs[codecs.len() - 1]],
+            codec: codecs[0],
+            codecs: links.lists()[orders.len()].clone(),
             max_tensor_len: usize::try_from(orders[0].message.max_tensor_len).unwrap_or(usize::MAX),
         };
         let flight = Flight::start(&opened.input, &opened.results, ends, window);
@@ -270,16 +282,9 @@ impl Pipeline {
                 .unwrap_or_default(),
         });
         let stages = stages.collect();
-        let inner = Arc::new(Inner { control, orders, model: prepared.model.clone(), flight });
+        let inner = Arc::new(Inner { control, orders, model: prepared.model.clone(), links, flight });
         inner.watch()?;
-        Ok(Pipeline {
-            inner,
-            state: opened.state,
-            plan,
-            stages,
-            shipped_bytes: shipped + opened.shipped,
-            codecs,
-        })
+        Ok(Pipeline { inner, state: opened.state, plan, stages, shipped_bytes: shipped + opened.shipped })
     }
 
     /// The model's inputs, in the order in which items hold them.
@@ -307,9 +312,23 @@ impl Pipeline {
         self.shipped_bytes
     }
 
-    /// Codecs of the links: from the dispatcher to the first stage, between stages, and back.
-    pub fn codecs(&self) -> &[Codec] {
-        &self.codecs
+    /// Codecs that the links use: from the dispatcher to the first stage, between stages, and back.
+    pub fn codecs(&self) -> Vec<Codec> {
+        self.inner.links.in_use()
+    }
+
+    /// Codecs that each link may use, in the same order.
+    pub fn codec_lists(&self) -> &[CodecList] {
+        self.inner.links.lists()
+    }
+
+    /// Switches a link to another of its codecs, from the next item that it sends on; links count as in
+    /// [`Pipeline::codecs`]. Items may flow meanwhile.
+    ///
+    /// # Errors
+    /// When there is no such link, when it may not use the codec, or when the node that sends on it does not answer.
+    pub fn recode(&self, link: usize, codec: Codec) -> Result<(), RecodeError> {
+        self.inner.links.switch(link, codec, || self.inner.recode(link, codec))
     }
 
     /// Runs one item through the chain and waits for its result.
@@ -422,6 +441,19 @@ impl Inner {
 
     fn measure(&self) -> Result<Vec<StageFigures>, String> {
         (0..self.orders.len()).map(|i| self.measure_stage(i)).collect()
+    }
+
+    fn recode(&self, link: usize, codec: Codec) -> Result<(), String> {
+        let Some(sender) = link.checked_sub(1) else {
+            self.flight.set_codec(codec);
+            return Ok(());
+        };
+        let deployment = self.orders[0].message.deployment;
+        let request = Request::Recode(RecodeOrder { deployment, codec: codec.code() });
+        match deploy::ask(&self.control, &self.orders, sender, &request, deploy::SHORT_TIMEOUT)? {
+            Response::Recoded => Ok(()),
+            other => Err(deploy::unexpected(&self.orders, sender, &other)),
+        }
     }
 
     /// Why the chain broke, as the nodes tell it: a stage that gave up knows why, and one that left is found

@@ -6,9 +6,9 @@ use std::ops::Range;
 use graph::{Route, StageError, Weight};
 use plan::Plan;
 use tensor::TensorSpec;
-use wire::Codec;
 use wire::control::{DeploymentId, Spec, StageOrder, WeightEntry};
 
+use super::links::LinkCodecs;
 use crate::cluster::NodeInfo;
 use crate::prepare::Prepared;
 
@@ -32,12 +32,12 @@ pub(crate) struct Common<'a> {
     pub(crate) epoch: u32,
 }
 
-/// The orders of a plan, in the order of the chain. The plan's devices are `nodes`; `codecs` are those along the
+/// The orders of a plan, in the order of the chain. The plan's devices are `nodes`; `links` are those along the
 /// chain, one more than stages.
 pub(crate) fn orders(
     prepared: &Prepared,
     plan: &Plan,
-    codecs: &[Codec],
+    links: &[LinkCodecs],
     nodes: &[NodeInfo],
     common: &Common<'_>,
 ) -> Result<Vec<Order>, StageError> {
@@ -47,7 +47,7 @@ pub(crate) fn orders(
         let seat = Seat {
             stage: i as u32,
             stages: plan.stages.len() as u32,
-            codecs: [codecs[i], codecs[i + 1]],
+            links: [links[i].clone(), links[i + 1].clone()],
             next: next.unwrap_or_default(),
             memory: planned.replicas[0].memory_bytes,
         };
@@ -60,8 +60,8 @@ pub(crate) fn orders(
 pub(crate) struct Seat {
     pub(crate) stage: u32,
     pub(crate) stages: u32,
-    /// Of the links into it and out of it.
-    pub(crate) codecs: [Codec; 2],
+    /// Into it and out of it.
+    pub(crate) links: [LinkCodecs; 2],
     pub(crate) next: Vec<SocketAddr>,
     pub(crate) memory: u64,
 }
@@ -87,8 +87,9 @@ pub(crate) fn order(
         outputs: specs(&stage.outputs),
         feeds: stage.feeds.iter().map(|&i| i as u32).collect(),
         routes: stage.routes.iter().map(route).collect(),
-        codec_in: seat.codecs[0].code(),
-        codec_out: seat.codecs[1].code(),
+        codecs_in: seat.links[0].list.codes(),
+        codec_out: seat.links[1].begin.code(),
+        codecs_out: seat.links[1].list.codes(),
         next: seat.next,
         max_tensor_len: (prepared.largest_tensor_bytes() * OPEN_SIZE_FACTOR).max(OPEN_SIZE_MIN),
         memory: seat.memory,

@@ -8,6 +8,7 @@ use wire::Codec;
 use wire::control::StageTime;
 
 use super::deploy::Building;
+use super::links::LinkCodecs;
 use super::orders::{self, Common, Order};
 use super::{DeployError, FIRST_EPOCH, Options, Progress, draw_id, trial};
 use crate::calibrate::Costs;
@@ -125,8 +126,8 @@ fn load(
     let control = cluster.control();
     let dispatcher = control.id();
     let common = Common { deployment: draw_id(&dispatcher), dispatcher: &dispatcher, epoch: FIRST_EPOCH };
-    let codecs = codecs(plan, options);
-    let orders: Vec<Order> = orders::orders(prepared, plan, &codecs, cluster.nodes(), &common)?;
+    let links = LinkCodecs::all(&codecs(plan, options), &options.alternatives)?;
+    let orders: Vec<Order> = orders::orders(prepared, plan, &links, cluster.nodes(), &common)?;
     Building::load(control, &orders.into(), &|p| options.tell(p)).map_err(DeployError::Node)
 }
 

@@ -12,6 +12,7 @@ use wire::control::{Hello, LinkFigures, ProbeOrder, Purpose, Request, Response, 
 
 pub(crate) use super::deploy::within_reach;
 use super::deploy::{Building, ask, place, unexpected};
+use super::links::LinkCodecs;
 use super::orders::{self, Common, Order, Seat};
 use super::{FIRST_EPOCH, draw_id};
 use crate::cluster::NodeInfo;
@@ -65,7 +66,8 @@ pub(crate) fn time_units(
     let common = Common { deployment: draw_id(&dispatcher), dispatcher: &dispatcher, epoch: FIRST_EPOCH };
     let costs = &prepared.profile.units[units.clone()];
     let memory = costs.iter().map(|unit| unit.weight_bytes + unit.activation_bytes).sum();
-    let seat = Seat { stage: 0, stages: 1, codecs: [Codec::RAW; 2], next: Vec::new(), memory };
+    let raw = || LinkCodecs::only(Codec::RAW);
+    let seat = Seat { stage: 0, stages: 1, links: [raw(), raw()], next: Vec::new(), memory };
     let positions = prepared.positions_of(&units);
     let order = orders::order(prepared, positions, node, seat, &common).map_err(|e| e.to_string())?;
     let building = Building::load(control, &Arc::new(vec![order]), &|_| {})?;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use engine::{Engine, ModelSource, Session, SessionOptions};
 use tensor::TensorSpec;
+use wire::Codec;
 use wire::control::{
     DeploymentId, Hello, LinkFigures, NodeDescription, Purpose, Request, Response, Route, StageOrder,
     StageTime, WeightEntry, WeightHash, Welcome,
@@ -239,6 +240,7 @@ impl Driver {
             Action::Time(id, inputs) => self.time(id, inputs),
             Action::Probe(ticket, addresses) => self.probe(ticket, addresses),
             Action::ServeProbe(ticket, purpose) => self.serve_probe(ticket, purpose),
+            Action::Recode(ticket, id, codec) => self.recode(ticket, id, codec),
             Action::Discard(id) => self.discard(id),
         }
     }
@@ -277,6 +279,15 @@ impl Driver {
         let mut figures = stage.map(Stage::figures).unwrap_or_default();
         figures.process_cpu_seconds = machine::process_cpu_seconds();
         self.answer(ticket, &Response::Measured(figures));
+    }
+
+    /// A stage that is not started yet starts with this codec.
+    fn recode(&mut self, ticket: Ticket, id: DeploymentId, codec: Codec) {
+        if let Some(parts) = self.parts.get_mut(&id) {
+            parts.order.codec_out = codec.code();
+            parts.stage.iter().for_each(|stage| stage.set_codec(codec));
+        }
+        self.answer(ticket, &Response::Recoded);
     }
 
     /// Runs slow work on a thread of its own; what it sends becomes an event, and `failed` does when there is no
@@ -533,7 +544,7 @@ fn setup(
     input: TcpStream,
     output: TcpStream,
 ) -> io::Result<StageSetup> {
-    let (codec_in, codec_out) = order.codecs().expect("checked when the order was accepted");
+    let codecs = order.codecs().expect("checked when the order was accepted");
     let checksums = Checksums::for_link(&output)?;
     Ok(StageSetup {
         session,
@@ -544,8 +555,8 @@ fn setup(
         outputs: specs(&order.outputs).map_err(io::Error::other)?,
         feeds: order.feeds.iter().map(|&i| i as usize).collect(),
         routes: order.routes.clone(),
-        codec_in,
-        codec_out,
+        codecs_in: codecs.arriving,
+        codec_out: codecs.begin,
         checksums,
         max_tensor_len: usize::try_from(order.max_tensor_len).unwrap_or(usize::MAX),
         trace: None,

@@ -19,10 +19,10 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use engine::{Outputs, Session};
 use tensor::{Tensor, TensorSpec, TensorView};
 use wire::control::{Route, StageFigures};
-use wire::{Codec, Header, Kind};
+use wire::{Codec, CodecList, Header, Kind};
 
 use crate::engine_thread::STACK;
-use crate::transport::{Checksums, FrameReader, FrameWriter, Received};
+use crate::transport::{Checksums, FrameReader, FrameWriter, InUse, Received};
 
 /// Items that wait between two threads. One keeps both busy; more would only add latency and memory.
 const QUEUE_LEN: usize = 1;
@@ -58,9 +58,9 @@ pub struct StageSetup {
     pub feeds: Vec<usize>,
     /// Where each output comes from.
     pub routes: Vec<Route>,
-    /// Codec of the arriving link.
-    pub codec_in: Codec,
-    /// Codec of the leaving link.
+    /// Codecs in which frames may arrive.
+    pub codecs_in: CodecList,
+    /// Codec with which the leaving link begins.
     pub codec_out: Codec,
     /// Whether leaving tensors carry a checksum.
     pub checksums: Checksums,
@@ -97,6 +97,7 @@ pub enum Step {
 /// A stage whose threads run.
 pub struct Stage {
     figures: Arc<Figures>,
+    codec: InUse,
     started: Instant,
     input: TcpStream,
     output: TcpStream,
@@ -137,13 +138,14 @@ impl Stage {
         ended: impl FnOnce(Option<String>) + Send + 'static,
     ) -> std::io::Result<Stage> {
         let figures = Arc::new(Figures::default());
+        let codec = InUse::new(setup.codec_out);
         let (input, output) = (setup.input.try_clone()?, setup.output.try_clone()?);
         let wake = setup.input.try_clone()?;
         let (arrived_in, arrived_out) = bounded(QUEUE_LEN);
         let (computed_in, computed_out) = bounded(QUEUE_LEN);
         let log = |figures: &Arc<Figures>| Log { figures: figures.clone(), trace: setup.trace.clone() };
 
-        let reader = FrameReader::new(setup.input, setup.inputs, setup.codec_in, setup.max_tensor_len);
+        let reader = FrameReader::new(setup.input, setup.inputs, setup.codecs_in, setup.max_tensor_len);
         let (giver, taker) = bounded(BUFFER_SETS);
         for _ in 0..BUFFER_SETS {
             giver.send(reader.buffers()).expect("there is a place for each set");
@@ -162,6 +164,7 @@ impl Stage {
         };
         let egress = Egress {
             writer: FrameWriter::new(setup.output, setup.codec_out, setup.checksums),
+            codec: codec.clone(),
             epoch: setup.epoch,
             specs: setup.outputs,
             max_tensor_len: setup.max_tensor_len,
@@ -178,7 +181,12 @@ impl Stage {
             builder("compute").stack_size(STACK).spawn(move || compute.run())?,
             builder("ingress").spawn(move || run_ends(ingress, egress, wake, ended))?,
         ];
-        Ok(Stage { figures, started: Instant::now(), input, output, threads })
+        Ok(Stage { figures, codec, started: Instant::now(), input, output, threads })
+    }
+
+    /// Encodes what leaves the stage in another way, from the next item on. The next stage must accept it.
+    pub fn set_codec(&self, codec: Codec) {
+        self.codec.set(codec);
     }
 
     /// What the stage did so far; CPU time is left to the caller.
@@ -324,6 +332,7 @@ impl Compute {
 
 struct Egress {
     writer: FrameWriter<TcpStream>,
+    codec: InUse,
     epoch: u32,
     specs: Vec<TensorSpec>,
     max_tensor_len: usize,
@@ -339,6 +348,7 @@ impl Egress {
             let start = Instant::now();
             let sent = match result {
                 Ok(ready) => {
+                    self.writer.set_codec(self.codec.get());
                     let sent = self.send(sequence, &ready);
                     if let Some(inputs) = ready.inputs {
                         let _ = self.free.send(inputs);

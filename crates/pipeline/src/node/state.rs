@@ -8,9 +8,10 @@ use std::net::SocketAddr;
 
 use tensor::{Shape, TensorSpec};
 use wire::control::{
-    DeploymentId, Hello, LinkFigures, ProbeOrder, Purpose, Request, Response, RunningStage, StageOrder,
-    StageTime, TimeOrder, WeightEntry, WeightHash,
+    DeploymentId, Hello, LinkFigures, ProbeOrder, Purpose, RecodeOrder, Request, Response, RunningStage,
+    StageOrder, StageTime, TimeOrder, WeightEntry, WeightHash,
 };
+use wire::{Codec, CodecList};
 
 /// Somebody who waits for an answer: a request, or a connection that said hello.
 pub type Ticket = u64;
@@ -71,6 +72,8 @@ pub enum Action {
     Describe(Ticket),
     /// Answer a request with the figures of a running stage.
     Measure(Ticket, DeploymentId),
+    /// Encode what leaves the stage like this from now on, and answer the request.
+    Recode(Ticket, DeploymentId, Codec),
     /// Refuse a connection.
     TurnAway(Ticket, String),
     /// Make the deployment's folder and look its weights up in the cache.
@@ -116,6 +119,8 @@ pub struct State {
 #[derive(Debug)]
 struct Deployment {
     order: Box<StageOrder>,
+    /// To what the leaving link may be switched.
+    codecs: CodecList,
     phase: Phase,
     input: bool,
     output: bool,
@@ -203,6 +208,23 @@ impl State {
             }
             Request::Time(order) => self.on_time(ticket, &order),
             Request::Probe(order) => self.on_probe(ticket, order),
+            Request::Recode(order) => vec![self.on_recode(ticket, order)],
+        }
+    }
+
+    fn on_recode(&self, ticket: Ticket, order: RecodeOrder) -> Action {
+        let Some(deployment) = self.deployments.get(&order.deployment) else {
+            return self.refuse_unknown(ticket, order.deployment);
+        };
+        match Codec::from_code(order.codec) {
+            Some(codec) if deployment.codecs.contains(codec) => {
+                Action::Recode(ticket, order.deployment, codec)
+            }
+            other => {
+                let asked = other.map_or_else(|| format!("number {:?}", order.codec), |c| c.to_string());
+                let reason = format!("codec {asked} is not for this link, which takes {}", deployment.codecs);
+                Action::Answer(ticket, Response::Refused(reason))
+            }
         }
     }
 
@@ -211,9 +233,10 @@ impl State {
         order.max_tensor_len = order.max_tensor_len.min(self.limits.memory);
         match self.accepts(&order) {
             Err(reason) => vec![Action::Answer(ticket, Response::Refused(reason))],
-            Ok(()) => {
+            Ok(codecs) => {
                 let deployment = Deployment {
                     order: order.clone(),
+                    codecs,
                     phase: Phase::LookingUp(ticket),
                     input: false,
                     output: false,
@@ -224,8 +247,10 @@ impl State {
         }
     }
 
-    fn accepts(&self, order: &StageOrder) -> Result<(), String> {
+    /// Whether the order is taken on; gives the codecs that the leaving link may use.
+    fn accepts(&self, order: &StageOrder) -> Result<CodecList, String> {
         order.check()?;
+        let codecs = order.codecs()?;
         if self.deployments.contains_key(&order.deployment) {
             return Err("this node already has a stage of that deployment".to_owned());
         }
@@ -244,7 +269,7 @@ impl State {
         }
         let (used, limit) = (self.memory_used(), self.limits.memory);
         match used.checked_add(order.memory) {
-            Some(sum) if sum <= limit => Ok(()),
+            Some(sum) if sum <= limit => Ok(codecs.leaving),
             _ => Err(format!(
                 "stage {} of {} takes {} of memory, but only {} of this node's {} are free",
                 order.stage + 1,

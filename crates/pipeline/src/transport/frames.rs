@@ -6,7 +6,7 @@ use std::time::Instant;
 use tensor::{SpecError, Tensor, TensorError, TensorSpec, TensorView};
 use wire::codec::EncodeError;
 use wire::frame::{self, MAX_TENSORS, PREFIX_LEN};
-use wire::{Codec, Descriptor, FrameError, Header, Kind, Room, checksum};
+use wire::{Codec, CodecList, Descriptor, FrameError, Header, Kind, Room, checksum};
 
 /// Reads ahead this far: holds a header and small payloads, so that they take one system call. Larger
 /// payloads are read past it, straight into the tensor.
@@ -46,6 +46,11 @@ impl<W: Write> FrameWriter<W> {
             descriptors: Vec::new(),
             rooms: Vec::new(),
         }
+    }
+
+    /// Encodes with another codec from the next frame on. The receiver must accept it.
+    pub fn set_codec(&mut self, codec: Codec) {
+        self.codec = codec;
     }
 
     /// Sends one frame; returns its bytes on the wire. The tensors go to the socket from where they lie.
@@ -128,7 +133,7 @@ fn write_all_vectored(stream: &mut impl Write, mut parts: &mut [IoSlice<'_>]) ->
 pub struct FrameReader<R> {
     stream: BufReader<R>,
     specs: Vec<TensorSpec>,
-    codec: Codec,
+    codecs: CodecList,
     max_tensor_len: usize,
     header: Vec<u8>,
     descriptors: Vec<Descriptor>,
@@ -177,11 +182,11 @@ pub enum ReceiveError {
     /// A tensor has another type or shape than the link carries.
     #[error(transparent)]
     Spec(#[from] SpecError),
-    /// A tensor uses another codec than the link.
+    /// A tensor uses a codec that the link may not use.
     #[error("a tensor is encoded as {found}, the plan says {expected}")]
     Codec {
         /// What the plan says.
-        expected: Codec,
+        expected: CodecList,
         /// What arrived.
         found: Codec,
     },
@@ -201,12 +206,17 @@ pub enum ReceiveError {
 }
 
 impl<R: Read> FrameReader<R> {
-    /// A reader for a link that carries `specs`, encoded with `codec`, none above `max_tensor_len` bytes.
-    pub fn new(stream: R, specs: Vec<TensorSpec>, codec: Codec, max_tensor_len: usize) -> FrameReader<R> {
+    /// A reader for a link that carries `specs`, encoded with any of `codecs`, none above `max_tensor_len` bytes.
+    pub fn new(
+        stream: R,
+        specs: Vec<TensorSpec>,
+        codecs: impl Into<CodecList>,
+        max_tensor_len: usize,
+    ) -> FrameReader<R> {
         FrameReader {
             stream: BufReader::with_capacity(READ_AHEAD_LEN, stream),
             specs,
-            codec,
+            codecs: codecs.into(),
             max_tensor_len,
             header: Vec::new(),
             descriptors: Vec::new(),
@@ -267,8 +277,8 @@ impl<R: Read> FrameReader<R> {
         }
         for (spec, d) in self.specs.iter().zip(&self.descriptors) {
             spec.check(d.dtype, d.shape)?;
-            if d.codec != self.codec.for_dtype(d.dtype) && d.codec != Codec::RAW {
-                return Err(ReceiveError::Codec { expected: self.codec, found: d.codec });
+            if !self.codecs.admits(d.codec, d.dtype) {
+                return Err(ReceiveError::Codec { expected: self.codecs.clone(), found: d.codec });
             }
             if d.len > self.max_tensor_len {
                 let (name, len, limit) = (spec.name.clone(), d.len, self.max_tensor_len);
@@ -362,6 +372,36 @@ mod tests {
             );
             assert_eq!(reader.receive(&mut buffers).unwrap().0, Received::End);
         }
+    }
+
+    #[test]
+    fn a_link_takes_every_codec_of_its_list_from_frame_to_frame() {
+        let codecs = ["lz4", "shuffle+lz4", "raw", "bf16", "lz4"].map(|name| name.parse::<Codec>().unwrap());
+        let tensors = tensors();
+        let views: Vec<_> = tensors.iter().map(Tensor::view).collect();
+        let mut bytes = Vec::new();
+        let mut writer = FrameWriter::new(&mut bytes, Codec::RAW, Checksums::On);
+        for codec in codecs {
+            writer.set_codec(codec);
+            writer.send(&HEADER, &views).unwrap();
+        }
+        let read = |list: CodecList| {
+            let mut reader = FrameReader::new(&bytes[..], specs(), list, 1 << 20);
+            let mut buffers = reader.buffers();
+            let mut frames = 0;
+            loop {
+                match reader.receive(&mut buffers) {
+                    Ok((Received::End, _)) => return Ok(frames),
+                    Ok(_) => assert_eq!(buffers, tensors, "frame {frames}"),
+                    Err(e) => return Err((frames, e.to_string())),
+                }
+                frames += 1;
+            }
+        };
+        assert_eq!(read(CodecList::new(codecs).unwrap()), Ok(codecs.len()));
+        let without = CodecList::new(codecs.into_iter().filter(|&codec| codec != codecs[3])).unwrap();
+        let message = "a tensor is encoded as bf16, the plan says raw or lz4 or shuffle+lz4";
+        assert_eq!(read(without), Err((3, message.to_owned())));
     }
 
     #[test]

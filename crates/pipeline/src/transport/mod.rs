@@ -3,9 +3,11 @@
 //! Blocking code for dedicated threads. Knows frames and greetings, not what they are for.
 
 mod frames;
+mod in_use;
 mod tcp;
 pub(crate) mod weights;
 
 pub use frames::{Checksums, FrameReader, FrameWriter, ReceiveError, Received, Timing};
+pub(crate) use in_use::InUse;
 pub use tcp::{GREETING_TIMEOUT, Timeouts, connect, greet, tune, welcome};
 pub(crate) use tcp::{read_message, write_message};

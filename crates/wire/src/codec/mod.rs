@@ -10,12 +10,14 @@ mod affine;
 mod entropy;
 mod filter;
 mod halves;
+mod list;
 mod name;
 
 use tensor::{Buffer, DType, Shape, TensorView};
 
 pub use entropy::Entropy;
 pub use filter::Filter;
+pub use list::{CodecList, CodecListError};
 pub use name::UnknownCodec;
 
 use entropy::Packers;

@@ -19,8 +19,9 @@ fn order(next: bool) -> Box<StageOrder> {
         outputs: vec![],
         feeds: vec![],
         routes: vec![],
-        codec_in: [0; 4],
+        codecs_in: vec![],
         codec_out: [0; 4],
+        codecs_out: vec![Codec::LZ4.code()],
         next: if next { vec!["127.0.0.1:1".parse().unwrap()] } else { vec![] },
         max_tensor_len: 0,
         memory: 60,
@@ -280,6 +281,28 @@ fn probes_are_few_and_stay_where_the_node_may_go() {
     let both = [greeted(7, Purpose::ProbeTo), greeted(8, Purpose::ProbeTo)].map(|e| s.on_event(e).len());
     assert_eq!(both, [1, 1]);
     assert!(refused(&s.on_event(greeted(9, Purpose::ProbeTo)), "4 probes"));
+}
+
+#[test]
+fn a_link_switches_among_the_codecs_of_its_order_only() {
+    let mut s = built(true);
+    let ask = |id, codec| Event::Asked(5, Request::Recode(RecodeOrder { deployment: id, codec }));
+    for codec in [Codec::LZ4, Codec::RAW] {
+        assert_eq!(s.on_event(ask(ID, codec.code())), [Action::Recode(5, ID, codec)]);
+    }
+    let shuffled: Codec = "shuffle+lz4".parse().unwrap();
+    for (id, code, part) in [
+        (ID, shuffled.code(), "codec shuffle+lz4 is not for this link, which takes raw or lz4"),
+        (ID, [99, 0, 0, 0], "codec number [99, 0, 0, 0] is not for this link"),
+        (8, Codec::RAW.code(), "no such deployment"),
+    ] {
+        let actions = s.on_event(ask(id, code));
+        assert!(refused(&actions, part), "{actions:?}");
+    }
+    let mut many = order(true);
+    many.codecs_out = vec![Codec::LZ4.code(); 17];
+    let actions = state().on_event(Event::Asked(1, Request::Prepare(many)));
+    assert!(refused(&actions, "a link with 17 codecs"), "{actions:?}");
 }
 
 #[test]
