@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use pipeline::{NetworkConfig, SplitOptions};
+use pipeline::{Accuracy, NetworkConfig, SplitOptions};
 
 use crate::failure::Hint;
 use crate::output::answer::Classes;
@@ -190,6 +190,17 @@ pub(crate) struct Engine {
     /// The folder for libraries and weights [default: $DEFER_CACHE, else `defer` in the user's cache]
     #[arg(long, value_name = "FOLDER")]
     pub(crate) cache: Option<PathBuf>,
+}
+
+/// How tensors travel.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Links")]
+pub(crate) struct Links {
+    /// What links may lose of the values they carry: exact (no bit), near (16 bits are kept of each), relaxed (256
+    /// steps from the least to the largest) let the plan choose a codec for each link; or one codec for all of them:
+    /// raw, or one or more of f16, bf16, u8 or u8-axisN, then a filter, then a packer, as in bf16+shuffle+lz4
+    #[arg(long, value_name = "LEVEL|NAME", default_value = "near")]
+    pub(crate) codec: Accuracy,
 }
 
 /// Where a model is cut.

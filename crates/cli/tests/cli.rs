@@ -89,7 +89,7 @@ fn flags_that_are_not_right() {
     place.fails(&["run", &model], USAGE, &["<INPUTS>"]);
     place.fails(&["run", &model, &digit, "--random", "3"], USAGE, &["cannot be used with"]);
     place.fails(&["run", &model, &digit, "--repeat", "0"], USAGE, &["at least 1"]);
-    place.fails(&["run", &model, &digit, "--codec", "zip"], USAGE, &["raw", "lz4"]);
+    place.fails(&["run", &model, &digit, "--codec", "zip"], USAGE, &["exact, near or relaxed", "raw", "lz4"]);
     place.fails(
         &["run", &model, "--random", "1", "--dim", "width=2"],
         FAILED,

@@ -6,6 +6,7 @@
 use plan::{Assignment, Placement, Plan, Problem};
 use wire::Codec;
 
+use crate::coding::Coding;
 use crate::prepare::{PrepareError, Prepared};
 
 /// A pipeline by names.
@@ -90,17 +91,14 @@ impl Layout {
     /// # Panics
     /// When the plan is none for this problem, or the problem has a codec that no link can use.
     pub fn of(prepared: &Prepared, problem: &Problem, plan: &Plan) -> Layout {
-        let codec = |hop: usize| {
-            let name = &problem.codecs[plan.hops[hop].codec].name;
-            name.parse::<Codec>().expect("plans are made with codecs of ours")
-        };
+        let codecs: Vec<Codec> = codecs_of(plan, problem).collect();
         let stage = |(i, stage): (usize, &plan::Stage)| {
             let devices = stage.replicas.iter().map(|r| problem.devices[r.device].name.clone()).collect();
             let cut = prepared.profile.cuts.get(stage.units.end - 1).map(|cut| cut.name.clone());
-            LayoutStage { devices, codec: codec(i), cut }
+            LayoutStage { devices, codec: codecs[i], cut }
         };
         let stages = plan.stages.iter().enumerate().map(stage).collect();
-        Layout { stages, result_codec: codec(plan.stages.len()) }
+        Layout { stages, result_codec: codecs[plan.stages.len()] }
     }
 
     /// Codecs along the chain: one more than stages.
@@ -113,12 +111,17 @@ impl Layout {
         self.stages.iter().flat_map(|stage| &stage.devices).map(String::as_str)
     }
 
-    /// The same in the indices of a problem of this model. Codecs whose costs the problem does not know are added to
-    /// it as if they were no codec at all.
+    /// The same in the indices of a problem of this model. Codecs that the problem does not have are added to it, with
+    /// what is known of their costs; those that were not tried count as no codec at all.
     ///
     /// # Errors
     /// Names the stage that names what is not there, or not in order.
-    pub fn assignment(&self, prepared: &Prepared, problem: &mut Problem) -> Result<Assignment, LayoutError> {
+    pub fn assignment(
+        &self,
+        prepared: &Prepared,
+        coding: &Coding,
+        problem: &mut Problem,
+    ) -> Result<Assignment, LayoutError> {
         if self.stages.is_empty() {
             return Err(LayoutError::Empty);
         }
@@ -130,7 +133,7 @@ impl Layout {
             let end = self.end(i, prepared, start)?;
             stages.push(Placement { devices, units: start..end });
         }
-        let codecs = self.codecs().map(|codec| codec_index(codec, problem)).collect();
+        let codecs = self.codecs().map(|codec| coding.index(codec, &prepared.profile, problem)).collect();
         Ok(Assignment { stages, codecs })
     }
 
@@ -149,6 +152,19 @@ impl Layout {
             }
         }
     }
+}
+
+/// Codecs along the chain of a plan for this problem: one more than stages.
+///
+/// # Panics
+/// When the plan is none for this problem, or the problem has a codec that no link can use.
+pub(crate) fn codecs_of<'a>(plan: &'a Plan, problem: &'a Problem) -> impl Iterator<Item = Codec> + 'a {
+    plan.hops.iter().map(|hop| ours(&problem.codecs[hop.codec]))
+}
+
+/// The codec that a planner's one stands for.
+pub(crate) fn ours(codec: &plan::Codec) -> Codec {
+    codec.name.parse().expect("plans are made with codecs of ours")
 }
 
 fn devices(
@@ -172,15 +188,4 @@ fn devices(
         Ok(device)
     };
     stage.devices.iter().map(index).collect()
-}
-
-/// The index of a codec in a problem, which gets it if it does not have it.
-fn codec_index(codec: Codec, problem: &mut Problem) -> usize {
-    let name = codec.to_string();
-    let known = problem.codecs.iter().position(|known| known.name == name);
-    known.unwrap_or_else(|| {
-        let raw = Problem::raw(&problem.boundaries, problem.devices.len());
-        problem.codecs.push(plan::Codec { name, ..raw });
-        problem.codecs.len() - 1
-    })
 }

@@ -5,8 +5,10 @@
 //! [`dispatcher::delivery`], [`node::state`]); everything else carries them out. It never prints and never
 //! reads the environment.
 
+mod accuracy;
 pub mod calibrate;
 mod cluster;
+mod coding;
 mod control;
 pub mod dispatcher;
 mod engine_thread;
@@ -22,8 +24,10 @@ mod store;
 mod timing;
 pub mod transport;
 
+pub use accuracy::{Accuracy, UnknownAccuracy};
 pub use calibrate::{CalibrateOptions, Costs, Measured, MeasuredLink, NodeTimes, calibrate};
 pub use cluster::{Cluster, DiscoverError, NodeInfo, Wanted};
+pub use coding::{CodecFactor, CodecFigures, Coding};
 pub use control::{NetworkConfig, NetworkError};
 pub use dispatcher::{
     DeployError, DeployedStage, ItemError, Options, Pending, Pipeline, Progress, RecodeError,

@@ -3,6 +3,7 @@
 
 use std::fs;
 
+use rustix::time::{ClockId, clock_gettime};
 use wire::control::Machine;
 
 /// Longer names of processors are cut.
@@ -22,7 +23,16 @@ pub(crate) fn describe() -> Machine {
 
 /// CPU time of this process so far, all threads, seconds.
 pub(crate) fn process_cpu_seconds() -> f64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    seconds(ClockId::ProcessCPUTime)
+}
+
+/// CPU time of the calling thread so far, seconds.
+pub(crate) fn thread_cpu_seconds() -> f64 {
+    seconds(ClockId::ThreadCPUTime)
+}
+
+fn seconds(clock: ClockId) -> f64 {
+    let time = clock_gettime(clock);
     time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 

@@ -9,10 +9,12 @@ use engine::{Engine, ModelSource, SessionOptions};
 use graph::{Caveat, Cut, Model, ModelError, Simplified};
 use plan::{Boundary, ModelCosts, Objective, PlanError, Problem, Queues, Resources, Solution, Unit};
 use tensor::{Dim, Shape, SpecError, Tensor};
+use wire::Codec;
 
+use crate::coding::{CodecFigures, Coding};
 use crate::engine_thread;
 use crate::node::stage::{QUEUED_INPUTS, QUEUED_OUTPUTS};
-use crate::profile::{Profile, ProfileError, UnitCost, arbitrary_item, kept, profile, spec_bytes};
+use crate::profile::{self, Profile, ProfileError, UnitCost, arbitrary_item, kept, spec_bytes};
 use crate::store::Store;
 
 /// CPU seconds that sending or receiving one byte takes: system call, copy and checksum on one end of a
@@ -21,6 +23,9 @@ const SECONDS_PER_BYTE: f64 = 0.25e-9;
 
 /// What medians of a few runs cannot tell apart, as a share.
 pub(crate) const TIMING_ERROR: f64 = 0.03;
+
+/// Codecs that differ by no more than this share in bytes and times are one for the planner.
+const CODEC_ERROR: f64 = 0.03;
 
 /// Cuts that are planned with at most: more than models have whose parts are worth a device each.
 const MAX_CUTS: usize = 2000;
@@ -37,6 +42,10 @@ pub struct PrepareOptions {
     pub max_live: usize,
     /// The item to measure with; an arbitrary one without it.
     pub sample: Option<Vec<Tensor>>,
+    /// Whether that is an input as the user has them: how far tensors can be packed depends on what is in them.
+    pub own_sample: bool,
+    /// The codecs to try on the tensors that cross cuts: a plan may use those that were tried, and raw.
+    pub codecs: Vec<Codec>,
     /// The folder where figures are kept; without it the model is measured every time.
     pub store: Option<PathBuf>,
     /// Whether to measure even what is known.
@@ -45,7 +54,15 @@ pub struct PrepareOptions {
 
 impl Default for PrepareOptions {
     fn default() -> PrepareOptions {
-        PrepareOptions { threads: 1, max_live: 4, sample: None, store: None, fresh: false }
+        PrepareOptions {
+            threads: 1,
+            max_live: 4,
+            sample: None,
+            own_sample: false,
+            codecs: Vec::new(),
+            store: None,
+            fresh: false,
+        }
     }
 }
 
@@ -157,16 +174,33 @@ impl Prepared {
         let store = options.store.clone().map(Store::new);
         let key = kept::key(&model, &cuts, engine, options.threads, &item);
         let known = store.as_ref().filter(|_| !options.fresh);
-        let profile = match known.and_then(|store| kept::known(store, &key, &cuts, engine)) {
-            Some(profile) => profile,
+        let own = options.own_sample;
+        let known_codec = |&codec: &Codec| kept::known_codec(known?, &key, codec, own, cuts.len() + 2);
+        let tried: Vec<Codec> = options.codecs.iter().copied().filter(|&codec| codec != Codec::RAW).collect();
+        let mut codecs: Vec<CodecFigures> = tried.iter().filter_map(known_codec).collect();
+        let is_known = |codec: &Codec| codecs.iter().any(|known| known.codec == *codec);
+        let wanted: Vec<Codec> = tried.into_iter().filter(|codec| !is_known(codec)).collect();
+        let threads = options.threads;
+        let mut profile = match known.and_then(|store| kept::known(store, &key, &cuts, engine)) {
+            Some(mut profile) => {
+                if !wanted.is_empty() {
+                    profile.codecs =
+                        profile::codecs(&model, &cuts, engine, threads, item, &wanted, progress)?;
+                }
+                profile
+            }
             None => {
-                let profile = profile(&model, cuts, engine, options.threads, item, progress)?;
+                let profile = profile::profile(&model, cuts, engine, threads, item, &wanted, progress)?;
                 if let Some(store) = &store {
                     kept::keep(store, &key, &profile);
                 }
                 profile
             }
         };
+        if let Some(store) = &store {
+            profile.codecs.iter().for_each(|figures| kept::keep_codec(store, &key, own, figures));
+        }
+        profile.codecs.append(&mut codecs);
         let shapes: HashMap<String, Shape> = profile
             .frames
             .iter()
@@ -177,13 +211,16 @@ impl Prepared {
         Ok(Prepared { name: name.to_owned(), model, simplified, profile })
     }
 
-    /// What it costs on these devices.
-    pub fn problem(&self, mut resources: Resources) -> Problem {
+    /// What it costs on these devices, with the codecs that are worth a thought there.
+    pub fn problem(&self, mut resources: Resources, coding: &Coding) -> Problem {
         resources.dispatcher.seconds_per_byte = SECONDS_PER_BYTE;
         for device in &mut resources.devices {
             device.host.seconds_per_byte = SECONDS_PER_BYTE / device.speed;
         }
-        self.costs().on(resources)
+        let mut problem = self.costs().on(resources);
+        problem.codecs = coding.codecs(&self.profile, &problem);
+        problem.prune_codecs(CODEC_ERROR);
+        problem
     }
 
     /// What it costs, whatever the devices.
@@ -206,10 +243,10 @@ impl Prepared {
         }
     }
 
-    /// The best plan on these devices.
-    pub fn plan(&self, resources: Resources, split: &SplitOptions) -> Result<Solution, PrepareError> {
+    /// The best plan for one of its problems.
+    pub fn plan(&self, problem: &Problem, split: &SplitOptions) -> Result<Solution, PrepareError> {
         let options = self.options(split)?;
-        Ok(plan::solve(&self.problem(resources), &options)?)
+        Ok(plan::solve(problem, &options)?)
     }
 
     /// The planner's options.

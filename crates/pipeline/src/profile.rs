@@ -11,8 +11,11 @@ use engine::{Engine, LoadError, ModelSource, RunError, SessionOptions};
 use graph::{Cut, Model, Route, Stage, StageError};
 use tensor::{Shape, Tensor, TensorSpec};
 
+use wire::Codec;
+
+use crate::coding::{CodecFigures, Trial};
 use crate::engine_thread;
-use crate::timing::{self, Measured, Timing};
+use crate::timing::{self, Timing};
 
 /// Repeats of one unit end after this long, however wide its interval still is.
 const TIME_PER_UNIT: Duration = Duration::from_millis(100);
@@ -28,6 +31,8 @@ pub struct Profile {
     pub frames: Vec<Vec<TensorSpec>>,
     /// The engine that ran them, with its version.
     pub engine: String,
+    /// What codecs make of the tensors between units, for those that were tried.
+    pub codecs: Vec<CodecFigures>,
 }
 
 /// What one unit costs.
@@ -86,6 +91,11 @@ impl Profile {
         self.frames[i].iter().filter_map(spec_bytes).sum()
     }
 
+    /// Whether it is known what a codec makes of the model's tensors.
+    pub fn knows(&self, codec: Codec) -> bool {
+        codec == Codec::RAW || self.codecs.iter().any(|known| known.codec == codec)
+    }
+
     /// Seconds of the whole model.
     pub fn total_seconds(&self) -> f64 {
         self.units.iter().map(|u| u.seconds).sum()
@@ -103,47 +113,93 @@ pub(crate) fn spec_bytes(spec: &TensorSpec) -> Option<u64> {
     Some(spec.dtype.byte_len(spec.fixed_shape()?.elements()?)? as u64)
 }
 
-/// Measures `model` between `cuts` on one item. `progress` hears of units done and in all.
+/// Measures `model` between `cuts` on one item, and what `codecs` make of what crosses them. `progress` hears of units
+/// done and in all.
 pub fn profile(
     model: &Model,
     cuts: Vec<Cut>,
     engine: &dyn Engine,
     threads: usize,
     item: Vec<Tensor>,
+    codecs: &[Codec],
     progress: &dyn Fn(usize, usize),
 ) -> Result<Profile, ProfileError> {
+    let mut timed = Vec::new();
+    let mut run = |stage: &Stage, first: &str, frame: Vec<Tensor>| {
+        let (timing, growth, next) = time(stage, first, engine, threads, frame, TIME_PER_UNIT)?;
+        timed.push((timing, growth, stage.operators, stage.weight_bytes()));
+        Ok(next)
+    };
+    let Walked { frames, codecs } = walk(model, &cuts, engine, item, codecs, progress, &mut run)?;
+    let crossing = |i: usize| frames[i].iter().filter_map(spec_bytes).sum::<u64>();
+    let units =
+        timed.into_iter().enumerate().map(|(i, (timing, growth, operators, weight_bytes))| UnitCost {
+            seconds: timing.seconds,
+            half_width_seconds: timing.half_width_seconds,
+            operators,
+            weight_bytes,
+            activation_bytes: crossing(i) + crossing(i + 1).max(growth.unwrap_or(0)),
+        });
+    let units = units.collect();
+    Ok(Profile { cuts, units, frames, engine: title(engine), codecs })
+}
+
+/// What `codecs` make of what crosses `cuts`, where the units' times are known.
+pub(crate) fn codecs(
+    model: &Model,
+    cuts: &[Cut],
+    engine: &dyn Engine,
+    threads: usize,
+    item: Vec<Tensor>,
+    codecs: &[Codec],
+    progress: &dyn Fn(usize, usize),
+) -> Result<Vec<CodecFigures>, ProfileError> {
+    let mut run = |stage: &Stage, first: &str, frame: Vec<Tensor>| {
+        time(stage, first, engine, threads, frame, Duration::ZERO).map(|(_, _, next)| next)
+    };
+    walk(model, cuts, engine, item, codecs, progress, &mut run).map(|walked| walked.codecs)
+}
+
+/// What was seen on the way through a model.
+struct Walked {
+    frames: Vec<Vec<TensorSpec>>,
+    codecs: Vec<CodecFigures>,
+}
+
+/// Runs an item through the units, one after the other: `run` gives what a unit makes of a frame.
+fn walk(
+    model: &Model,
+    cuts: &[Cut],
+    engine: &dyn Engine,
+    item: Vec<Tensor>,
+    codecs: &[Codec],
+    progress: &dyn Fn(usize, usize),
+    run: &mut (dyn FnMut(&Stage, &str, Vec<Tensor>) -> Result<Vec<Tensor>, ProfileError> + Send),
+) -> Result<Walked, ProfileError> {
     let mut positions = vec![0];
     positions.extend(cuts.iter().map(|c| c.position));
     positions.push(model.operators().len());
-    let names = |tensors: &[Tensor], specs: &[TensorSpec]| {
+    let names = |tensors: &[Tensor], specs: &[TensorSpec]| -> Vec<TensorSpec> {
         let fixed = |(t, s): (&Tensor, &TensorSpec)| TensorSpec::fixed(&s.name, t.dtype(), t.shape());
         tensors.iter().zip(specs).map(fixed).collect()
     };
-
+    let mut trial = Trial::new(codecs);
     let mut frame = item;
-    let mut frames: Vec<Vec<TensorSpec>> = vec![names(&frame, model.inputs())];
-    let mut units = Vec::new();
+    let mut frames = vec![names(&frame, model.inputs())];
     for (i, range) in positions.windows(2).enumerate() {
+        trial.cross(&frames[i], &frame);
         progress(i, positions.len() - 1);
         let stage = model.stage(range[0]..range[1])?;
         let first = &model.operators()[range[0]].name;
         // An engine's bug costs the model, not the process.
-        let timed = engine_thread::run(|| time(&stage, first, engine, threads, frame));
+        let next = engine_thread::run(|| run(&stage, first, frame));
         let broke = |reason| ProfileError::Engine { first: first.clone(), engine: engine.name(), reason };
-        let Timed { timing, growth, outputs: next } = timed.map_err(broke)??;
-        frames.push(names(&next, &stage.outputs));
-        let crossing = |i: usize| frames[i].iter().filter_map(spec_bytes).sum::<u64>();
-        units.push(UnitCost {
-            seconds: timing.seconds,
-            half_width_seconds: timing.half_width_seconds,
-            operators: stage.operators,
-            weight_bytes: stage.weight_bytes(),
-            activation_bytes: crossing(i) + crossing(i + 1).max(growth.unwrap_or(0)),
-        });
-        frame = next;
+        frame = next.map_err(broke)??;
+        frames.push(names(&frame, &stage.outputs));
     }
-    progress(units.len(), units.len());
-    Ok(Profile { cuts, units, frames, engine: title(engine) })
+    trial.cross(&frames[frames.len() - 1], &frame);
+    progress(positions.len() - 1, positions.len() - 1);
+    Ok(Walked { frames, codecs: trial.figures() })
 }
 
 /// An engine with its version.
@@ -151,33 +207,33 @@ fn title(engine: &dyn Engine) -> String {
     format!("{} {}", engine.name(), engine.version())
 }
 
-struct Timed {
-    timing: Timing,
-    growth: Option<u64>,
-    outputs: Vec<Tensor>,
-}
-
+/// Loads a unit and runs it, once and then for `repeats` at most: its time, what the process grew by, and what it gives.
 fn time(
     stage: &Stage,
     first: &str,
     engine: &dyn Engine,
     threads: usize,
     frame: Vec<Tensor>,
-) -> Result<Timed, ProfileError> {
+    repeats: Duration,
+) -> Result<(Timing, Option<u64>, Vec<Tensor>), ProfileError> {
     let bytes = stage.to_bytes()?;
     let mut session = engine
         .load(ModelSource::Bytes(&bytes), &stage.fed(), &stage.computed(), &SessionOptions::threads(threads))
         .map_err(|source| ProfileError::Load { first: first.to_owned(), source })?;
     drop(bytes);
     let views: Vec<_> = stage.feeds.iter().map(|&i| frame[i].view()).collect();
-    let Measured { timing, growth, outputs, .. } =
-        timing::measure(&mut *session, &views, Duration::ZERO..=TIME_PER_UNIT)
-            .map_err(|source| ProfileError::Run { first: first.to_owned(), source })?;
+    let failed = |source| ProfileError::Run { first: first.to_owned(), source };
+    let (timing, growth, outputs) = if repeats.is_zero() {
+        (Timing::default(), None, session.run(&views).map_err(failed)?)
+    } else {
+        let measured = timing::measure(&mut *session, &views, Duration::ZERO..=repeats).map_err(failed)?;
+        (measured.timing, measured.growth, measured.outputs)
+    };
     let next = stage.routes.iter().map(|route| match *route {
         Route::Computed(i) => outputs.view(i).to_tensor(),
         Route::Passed(i) => frame[i].clone(),
     });
-    Ok(Timed { timing, growth, outputs: next.collect() })
+    Ok((timing, growth, next.collect()))
 }
 
 /// An item of arbitrary finite values, open sizes taken as 1: for profiling when no real one is at hand.

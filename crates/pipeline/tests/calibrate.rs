@@ -169,7 +169,7 @@ fn a_plan_that_stages_prove_wrong_is_given_up() {
     // As if the slow node were the fast one.
     let times = |factor: f64| {
         let unit_seconds = prepared.profile.units.iter().map(|unit| unit.seconds * factor).collect();
-        Some(NodeTimes { unit_seconds, error: 0.0 })
+        Some(NodeTimes { unit_seconds, error: 0.0, codecs: vec![] })
     };
     let wrong = Measured { nodes: vec![times(0.1), times(10.0)], ..Measured::default() };
     let rounds = Arc::new(Mutex::new(Vec::new()));
@@ -213,7 +213,7 @@ fn a_period_that_stages_prove_out_of_reach_is_an_error() {
     let (cluster, prepared) = (join(&nodes), prepared());
     // As if both were a million times as fast.
     let unit_seconds: Vec<f64> = prepared.profile.units.iter().map(|unit| unit.seconds * 1e-6).collect();
-    let times = Some(NodeTimes { unit_seconds, error: 0.0 });
+    let times = Some(NodeTimes { unit_seconds, error: 0.0, codecs: vec![] });
     let wrong = Measured { nodes: vec![times; 2], ..Measured::default() };
     let split = SplitOptions { stages: Some(2), max_period: Some(1e-6), ..SplitOptions::default() };
     let options = Options { split, measured: Some(wrong), ..Options::default() };
@@ -311,7 +311,7 @@ fn a_node_that_cannot_be_timed_counts_as_equal_and_is_named() {
 fn measurements_of_another_cluster_are_refused() {
     let nodes = start("foreign", 1);
     let (cluster, prepared) = (join(&nodes), prepared());
-    let times = |units| Some(NodeTimes { unit_seconds: vec![1.0; units], error: 0.0 });
+    let times = |units| Some(NodeTimes { unit_seconds: vec![1.0; units], error: 0.0, codecs: vec![] });
     let units = prepared.profile.units.len();
     for nodes in [vec![], vec![times(units), times(units)], vec![times(units + 1)]] {
         let options =

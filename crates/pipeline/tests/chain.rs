@@ -12,7 +12,7 @@ use common::engines::rten;
 use common::gate::Gate;
 use common::{at_cuts, deploy, in_time, join, small_model, start, start_with, vendored_model};
 use graph::{Model, Route, Stage};
-use pipeline::{ItemError, Options, Pending, PrepareOptions, SplitOptions, arbitrary_item};
+use pipeline::{Accuracy, ItemError, Options, Pending, PrepareOptions, SplitOptions, arbitrary_item};
 use tensor::{DType, Shape, Tensor};
 use wire::Codec;
 
@@ -74,7 +74,7 @@ fn several_inputs_and_outputs_of_several_types_take_their_own_ways() {
     };
     for codec in [Codec::RAW, Codec::LZ4] {
         let prepare = PrepareOptions { max_live: 6, ..PrepareOptions::default() };
-        let options = Options { prepare, codec, ..at_cuts(&BRANCHES_CUTS) };
+        let options = Options { prepare, accuracy: Accuracy::Only(codec), ..at_cuts(&BRANCHES_CUTS) };
         let pipeline = deploy(&model, &cluster, &options).unwrap();
         for n in 0..6 {
             assert_eq!(pipeline.infer(item(n)).unwrap(), whole(&model, &item(n)), "{codec}, item {n}");
@@ -107,7 +107,8 @@ fn sizes_may_change_from_item_to_item() {
     let cluster = join(&nodes);
     let model = small_model("dynamic");
     for codec in [Codec::RAW, Codec::LZ4] {
-        let pipeline = deploy(&model, &cluster, &Options { codec, ..in_stages(2) }).unwrap();
+        let pipeline =
+            deploy(&model, &cluster, &Options { accuracy: Accuracy::Only(codec), ..in_stages(2) }).unwrap();
         for (n, count) in [1, 5, 2, 40, 1].into_iter().enumerate() {
             let result = pipeline.infer(rows(n, count)).unwrap();
             assert_eq!(result[0].shape(), Shape::from([count, count]));
@@ -144,7 +145,7 @@ fn compressed_links_give_the_same_bits() {
     let model = vendored_model("resnet20_mnist.onnx");
     let items = items(&model, 4);
     let run = |codec| {
-        let options = Options { codec, ..at_cuts(&[MIDDLE_OF_RESNET20]) };
+        let options = Options { accuracy: Accuracy::Only(codec), ..at_cuts(&[MIDDLE_OF_RESNET20]) };
         let pipeline = deploy(&model, &cluster, &options).unwrap();
         let results: Vec<_> = items.iter().map(|item| pipeline.infer(item.clone()).unwrap()).collect();
         (results, pipeline.measure().unwrap()[0].bytes_out)

@@ -4,7 +4,7 @@ mod common;
 
 use common::engines::rten;
 use common::{deploy, join, start, vendored_model};
-use pipeline::{Layout, LayoutStage, Options, PrepareOptions, Prepared, arbitrary_item};
+use pipeline::{Coding, Layout, LayoutStage, Options, PrepareOptions, Prepared, arbitrary_item};
 use plan::{Device, Resources};
 use wire::Codec;
 
@@ -55,11 +55,12 @@ fn a_layout_and_its_assignment_say_the_same() {
     let model = vendored_model("resnet20_mnist.onnx");
     let prepared = Prepared::new(model, "digits", &*rten(), &PrepareOptions::default(), &|_, _| {}).unwrap();
     let devices = ["a", "b", "c"].map(|name| Device::of_speed(name, 1.0));
-    let fresh = || prepared.problem(Resources::on_free_links(devices.to_vec()));
+    let coding = Coding::default();
+    let fresh = || prepared.problem(Resources::on_free_links(devices.to_vec()), &coding);
 
     let given = layout(vec![stage(&["c", "a"], Some(CUTS[0])), stage(&["b"], None)]);
     let mut problem = fresh();
-    let assignment = given.assignment(&prepared, &mut problem).unwrap();
+    let assignment = given.assignment(&prepared, &coding, &mut problem).unwrap();
     assert_eq!(assignment.stages[0].devices, [2, 0]);
     assert_eq!(problem.codecs.iter().map(|codec| codec.name.as_str()).collect::<Vec<_>>(), ["raw", "lz4"]);
     let plan = plan::predict(&problem, &assignment).unwrap();
@@ -91,7 +92,7 @@ fn a_layout_and_its_assignment_say_the_same() {
             "stage 2 of the layout ends at cut `functional_1/re_lu_2_1/Relu:0`, which does not lie behind",
         ),
     ] {
-        let error = layout(stages).assignment(&prepared, &mut fresh()).unwrap_err().to_string();
+        let error = layout(stages).assignment(&prepared, &coding, &mut fresh()).unwrap_err().to_string();
         assert!(error.starts_with(expected), "{error}");
     }
 }

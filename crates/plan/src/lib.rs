@@ -22,6 +22,7 @@ mod order;
 mod predict;
 mod prices;
 mod problem;
+mod prune;
 mod quantity;
 mod rules;
 mod search;

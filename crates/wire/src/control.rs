@@ -44,6 +44,8 @@ pub enum Request {
     Probe(ProbeOrder),
     /// Encode what leaves the stage in another way, from the next item on.
     Recode(RecodeOrder),
+    /// How long do these codecs take there?
+    TimeCodecs(Vec<[u8; Codec::CODE_LEN]>),
 }
 
 /// Which stage to time, and on what.
@@ -100,6 +102,8 @@ pub enum Response {
     Probed(LinkFigures),
     /// To [`Request::Recode`].
     Recoded,
+    /// To [`Request::TimeCodecs`]: one for each, in the same order.
+    CodecsTimed(Vec<CodecTime>),
 }
 
 /// A process that has less of the CPU than this share of its time, while one thread of it works, is stopped.
@@ -131,6 +135,15 @@ pub struct LinkFigures {
     pub delay_seconds: f64,
     /// What a frame takes besides its bytes, seconds.
     pub frame_seconds: f64,
+}
+
+/// What a codec takes in the long run, for each byte before encoding.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CodecTime {
+    /// Seconds to encode it.
+    pub encode_seconds: f64,
+    /// Seconds to decode it.
+    pub decode_seconds: f64,
 }
 
 /// What the planner computes with, seconds and bytes a second: products and sums of such figures stay finite.
@@ -168,6 +181,19 @@ impl StageTime {
             false => Err(format!(
                 "a stage that takes {seconds} s, {half_width_seconds} s more or less, {mean_seconds} s in the mean"
             )),
+        }
+    }
+}
+
+impl CodecTime {
+    /// Whether these are times at all: a peer may answer anything.
+    pub fn check(&self) -> Result<(), String> {
+        let CodecTime { encode_seconds, decode_seconds } = *self;
+        // Times are multiplied with others: what is not 0 stays away from what a number cannot tell from it.
+        let good = |seconds: f64| seconds == 0.0 || (1e-15..=1.0).contains(&seconds);
+        match good(encode_seconds) && good(decode_seconds) {
+            true => Ok(()),
+            false => Err(format!("a codec that takes {encode_seconds} and {decode_seconds} s for a byte")),
         }
     }
 }
@@ -608,6 +634,12 @@ mod tests {
             assert!(StageTime { mean_seconds: wrong, ..time }.check().is_err(), "{wrong}");
         }
         assert!(StageTime { seconds: 0.0, ..time }.check().is_err());
+        for (seconds, good) in [(0.0, true), (1e-12, true), (-1e-9, false), (1e-30, false), (f64::NAN, false)]
+        {
+            let other = CodecTime { encode_seconds: 1e-9, decode_seconds: 1e-9 };
+            assert_eq!(CodecTime { encode_seconds: seconds, ..other }.check().is_ok(), good, "{seconds}");
+            assert_eq!(CodecTime { decode_seconds: seconds, ..other }.check().is_ok(), good, "{seconds}");
+        }
         assert!(StageTime { cpu_seconds: 0.0, ..time }.check().is_err());
         let throttled = StageTime { cpu_seconds: 0.3125, ..time };
         assert_eq!((throttled.sustained_seconds(), throttled.pace()), (1.25, 4.0));

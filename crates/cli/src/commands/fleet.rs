@@ -9,9 +9,11 @@ use anyhow::{Context, Result, anyhow};
 use graph::Model;
 use indicatif::ProgressBar;
 use pipeline::{
-    CalibrateOptions, Cluster, Layout, Measured, NodeInfo, Options, Pipeline, PrepareOptions, Prepared,
-    Progress, Wanted,
+    Accuracy, CalibrateOptions, Cluster, Layout, Measured, NodeInfo, Options, Pipeline, PrepareOptions,
+    Prepared, Progress, Wanted,
 };
+
+use wire::Codec;
 
 use super::advice::{FIND_NODES, join};
 use crate::failure::Hint;
@@ -68,6 +70,12 @@ impl Fleet {
     /// The nodes, in the order of the chain.
     pub(super) fn nodes(&self) -> &[NodeInfo] {
         self.cluster.nodes()
+    }
+
+    /// The codecs to try on a model that is planned for these nodes, or runs as a plan says.
+    pub(super) fn codecs(&self, accuracy: Accuracy, layout: Option<&Layout>, profile: Profile) -> Vec<Codec> {
+        let probed = self.spawned.is_none() && profile != Profile::None;
+        tried(accuracy, layout, layout.is_none() && (probed || self.description.is_some()))
     }
 
     /// Refuses nodes that run another engine than the one asked for.
@@ -138,6 +146,19 @@ pub(super) fn wanted(layout: Option<&Layout>, stages: Option<usize>) -> Wanted {
         Some(layout) => Wanted::Named(layout.devices().map(str::to_owned).collect()),
         None => Wanted::AtLeast(stages.unwrap_or(1)),
     }
+}
+
+/// The codecs to try on a model: those that a plan on links that are a limit may choose from, and those that are
+/// decided. Where links are no limit none is worth the time it takes to try it.
+pub(super) fn tried(accuracy: Accuracy, layout: Option<&Layout>, limited: bool) -> Vec<Codec> {
+    let chosen = matches!(accuracy, Accuracy::Only(_)) || limited;
+    let mut codecs = if chosen { accuracy.candidates() } else { Vec::new() };
+    for codec in layout.into_iter().flat_map(Layout::codecs) {
+        if !codecs.contains(&codec) {
+            codecs.push(codec);
+        }
+    }
+    codecs
 }
 
 /// Loads a model; an error says what to do.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use graph::{Hash, Model};
-use pipeline::{Options, PrepareOptions, Prepared, SplitOptions};
+use pipeline::{Accuracy, Coding, Options, PrepareOptions, Prepared, SplitOptions};
 use plan::Resources;
 use tensor::{Tensor, TensorSpec};
 
@@ -14,7 +14,7 @@ use super::plan::require_power;
 use super::stream::{self, Done};
 use crate::failure::{Hint, Interrupted};
 use crate::flags::{
-    Common, Cuts, Engine, Goal, Network, Nodes, Photos, Profile, classes, dimension, positive, window,
+    Common, Cuts, Engine, Goal, Links, Network, Nodes, Photos, Profile, classes, dimension, positive, window,
 };
 use crate::input::{Dims, Items, Random};
 use crate::interrupt::Interrupt;
@@ -63,9 +63,6 @@ pub(crate) struct Args {
     /// Most items in the chain at once [default: two for each stage, and two more]
     #[arg(long, value_name = "N", value_parser = window)]
     pub(crate) window: Option<usize>,
-    /// How tensors travel between nodes
-    #[arg(long, value_name = "NAME", default_value = "raw")]
-    pub(crate) codec: wire::Codec,
     /// Run the whole model on one node as well, and print speed and largest difference beside the chain's
     #[arg(long)]
     pub(crate) whole: bool,
@@ -80,6 +77,8 @@ pub(crate) struct Args {
     pub(crate) goal: Goal,
     #[command(flatten)]
     pub(crate) cuts: Cuts,
+    #[command(flatten)]
+    pub(crate) links: Links,
     #[command(flatten)]
     pub(crate) nodes: Nodes,
     #[command(flatten)]
@@ -103,13 +102,21 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     let sample = job.items.first()?;
     let cache = args.engine.cache.as_deref();
     let measuring = fleet::measuring(args.nodes.profile, cache)?;
-    let prepare = PrepareOptions { sample: sample.map(|item| item.tensors), ..measuring };
+    let prepare = PrepareOptions {
+        sample: sample.map(|item| item.tensors),
+        own_sample: args.random.is_none(),
+        codecs: fleet.codecs(args.links.codec, layout.as_ref(), args.nodes.profile),
+        ..measuring
+    };
     let name = args.model.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let prepared = fleet::prepare(job.model.clone(), &name, &*engine, &prepare, common)?;
 
     let described = fleet.description.as_ref().map(plan::Cluster::resources);
     let described = described.unwrap_or_else(|| Resources::on_free_links(Vec::new()));
-    require_power(args.goal.apply(args.cuts.split()).objective, &prepared.problem(described))?;
+    require_power(
+        args.goal.apply(args.cuts.split()).objective,
+        &prepared.problem(described, &Coding::default()),
+    )?;
     // Where everything is decided there is nothing to measure for.
     let profile = if layout.is_some() { Profile::None } else { args.nodes.profile };
     let measured = fleet.calibrate(&prepared, profile, cache, common)?;
@@ -119,7 +126,7 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
         layout,
         description: fleet.description.clone(),
         measured,
-        codec: args.codec,
+        accuracy: args.links.codec,
         window: args.window,
         ..Options::default()
     };
@@ -178,7 +185,8 @@ fn whole_model(
     common: &Common,
 ) -> Result<WholeReport> {
     let split = SplitOptions { stages: Some(1), ..SplitOptions::default() };
-    let options = Options { split, layout: None, description: None, ..chain };
+    // What the chain is compared with has lost nothing.
+    let options = Options { split, layout: None, description: None, accuracy: Accuracy::Exact, ..chain };
     items.rewind();
     let whole = fleet.deploy(prepared, &options, common).context("cannot run the whole model on one node");
     let whole = whole.hint(

@@ -225,6 +225,7 @@ impl Streamed {
             latency_ms_p99: self.latency_ms(0.99),
             cpu_ms_per_item: self.cpu_ms_per_item(),
             shipped_weight_bytes: chain.shipped_bytes(),
+            input_codec: chain.codecs()[0].to_string(),
             stages: rows.collect(),
             whole_model: None,
         }

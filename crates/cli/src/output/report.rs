@@ -72,6 +72,8 @@ pub(crate) struct RunReport {
     pub(crate) cpu_ms_per_item: f64,
     /// Weights sent to nodes before the run; 0 when they held everything.
     pub(crate) shipped_weight_bytes: u64,
+    /// The codec of the link that enters the first stage.
+    pub(crate) input_codec: String,
     pub(crate) stages: Vec<StageRow>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) whole_model: Option<WholeReport>,
@@ -175,6 +177,9 @@ impl RunReport {
             self.seconds,
             megabytes(self.shipped_weight_bytes)
         );
+        if self.input_codec != "raw" {
+            text += &format!("\ninputs travelled as {}", self.input_codec);
+        }
         text += &format!("\npredicted: {}", self.predicted.text());
         if let Some(corrected) = &self.corrected {
             text += &format!("\nby the CPU time that it took: {}", corrected.text());
@@ -324,6 +329,7 @@ mod tests {
             latency_ms_p99: 56.78,
             cpu_ms_per_item: 9.0,
             shipped_weight_bytes: 18_500_000,
+            input_codec: "bf16+shuffle+lz4".into(),
             stages: (0..8).map(stage).collect(),
             whole_model: Some(WholeReport {
                 items_per_s: 60.0,
@@ -349,6 +355,7 @@ mod tests {
             "the nodes share cores",
             "took: 78.1 items/s",
             "18.50 MB of weights shipped",
+            "inputs travelled as bf16+shuffle+lz4",
             "whole model: 0.0e0, of",
             "over 123456 items",
             "99",

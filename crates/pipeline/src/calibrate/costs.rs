@@ -7,7 +7,9 @@ use plan::{Device, End, Link, Resources};
 use wire::control::{LinkFigures, StageTime};
 
 use super::Measured;
+use crate::accuracy::Accuracy;
 use crate::cluster::NodeInfo;
+use crate::coding::{CodecFactor, Coding};
 use crate::profile::Profile;
 
 /// What the units cost on every node, and the links between them.
@@ -23,6 +25,8 @@ pub struct Costs {
     kinds: Vec<usize>,
     /// By device: which units were in a stage that was measured.
     settled: Vec<Vec<bool>>,
+    /// By device: how much longer it takes for codecs than the machine that profiled.
+    factors: Vec<Vec<CodecFactor>>,
     /// By device: whether the user says how fast it is. Then nothing that is measured changes it.
     given: Vec<bool>,
 }
@@ -60,6 +64,11 @@ impl Costs {
             times.unwrap_or_else(|| profiled.iter().map(|seconds| seconds / device.speed).collect())
         };
         let units: Vec<Vec<f64>> = devices.iter().enumerate().map(times).collect();
+        let factors = |i: usize| {
+            let timed = measured.and_then(|m| m.nodes[i].as_ref()).filter(|_| !given[i]);
+            timed.map_or(Vec::new(), |times| times.codecs.clone())
+        };
+        let factors = (0..nodes.len()).map(factors).collect();
         assert!(units.iter().all(|times| times.len() == profiled.len()), "times of other units");
         let same = |i: usize| units.iter().position(|times| *times == units[i]).unwrap_or(i);
         let kinds = (0..units.len()).map(same).collect();
@@ -73,8 +82,14 @@ impl Costs {
             profiled,
             units,
             kinds,
+            factors,
             given,
         }
+    }
+
+    /// Codecs as accurate as this, with how fast the devices are with them.
+    pub fn coding(&self, accuracy: Accuracy) -> Coding {
+        Coding { accuracy, factors: self.factors.clone() }
     }
 
     /// Devices and links as the planner takes them.
@@ -164,7 +179,13 @@ mod tests {
             activation_bytes: 0,
         };
         let units: Vec<UnitCost> = seconds.iter().map(unit).collect();
-        Profile { cuts: vec![], frames: vec![vec![]; units.len() + 1], units, engine: String::new() }
+        Profile {
+            cuts: vec![],
+            frames: vec![vec![]; units.len() + 1],
+            units,
+            engine: String::new(),
+            codecs: vec![],
+        }
     }
 
     fn node(name: &str) -> NodeInfo {
@@ -184,7 +205,7 @@ mod tests {
     }
 
     fn times(unit_seconds: &[f64]) -> Option<NodeTimes> {
-        Some(NodeTimes { unit_seconds: unit_seconds.to_vec(), error: 0.0 })
+        Some(NodeTimes { unit_seconds: unit_seconds.to_vec(), error: 0.0, codecs: vec![] })
     }
 
     fn took(seconds: f64) -> StageTime {

@@ -2,7 +2,7 @@
 //!
 //! Called before planning, by `defer run` and `defer plan` and by whoever uses the library. Nodes run a few
 //! representative units on their own engine and threads; links between different places are probed in rounds of
-//! disjoint pairs. What cannot be measured is named: the planner then takes nodes for equal, and links for as bad as
+//! disjoint pairs; nodes also time the codecs that were tried on the model. What cannot be measured is named: the planner then takes nodes for equal, and links for as bad as
 //! the worst that was measured.
 
 mod costs;
@@ -16,11 +16,13 @@ use std::time::Duration;
 
 use places::Place;
 use plan::End;
-use wire::control::{LinkFigures, Machine, StageTime};
+use wire::Codec;
+use wire::control::{CodecTime, LinkFigures, Machine, StageTime};
 
 pub use costs::{Costs, MeasuredLink};
 
 use crate::cluster::{Cluster, NodeInfo};
+use crate::coding::{self, CodecFactor};
 use crate::control::host_addresses;
 use crate::dispatcher::trial;
 use crate::machine;
@@ -72,6 +74,8 @@ pub struct NodeTimes {
     pub unit_seconds: Vec<f64>,
     /// The widest interval of those that were timed, as a share of the median.
     pub error: f64,
+    /// How much longer than this machine it takes for the codecs that were tried on the model.
+    pub codecs: Vec<CodecFactor>,
 }
 
 /// Measures the nodes that `cluster` found, and their links. `progress` hears of measurements done and in all.
@@ -83,8 +87,12 @@ pub fn calibrate(
 ) -> Measured {
     let store = options.store.clone().map(Store::new);
     let model = format!("{:?}", prepared.model.hash());
-    let job = Job { prepared, model, cluster, options, store };
+    let codecs = if options.alike { &[][..] } else { &prepared.profile.codecs };
+    let codecs = codecs.iter().map(|figures| figures.codec).collect();
+    let mut job = Job { prepared, model, cluster, options, store, codecs, here: Vec::new() };
     let own = machine::describe();
+    // Before any node of this machine is busy.
+    job.here = job.time_codecs_here(&own);
     let pairs = if options.alike { Vec::new() } else { job.pairs(&own) };
     let timed = if options.alike { cluster.nodes().len().min(1) } else { cluster.nodes().len() };
     let total = timed + pairs.iter().map(Vec::len).sum::<usize>();
@@ -203,6 +211,9 @@ struct Job<'a> {
     cluster: &'a Cluster,
     options: &'a CalibrateOptions,
     store: Option<Store>,
+    /// The codecs to time, and what they take on this machine.
+    codecs: Vec<Codec>,
+    here: Vec<CodecTime>,
 }
 
 impl Job<'_> {
@@ -223,8 +234,50 @@ impl Job<'_> {
             }
         }
         let unit_seconds = units::unit_seconds(units, &kinds, &timed);
-        found.times = unit_seconds.map(|unit_seconds| NodeTimes { unit_seconds, error });
+        let codecs = self.time_codecs(node).unwrap_or_else(|reason| {
+            found.unknown.push(format!("codecs were not timed: {reason}"));
+            Vec::new()
+        });
+        found.times = unit_seconds.map(|unit_seconds| NodeTimes { unit_seconds, error, codecs });
         found
+    }
+
+    /// How much longer than this machine a node takes for the codecs.
+    fn time_codecs(&self, node: &NodeInfo) -> Result<Vec<CodecFactor>, String> {
+        let place = format!("{}: {}", node.description.name, node.description.fingerprint());
+        let there =
+            self.codec_times(&place, &|| trial::time_codecs(self.cluster.control(), node, &self.codecs))?;
+        Ok(coding::factors(&self.codecs, &there, &self.here))
+    }
+
+    fn time_codecs_here(&self, own: &Machine) -> Vec<CodecTime> {
+        let place = format!("the dispatcher, {}", own.processor);
+        let here = self.codec_times(&place, &|| Ok(coding::time(&self.codecs)));
+        here.expect("nobody is asked")
+    }
+
+    /// What the codecs take in a place: as it is kept, or as `time` finds it.
+    fn codec_times(
+        &self,
+        place: &str,
+        time: &dyn Fn() -> Result<Vec<CodecTime>, String>,
+    ) -> Result<Vec<CodecTime>, String> {
+        if self.codecs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let names: Vec<String> = self.codecs.iter().map(Codec::to_string).collect();
+        let key = format!("version {}, codecs {names:?} on {place}", env!("CARGO_PKG_VERSION"));
+        let now = self.options.now;
+        if let Some((at, times)) = self.known::<(Duration, Vec<CodecTime>)>(&key)
+            && now.checked_sub(at).is_some_and(|age| age <= TIME_AGE)
+            && times.len() == names.len()
+            && times.iter().all(|time| time.check().is_ok())
+        {
+            return Ok(times);
+        }
+        let times = time()?;
+        self.keep(&key, &(now, &times));
+        Ok(times)
     }
 
     fn kind(&self, unit: usize) -> usize {

@@ -1,6 +1,7 @@
 //! Which units are timed on a node, and what their times say of the others. Pure.
 
 use super::NodeTimes;
+use crate::coding::CodecFactor;
 use crate::profile::UnitCost;
 
 /// Kinds of units that are timed: those on which most time goes.
@@ -80,7 +81,22 @@ fn mean(nodes: &[NodeTimes]) -> NodeTimes {
     let units = nodes.first().map_or(0, |times| times.unit_seconds.len());
     let unit = |u: usize| nodes.iter().map(|times| times.unit_seconds[u]).sum::<f64>() / nodes.len() as f64;
     let error = nodes.iter().map(|times| times.error).fold(0.0, f64::max);
-    NodeTimes { unit_seconds: (0..units).map(unit).collect(), error }
+    NodeTimes { unit_seconds: (0..units).map(unit).collect(), error, codecs: mean_codecs(nodes) }
+}
+
+/// Of the nodes whose codecs were timed.
+fn mean_codecs(nodes: &[NodeTimes]) -> Vec<CodecFactor> {
+    let timed: Vec<&[CodecFactor]> =
+        nodes.iter().map(|times| &times.codecs[..]).filter(|c| !c.is_empty()).collect();
+    let Some(first) = timed.first() else { return Vec::new() };
+    let mean = |i: usize| {
+        // All have timed the same list.
+        let of = |factor: fn(&CodecFactor) -> f64| {
+            timed.iter().map(|codecs| factor(&codecs[i])).sum::<f64>() / timed.len() as f64
+        };
+        CodecFactor { codec: first[i].codec, encode: of(|f| f.encode), decode: of(|f| f.decode) }
+    };
+    (0..first.len()).map(mean).collect()
 }
 
 #[cfg(test)]
@@ -127,7 +143,8 @@ mod tests {
     #[test]
     fn what_cannot_be_told_apart_is_equal() {
         let check = |nodes: &[(f64, f64)], machines: &[u8], expected: &[f64]| {
-            let times = |&(seconds, error)| Some(NodeTimes { unit_seconds: vec![seconds], error });
+            let times =
+                |&(seconds, error)| Some(NodeTimes { unit_seconds: vec![seconds], error, codecs: vec![] });
             let mut nodes: Vec<Option<NodeTimes>> = nodes.iter().map(times).collect();
             nodes.push(None);
             level(&mut nodes, &|a, b| machines[a] == machines[b], 0.05);

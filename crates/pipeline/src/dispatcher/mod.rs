@@ -24,6 +24,7 @@ use wire::codec::CodecListError;
 use wire::control::{DeploymentId, RecodeOrder, Request, Response, StageFigures, StageTime};
 use wire::{Codec, CodecList};
 
+use crate::accuracy::Accuracy;
 use crate::calibrate::Measured;
 use crate::cluster::{Cluster, NodeInfo};
 use crate::control::{Control, NetworkError, Presence, Role};
@@ -55,7 +56,7 @@ pub struct Options {
     pub prepare: PrepareOptions,
     /// How it is split; over all nodes, unless one would make it slower.
     pub split: SplitOptions,
-    /// Exactly which node runs what, and the codec of every link; then `split` and `codec` say nothing.
+    /// Exactly which node runs what, and the codec of every link; then `split` and `accuracy` say nothing.
     pub layout: Option<Layout>,
     /// Devices and links as the user describes them, in the order of the cluster's nodes. Without it, nodes
     /// count as equally fast and links as no limit.
@@ -63,16 +64,17 @@ pub struct Options {
     /// What [`calibrate`](fn@crate::calibrate) found about the cluster's nodes and links. With it the stages of a plan
     /// are measured as a whole before they are connected, and given up for better ones.
     pub measured: Option<Measured>,
-    /// Codec of every link.
-    pub codec: Codec,
-    /// Codecs to which links may switch while the chain runs, besides the one that each begins with.
+    /// What links may lose: the plan chooses their codecs among those of this accuracy that were tried on the model
+    /// ([`PrepareOptions::codecs`]), and raw.
+    pub accuracy: Accuracy,
+    /// Codecs to which links may switch while the chain runs, besides those that the plan chose from.
     pub alternatives: CodecList,
     /// Items in flight at most; twice the stages plus two without it, which keeps every thread busy.
     pub window: Option<usize>,
 }
 
 impl Default for Options {
-    /// The built-in engine, raw tensors, and a plan over all nodes.
+    /// The built-in engine, raw tensors as no codec was tried, and a plan over all nodes.
     fn default() -> Options {
         Options {
             name: "model".to_owned(),
@@ -83,7 +85,7 @@ impl Default for Options {
             layout: None,
             description: None,
             measured: None,
-            codec: Codec::default(),
+            accuracy: Accuracy::default(),
             alternatives: CodecList::default(),
             window: None,
         }
@@ -220,13 +222,23 @@ struct Inner {
 }
 
 impl Pipeline {
-    /// Makes a model ready and deploys it over the nodes that `cluster` found.
+    /// Makes a model ready and deploys it over the nodes that `cluster` found. Where the options say what links are like
+    /// and no codecs to try, those are tried that the accuracy allows.
     ///
     /// # Errors
     /// When the model cannot be read or split, when a node refuses its stage, fails or leaves.
     pub fn deploy(model: Model, cluster: &Cluster, options: &Options) -> Result<Pipeline, DeployError> {
         let measuring = |done, total| options.tell(Progress::Measuring { done, total });
-        let prepared = Prepared::new(model, &options.name, &*options.engine, &options.prepare, &measuring)?;
+        let mut prepare = options.prepare.clone();
+        if prepare.codecs.is_empty() {
+            let limited = options.description.is_some() || options.measured.is_some();
+            prepare.codecs = match &options.layout {
+                Some(layout) => layout.codecs().collect(),
+                None if limited => options.accuracy.candidates(),
+                None => Vec::new(),
+            };
+        }
+        let prepared = Prepared::new(model, &options.name, &*options.engine, &prepare, &measuring)?;
         Pipeline::deploy_prepared(&prepared, cluster, options)
     }
 

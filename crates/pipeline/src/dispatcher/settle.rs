@@ -3,17 +3,18 @@
 //! Sums of units are not what a stage takes: engines fuse across units, and a node's other work counts. The nodes
 //! load a plan's stages anyway; timing them before they are connected costs a second.
 
-use plan::{Objective, Plan};
-use wire::Codec;
+use plan::{Assignment, Objective, Plan, PlanError};
 use wire::control::StageTime;
+use wire::{Codec, CodecList};
 
 use super::deploy::Building;
 use super::links::LinkCodecs;
 use super::orders::{self, Common, Order};
 use super::{DeployError, FIRST_EPOCH, Options, Progress, draw_id, trial};
+use crate::accuracy::Accuracy;
 use crate::calibrate::Costs;
 use crate::cluster::Cluster;
-use crate::layout::Layout;
+use crate::layout::{Layout, codecs_of, ours};
 use crate::prepare::{PrepareError, Prepared, SplitOptions, TIMING_ERROR, check_caveats, is_narrow};
 
 /// Plans that are loaded at most. Corrections are small, so a second plan nearly always stands; more would be
@@ -32,6 +33,14 @@ pub(super) struct Settled {
     pub(super) shipped: u64,
 }
 
+/// A plan with the codecs along its chain, by name: problems made with other costs number theirs otherwise.
+struct Chosen {
+    plan: Plan,
+    codecs: Vec<Codec>,
+    /// What links may switch to: the codecs that the plan was chosen from.
+    others: Vec<Codec>,
+}
+
 /// Plans and loads until measuring the stages finds no better plan.
 pub(super) fn settle(
     prepared: &Prepared,
@@ -42,79 +51,114 @@ pub(super) fn settle(
     let mut costs = Costs::new(&prepared.profile, nodes, description, options.measured.as_ref());
     // Nodes have one way on: items are not dealt out yet.
     let split = SplitOptions { replicas: false, ..options.split.clone() };
-    let plan_again = |costs: &Costs| prepared.plan(costs.resources(), &split).map(|solution| solution.plan);
-    let mut plan = match &options.layout {
-        Some(layout) => given(prepared, layout, &costs)?,
-        None => plan_again(&costs)?,
+    let accuracy = options.accuracy;
+    let mut chosen = match &options.layout {
+        Some(layout) => given(prepared, layout, &costs, accuracy)?,
+        None => planned(prepared, &costs, accuracy, &split)?,
     };
     // With one node there is nothing to choose, and for one stage the calibration has chosen.
     let choice = nodes.len() > 1 && options.split.stages != Some(1) && options.layout.is_none();
     let rounds = if options.measured.is_some() && choice { MAX_ROUNDS } else { 0 };
     let mut shipped = 0;
-    let mut standing: Option<Plan> = None;
+    let mut standing: Option<Chosen> = None;
     for round in 1.. {
-        let building = match load(prepared, &plan, cluster, options) {
+        let building = match load(prepared, &chosen, cluster, options) {
             Ok(building) => building,
             // A better plan that no node takes is no better plan: back to the one before, for good.
             Err(e) if standing.is_some() => {
                 tracing::warn!("a better plan could not be loaded: {e}");
-                plan = standing.take().expect("checked above");
-                let building = load(prepared, &plan, cluster, options)?;
-                let times = vec![None; plan.stages.len()];
-                return Ok(Settled { codecs: codecs(&plan, options), plan, building, times, shipped });
+                chosen = standing.take().expect("checked above");
+                let building = load(prepared, &chosen, cluster, options)?;
+                return Ok(Settled::untimed(chosen, building, shipped));
             }
             Err(e) => return Err(e),
         };
         if rounds == 0 {
-            let times = vec![None; plan.stages.len()];
-            return Ok(Settled { codecs: codecs(&plan, options), plan, building, times, shipped });
+            return Ok(Settled::untimed(chosen, building, shipped));
         }
         options.tell(Progress::Timing { round });
-        let times = time(prepared, &plan, &building, cluster);
-        let error = correct(&plan, &times, &mut costs);
+        let times = time(prepared, &chosen.plan, &building, cluster);
+        let error = correct(&chosen.plan, &times, &mut costs);
         // What it promises now that its stages are known; a plan whose memory has gone meanwhile keeps its figures.
-        let corrected = plan::predict(&prepared.problem(costs.resources()), &plan.assignment());
-        plan = corrected.unwrap_or(plan);
-        let better = if round < rounds { better(&plan, plan_again(&costs), &split, error) } else { Ok(None) };
+        if let Ok(corrected) = judged(prepared, &chosen, &costs, accuracy) {
+            chosen.plan = corrected;
+        }
+        let again = || planned(prepared, &costs, accuracy, &split);
+        let better = if round < rounds { better(&chosen.plan, again(), &split, error) } else { Ok(None) };
         match better {
             Err(e) => {
                 building.release();
                 return Err(e.into());
             }
             Ok(None) => {
-                return Ok(Settled { codecs: codecs(&plan, options), plan, building, times, shipped });
+                let Chosen { plan, codecs, .. } = chosen;
+                return Ok(Settled { plan, codecs, building, times, shipped });
             }
             Ok(Some(better)) => {
                 shipped += building.release();
-                standing = Some(std::mem::replace(&mut plan, better));
+                standing = Some(std::mem::replace(&mut chosen, better));
             }
         }
     }
     unreachable!("the last round stands")
 }
 
+impl Settled {
+    /// A plan whose stages were not timed.
+    fn untimed(Chosen { plan, codecs, .. }: Chosen, building: Building, shipped: u64) -> Settled {
+        Settled { times: vec![None; plan.stages.len()], plan, codecs, building, shipped }
+    }
+}
+
+/// The best plan on these costs.
+fn planned(
+    prepared: &Prepared,
+    costs: &Costs,
+    accuracy: Accuracy,
+    split: &SplitOptions,
+) -> Result<Chosen, PrepareError> {
+    let problem = prepared.problem(costs.resources(), &costs.coding(accuracy));
+    let plan = prepared.plan(&problem, split)?.plan;
+    let codecs = codecs_of(&plan, &problem).collect();
+    let others = problem.codecs.iter().map(ours).collect();
+    Ok(Chosen { plan, codecs, others })
+}
+
 /// The plan of a layout, whatever better ones there are.
-fn given(prepared: &Prepared, layout: &Layout, costs: &Costs) -> Result<Plan, DeployError> {
+fn given(
+    prepared: &Prepared,
+    layout: &Layout,
+    costs: &Costs,
+    accuracy: Accuracy,
+) -> Result<Chosen, DeployError> {
     let devices = layout.stages.iter().map(|stage| stage.devices.len());
     if let Some((i, devices)) = devices.enumerate().find(|&(_, devices)| devices > 1) {
         return Err(DeployError::Replicas { stage: i + 1, devices });
     }
-    let mut problem = prepared.problem(costs.resources());
-    let assignment = layout.assignment(prepared, &mut problem)?;
-    Ok(plan::predict(&problem, &assignment).map_err(PrepareError::Plan)?)
+    let coding = costs.coding(accuracy);
+    let mut problem = prepared.problem(costs.resources(), &coding);
+    let assignment = layout.assignment(prepared, &coding, &mut problem)?;
+    let plan = plan::predict(&problem, &assignment).map_err(PrepareError::Plan)?;
+    Ok(Chosen { plan, codecs: layout.codecs().collect(), others: Vec::new() })
 }
 
-/// Codecs along the chain.
-fn codecs(plan: &Plan, options: &Options) -> Vec<Codec> {
-    match &options.layout {
-        Some(layout) => layout.codecs().collect(),
-        None => vec![options.codec; plan.hops.len()],
-    }
+/// What a plan promises on other costs than those it was made with.
+fn judged(
+    prepared: &Prepared,
+    chosen: &Chosen,
+    costs: &Costs,
+    accuracy: Accuracy,
+) -> Result<Plan, PlanError> {
+    let coding = costs.coding(accuracy);
+    let mut problem = prepared.problem(costs.resources(), &coding);
+    let index = |&codec: &Codec| coding.index(codec, &prepared.profile, &mut problem);
+    let codecs = chosen.codecs.iter().map(index).collect();
+    plan::predict(&problem, &Assignment { codecs, ..chosen.plan.assignment() })
 }
 
 fn load(
     prepared: &Prepared,
-    plan: &Plan,
+    Chosen { plan, codecs, others }: &Chosen,
     cluster: &Cluster,
     options: &Options,
 ) -> Result<Building, DeployError> {
@@ -126,7 +170,8 @@ fn load(
     let control = cluster.control();
     let dispatcher = control.id();
     let common = Common { deployment: draw_id(&dispatcher), dispatcher: &dispatcher, epoch: FIRST_EPOCH };
-    let links = LinkCodecs::all(&codecs(plan, options), &options.alternatives)?;
+    let others = CodecList::new(options.alternatives.iter().chain(others.iter().copied()))?;
+    let links = LinkCodecs::all(codecs, &others)?;
     let orders: Vec<Order> = orders::orders(prepared, plan, &links, cluster.nodes(), &common)?;
     Building::load(control, &orders.into(), &|p| options.tell(p)).map_err(DeployError::Node)
 }
@@ -160,16 +205,16 @@ fn correct(plan: &Plan, times: &[Option<StageTime>], costs: &mut Costs) -> f64 {
 /// or if that turns out to miss the period that was asked for; then it is an error if there is none.
 fn better(
     current: &Plan,
-    other: Result<Plan, PrepareError>,
+    other: Result<Chosen, PrepareError>,
     split: &SplitOptions,
     error: f64,
-) -> Result<Option<Plan>, PrepareError> {
+) -> Result<Option<Chosen>, PrepareError> {
     if split.max_period.is_some_and(|limit| current.period > limit) {
         return other.map(Some);
     }
     let value = |plan: &Plan| worth(plan, split.objective);
     // What cannot be planned any more cannot be better either.
-    Ok(other.ok().filter(|other| is_better(value(other), value(current), error)))
+    Ok(other.ok().filter(|other| is_better(value(&other.plan), value(current), error)))
 }
 
 /// What a plan is worth; less is better.

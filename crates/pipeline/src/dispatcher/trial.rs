@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use tensor::TensorSpec;
 use wire::Codec;
-use wire::control::{Hello, LinkFigures, ProbeOrder, Purpose, Request, Response, StageTime, TimeOrder};
+use wire::control::{
+    CodecTime, Hello, LinkFigures, ProbeOrder, Purpose, Request, Response, StageTime, TimeOrder,
+};
 
 pub(crate) use super::deploy::within_reach;
 use super::deploy::{Building, ask, place, unexpected};
@@ -29,6 +31,9 @@ const _: () = assert!(TIME_TIMEOUT.as_secs() > 2 * LONGEST.as_secs(), "a node's 
 
 /// How long a node may take to connect to another and probe the link, which ends by itself before this.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a node may encode and decode, which ends by itself before this.
+const CODECS_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// As many addresses as a node tries.
 const MAX_ADDRESSES: usize = 16;
@@ -75,6 +80,25 @@ pub(crate) fn time_units(
     let timed = time(control, building.orders(), 0, shapes);
     let shipped = building.release();
     Ok((timed?, shipped))
+}
+
+/// What these codecs take on a node, in their order.
+pub(crate) fn time_codecs(
+    control: &Control,
+    node: &NodeInfo,
+    codecs: &[Codec],
+) -> Result<Vec<CodecTime>, String> {
+    let of_node = |reason: &dyn std::fmt::Display| format!("node `{}`: {reason}", node.description.name);
+    let request = Request::TimeCodecs(codecs.iter().map(|codec| codec.code()).collect());
+    match control.ask(&node.id, &request, CODECS_TIMEOUT) {
+        Ok(Response::CodecsTimed(times)) if times.len() == codecs.len() => {
+            let checked = times.iter().try_for_each(CodecTime::check);
+            checked.map(|()| times).map_err(|e| of_node(&e))
+        }
+        Ok(Response::Refused(reason)) => Err(of_node(&reason)),
+        Ok(other) => Err(of_node(&format_args!("an answer to another question: {other:?}"))),
+        Err(e) => Err(of_node(&e)),
+    }
 }
 
 /// What the link from this dispatcher to a node at these addresses is like, and the one back.

@@ -13,8 +13,8 @@ use engine::{Engine, ModelSource, Session, SessionOptions};
 use tensor::TensorSpec;
 use wire::Codec;
 use wire::control::{
-    DeploymentId, Hello, LinkFigures, NodeDescription, Purpose, Request, Response, Route, StageOrder,
-    StageTime, WeightEntry, WeightHash, Welcome,
+    CodecTime, DeploymentId, Hello, LinkFigures, NodeDescription, Purpose, Request, Response, Route,
+    StageOrder, StageTime, WeightEntry, WeightHash, Welcome,
 };
 
 use super::cache::at;
@@ -27,7 +27,7 @@ use crate::engine_thread;
 use crate::profile::arbitrary_item;
 use crate::timing::{self, Timing};
 use crate::transport::{Checksums, Timeouts, connect, weights, write_message};
-use crate::{machine, memory, probe};
+use crate::{coding, machine, memory, probe};
 
 /// Events that may wait. Each is a request, a connection or the end of some work; a node that is this far
 /// behind answers that it is busy.
@@ -54,6 +54,7 @@ pub(super) enum Incoming {
     Timed(DeploymentId, Box<dyn Session>, Result<StageTime, String>),
     Probed(Ticket, Result<LinkFigures, String>),
     ProbeEnded,
+    CodecsTimed(Ticket, Result<Vec<CodecTime>, String>),
     Ended(DeploymentId, Option<String>),
     Stop,
 }
@@ -207,6 +208,7 @@ impl Driver {
             }
             Incoming::Probed(ticket, result) => Event::Probed(ticket, result),
             Incoming::ProbeEnded => Event::ProbeEnded,
+            Incoming::CodecsTimed(ticket, times) => Event::CodecsTimed(ticket, times),
             Incoming::Ended(id, reason) => {
                 if let Some(reason) = &reason {
                     tracing::warn!("a stage was given up: {reason}");
@@ -241,6 +243,7 @@ impl Driver {
             Action::Probe(ticket, addresses) => self.probe(ticket, addresses),
             Action::ServeProbe(ticket, purpose) => self.serve_probe(ticket, purpose),
             Action::Recode(ticket, id, codec) => self.recode(ticket, id, codec),
+            Action::TimeCodecs(ticket, codecs) => self.time_codecs(ticket, codecs),
             Action::Discard(id) => self.discard(id),
         }
     }
@@ -428,6 +431,15 @@ impl Driver {
             let opened = connect(&addresses, &hello, &Timeouts::default());
             let found = opened.and_then(|stream| probe::send(&stream)).map_err(|e| e.to_string());
             slot.end = Some(Incoming::Probed(ticket, found));
+        });
+    }
+
+    fn time_codecs(&mut self, ticket: Ticket, codecs: Vec<Codec>) {
+        let failed = move |e: io::Error| Incoming::CodecsTimed(ticket, Err(e.to_string()));
+        self.spawn("time-codecs", failed, move |events| {
+            let broken = Err("timing codecs broke down".to_owned());
+            let mut slot = Slot::new(events, Incoming::CodecsTimed(ticket, broken));
+            slot.end = Some(Incoming::CodecsTimed(ticket, Ok(coding::time(&codecs))));
         });
     }
 

@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 
 use tensor::{Shape, TensorSpec};
 use wire::control::{
-    DeploymentId, Hello, LinkFigures, ProbeOrder, Purpose, RecodeOrder, Request, Response, RunningStage,
-    StageOrder, StageTime, TimeOrder, WeightEntry, WeightHash,
+    CodecTime, DeploymentId, Hello, LinkFigures, ProbeOrder, Purpose, RecodeOrder, Request, Response,
+    RunningStage, StageOrder, StageTime, TimeOrder, WeightEntry, WeightHash,
 };
 use wire::{Codec, CodecList};
 
@@ -22,6 +22,9 @@ const MAX_DEPLOYMENTS: usize = 64;
 /// Probes of links that a node takes part in at once, from and to it; each has a thread and a connection. A
 /// dispatcher asks for one at a time.
 const MAX_PROBES: usize = 4;
+
+/// Codecs that are timed at once: more than a plan may use.
+const MAX_CODECS: usize = 32;
 
 /// Addresses of the other end of a probe: each that does not answer takes seconds.
 const MAX_PROBE_ADDRESSES: usize = 16;
@@ -57,6 +60,8 @@ pub enum Event {
     Probed(Ticket, Result<LinkFigures, String>),
     /// A probe that somebody else began is over.
     ProbeEnded,
+    /// Codecs were timed.
+    CodecsTimed(Ticket, Result<Vec<CodecTime>, String>),
     /// A stage's threads are done, for this reason if it was not an orderly end.
     Ended(DeploymentId, Option<String>),
     /// A dispatcher has left the control plane.
@@ -94,6 +99,8 @@ pub enum Action {
     Probe(Ticket, Vec<SocketAddr>),
     /// Accept the connection and take part in the probe of its link.
     ServeProbe(Ticket, Purpose),
+    /// Encode and decode with these codecs and see how long they take.
+    TimeCodecs(Ticket, Vec<Codec>),
     /// Stop and forget everything of the deployment.
     Discard(DeploymentId),
 }
@@ -172,6 +179,10 @@ impl State {
                 self.end_probe();
                 vec![Action::Answer(ticket, result.map_or_else(Response::Refused, Response::Probed))]
             }
+            Event::CodecsTimed(ticket, times) => {
+                self.end_probe();
+                vec![Action::Answer(ticket, times.map_or_else(Response::Refused, Response::CodecsTimed))]
+            }
             Event::ProbeEnded => {
                 self.end_probe();
                 vec![]
@@ -209,6 +220,7 @@ impl State {
             Request::Time(order) => self.on_time(ticket, &order),
             Request::Probe(order) => self.on_probe(ticket, order),
             Request::Recode(order) => vec![self.on_recode(ticket, order)],
+            Request::TimeCodecs(codes) => self.on_time_codecs(ticket, &codes),
         }
     }
 
@@ -392,6 +404,21 @@ impl State {
             };
         };
         refuse(format!("the other node is on another machine ({unreachable}), which needs --insecure here"))
+    }
+
+    /// Counts as a probe: it takes a thread for a second, too.
+    fn on_time_codecs(&mut self, ticket: Ticket, codes: &[[u8; Codec::CODE_LEN]]) -> Vec<Action> {
+        let refuse = |reason| vec![Action::Answer(ticket, Response::Refused(reason))];
+        if codes.len() > MAX_CODECS {
+            return refuse(format!("more than {MAX_CODECS} codecs to time"));
+        }
+        let Some(codecs) = codes.iter().map(|&code| Codec::from_code(code)).collect() else {
+            return refuse("a codec this node does not know".to_owned());
+        };
+        match self.begin_probe() {
+            Ok(()) => vec![Action::TimeCodecs(ticket, codecs)],
+            Err(reason) => refuse(reason),
+        }
     }
 
     fn begin_probe(&mut self) -> Result<(), String> {

@@ -4,9 +4,11 @@ use engine::Engine;
 use graph::{Cut, Model};
 use serde::{Deserialize, Serialize};
 use tensor::{Tensor, TensorSpec};
-use wire::control::{Machine, Spec};
+use wire::Codec;
+use wire::control::{CodecTime, Machine, Spec};
 
 use super::{Profile, UnitCost, title};
+use crate::coding::CodecFigures;
 use crate::machine;
 use crate::store::Store;
 
@@ -70,7 +72,7 @@ pub(crate) fn known(store: &Store, key: &str, cuts: &[Cut], engine: &dyn Engine)
     let fits = units.len() == cuts.len() + 1
         && frames.len() == cuts.len() + 2
         && frames[1..].iter().zip(cuts).all(crossing);
-    fits.then(|| Profile { cuts: cuts.to_vec(), units, frames, engine: title(engine) })
+    fits.then(|| Profile { cuts: cuts.to_vec(), units, frames, engine: title(engine), codecs: Vec::new() })
 }
 
 /// Keeps a profile. A store that cannot be written costs time the next time, nothing else.
@@ -86,5 +88,33 @@ pub(crate) fn keep(store: &Store, key: &str, profile: &Profile) {
     let kept = Kept { units: profile.units.iter().map(unit).collect(), frames };
     if let Err(e) = store.put(key, &kept) {
         tracing::warn!("a profile could not be kept: {e}");
+    }
+}
+
+/// What a codec makes of the tensors of a profile, and what of: a user's own input, or any.
+fn codec_key(profile: &str, codec: Codec, own: bool) -> String {
+    let of = if own { "an input of the user's" } else { "any input" };
+    format!("codec {codec} on {of}, {profile}")
+}
+
+/// What was kept of a codec for a profile with so many boundaries. Figures of an input of the user's own are as good for
+/// any input, but not the other way round.
+pub(crate) fn known_codec(
+    store: &Store,
+    profile: &str,
+    codec: Codec,
+    own: bool,
+    boundaries: usize,
+) -> Option<CodecFigures> {
+    let get = |own| store.get::<(Vec<u64>, CodecTime)>(&codec_key(profile, codec, own));
+    let (bytes, time) = get(true).or_else(|| if own { None } else { get(false) })?;
+    (bytes.len() == boundaries && time.check().is_ok()).then_some(CodecFigures { codec, bytes, time })
+}
+
+/// Keeps what a codec makes of the tensors of a profile.
+pub(crate) fn keep_codec(store: &Store, profile: &str, own: bool, figures: &CodecFigures) {
+    let CodecFigures { codec, bytes, time } = figures;
+    if let Err(e) = store.put(&codec_key(profile, *codec, own), &(bytes, time)) {
+        tracing::warn!("figures of a codec could not be kept: {e}");
     }
 }

@@ -1,7 +1,7 @@
 //! `defer plan --check`: a plan from a file, judged on the same costs as the best one.
 
 use anyhow::{Result, anyhow};
-use pipeline::{Layout, Prepared};
+use pipeline::{Coding, Layout, Prepared};
 use plan::{Assignment, Options, Plan, Problem};
 
 use super::report::{self, worth};
@@ -16,6 +16,7 @@ const EDIT: &str = "edit the plan, or plan again with -o; `defer plan MODEL --cu
 /// What the plan is worth, beside the best one under these options.
 pub(super) fn judged(
     prepared: &Prepared,
+    coding: &Coding,
     problem: &mut Problem,
     options: &Options,
     layout: &Layout,
@@ -23,8 +24,7 @@ pub(super) fn judged(
     let deals_out = layout.stages.iter().any(|stage| stage.devices.len() > 1);
     let options = Options { replicas: options.replicas || deals_out, ..options.clone() };
     let best = plan::solve(problem, &options).hint(LESS)?;
-    let known = problem.codecs.len();
-    let assignment = layout.assignment(prepared, problem).hint(EDIT)?;
+    let assignment = layout.assignment(prepared, coding, problem).hint(EDIT)?;
     let plan = fitting(problem, &assignment).hint(EDIT)?;
     if let Some(most) = options.max_period.filter(|&most| plan.period > most) {
         return Err(anyhow!(
@@ -37,7 +37,12 @@ pub(super) fn judged(
     let mut report = report::report(prepared, problem, &plan);
     let objective = options.objective;
     report.compared = Some(Compared { objective, worth: worth(&plan, objective), best: best.worth });
-    report.unmeasured_codecs = problem.codecs[known..].iter().map(|codec| codec.name.clone()).collect();
+    for codec in layout.codecs().filter(|&codec| !prepared.profile.knows(codec)) {
+        let name = codec.to_string();
+        if !report.unmeasured_codecs.contains(&name) {
+            report.unmeasured_codecs.push(name);
+        }
+    }
     Ok((plan, report))
 }
 

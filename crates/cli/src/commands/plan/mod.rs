@@ -10,12 +10,12 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, ensure};
 use clap::ValueEnum;
 use graph::Model;
-use pipeline::{Costs, Layout, PrepareOptions, Prepared, SplitOptions};
+use pipeline::{Coding, Costs, Layout, PrepareOptions, Prepared, SplitOptions};
 use plan::{Axis, Device, Objective, Options, Plan, Problem, Resources};
 
 use super::fleet::{self, Fleet, load_model, read_cluster};
 use crate::failure::Hint;
-use crate::flags::{Common, Cuts, Engine, Goal, Network, Nodes, Profile, duration, threads};
+use crate::flags::{Common, Cuts, Engine, Goal, Links, Network, Nodes, Profile, duration, threads};
 use crate::input::{Dims, Random};
 use crate::output::plan::PlanReport;
 use crate::output::report::{CutRow, cuts};
@@ -101,6 +101,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) where_cut: Cuts,
     #[command(flatten)]
+    pub(crate) links: Links,
+    #[command(flatten)]
     pub(crate) network: Network,
     #[command(flatten)]
     pub(crate) engine: Engine,
@@ -128,15 +130,21 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     // Of the model as it is on disk.
     let hash = model.hash();
     let given = args.check.as_deref().map(|path| PlanFile::load(path, hash)).transpose()?;
-    let prepared = prepare(&args, as_pixels(&args, model), common)?;
+    let prepared =
+        prepare(&args, given.as_ref().map(|given| &given.layout), as_pixels(&args, model), common)?;
     if let Some(path) = &args.costs {
         files::write(path, &prepared.costs().to_toml())?;
     }
     if args.cuts {
         return print_cuts(&prepared, common);
     }
+    let mut coding = Coding::of(args.links.codec);
     let resources = match (&description, &given) {
-        _ if args.nodes => found(&args, given.as_ref(), &prepared, common)?,
+        _ if args.nodes => {
+            let costs = found(&args, given.as_ref(), &prepared, common)?;
+            coding = costs.coding(args.links.codec);
+            costs.resources()
+        }
         (Some(cluster), _) => cluster.resources(),
         (None, Some(given)) => {
             let (named, units) = (given.layout.devices().count(), prepared.profile.units.len());
@@ -154,10 +162,10 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
         }
     };
     let split = split(&args, resources.devices.len().min(prepared.profile.units.len()));
-    let mut problem = prepared.problem(resources);
+    let mut problem = prepared.problem(resources, &coding);
     let options = options(&prepared, &problem, &split)?;
     let (plan, report) = match &given {
-        Some(given) => check::judged(&prepared, &mut problem, &options, &given.layout)?,
+        Some(given) => check::judged(&prepared, &coding, &mut problem, &options, &given.layout)?,
         None => planned(&args, &prepared, &problem, &options)?,
     };
     let layout = Layout::of(&prepared, &problem, &plan);
@@ -177,21 +185,23 @@ fn as_pixels(args: &Args, model: Model) -> Model {
 }
 
 /// Measures the model.
-fn prepare(args: &Args, model: Model, common: &Common) -> Result<Prepared> {
+fn prepare(args: &Args, layout: Option<&Layout>, model: Model, common: &Common) -> Result<Prepared> {
     let mut dims = Dims::new();
     for (name, size) in &args.dim {
         ensure!(dims.insert(name.clone(), *size).is_none(), "--dim {name} is given twice");
     }
     let sample = Random::new(0, &dims, model.inputs())?.item(0, model.inputs())?;
     let measuring = fleet::measuring(args.profile, args.engine.cache.as_deref())?;
-    let options = PrepareOptions { threads: args.threads, sample: Some(sample), ..measuring };
+    let limited = (args.cluster.is_some() || args.nodes) && !args.cuts;
+    let codecs = fleet::tried(args.links.codec, layout, limited);
+    let options = PrepareOptions { threads: args.threads, sample: Some(sample), codecs, ..measuring };
     let name = args.model.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let engine = args.engine.choose()?;
     fleet::prepare(model, &name, &*engine, &options, common)
 }
 
-/// The nodes that are there, as they were measured.
-fn found(args: &Args, given: Option<&PlanFile>, prepared: &Prepared, common: &Common) -> Result<Resources> {
+/// What the model costs on the nodes that are there, as they were measured.
+fn found(args: &Args, given: Option<&PlanFile>, prepared: &Prepared, common: &Common) -> Result<Costs> {
     let (cluster, timeout, profile) = (args.cluster.clone(), args.timeout, args.profile);
     let nodes = Nodes { spawn: None, cluster, timeout, profile };
     let layout = given.map(|given| &given.layout);
@@ -199,7 +209,7 @@ fn found(args: &Args, given: Option<&PlanFile>, prepared: &Prepared, common: &Co
     let fleet = Fleet::gather(&nodes, &args.network, &args.engine, wanted, common)?;
     let measured = fleet.calibrate(prepared, profile, args.engine.cache.as_deref(), common)?;
     let description = fleet.description.as_ref();
-    Ok(Costs::new(&prepared.profile, fleet.nodes(), description, measured.as_ref()).resources())
+    Ok(Costs::new(&prepared.profile, fleet.nodes(), description, measured.as_ref()))
 }
 
 /// What the planner is asked for.

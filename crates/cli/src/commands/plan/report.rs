@@ -5,6 +5,8 @@ use plan::{
     Axis, End, Load, Objective, Options, Outlook, Path, Plan, PlanError, Problem, Resource, Rule, Solution,
 };
 
+use wire::{Codec, Fidelity};
+
 use crate::output::plan::{
     DeviceRow, Front, FrontRow, HopRow, LinkRow, LoadRow, OutlookRow, PlanReport, Proof, RuleProblem,
     RuleRow, StageRow,
@@ -156,8 +158,10 @@ fn hop_row(prepared: &Prepared, names: &Names<'_>, plan: &Plan, hop: &plan::Hop)
             bottleneck: plan.bottleneck == resource,
         }
     };
+    let name = &names.0.codecs[hop.codec].name;
     HopRow {
-        codec: names.0.codecs[hop.codec].name.clone(),
+        exact: name.parse::<Codec>().is_ok_and(|codec| codec.fidelity() == Fidelity::Exact),
+        codec: name.clone(),
         bytes: hop.bytes,
         tensors: prepared.profile.frames[hop.boundary].iter().map(|t| t.name.clone()).collect(),
         links: hop.links.iter().map(link).collect(),

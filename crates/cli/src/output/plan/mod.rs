@@ -90,6 +90,8 @@ pub(crate) struct DeviceRow {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct HopRow {
     pub(crate) codec: String,
+    /// Whether values come out of it as they went in.
+    pub(crate) exact: bool,
     /// Per item, as they travel.
     pub(crate) bytes: u64,
     /// The tensors that travel.

@@ -24,6 +24,7 @@ pub(crate) fn chain(stages: usize) -> PlanReport {
     let place = |i: usize| if i == 0 || i > stages { "dispatcher".to_owned() } else { names[i - 1].clone() };
     let hop = |i: usize| HopRow {
         codec: if i == 1 { "lz4".to_owned() } else { "raw".to_owned() },
+        exact: true,
         bytes: 602_112 / (i as u64 + 1),
         tensors: vec![format!("relu_{i}")],
         links: vec![link(place(i), place(i + 1), 1.0, 0.9 / (i + 1) as f64)],
@@ -42,6 +43,7 @@ pub(crate) fn balancing(devices: usize) -> PlanReport {
     let stage = StageRow { stage: 1, operators: 50, weight_bytes: 25_000_000, cut: None, devices };
     let hop = |links: Vec<LinkRow>| HopRow {
         codec: "raw".to_owned(),
+        exact: true,
         bytes: 602_112,
         tensors: vec!["x".to_owned()],
         links,

@@ -38,6 +38,7 @@ impl PlanReport {
         say("also busy", others(self.others_worth_a_word()));
         say("proven", self.proof.map(|proof| proof.text()));
         say("compared", self.compared.map(|compared| compared.text()));
+        say("accuracy", self.accuracy());
         let guessed = self.unmeasured_codecs.join(", ");
         say(
             "not known",
@@ -61,6 +62,13 @@ impl PlanReport {
             "{:.1} items/s (one every {:.2} ms), latency {:.1} ms{energy}",
             self.items_per_s, self.period_ms, self.latency_ms
         )
+    }
+
+    /// Which links lose something, where some do.
+    fn accuracy(&self) -> Option<String> {
+        let changed = self.hops.iter().filter(|hop| !hop.exact).count();
+        (changed > 0)
+            .then(|| format!("{changed} of {} links do not keep all bits of values", self.hops.len()))
     }
 
     fn stage_table(&self) -> String {

@@ -311,3 +311,19 @@ fn why_a_stage_ended_can_be_asked_later() {
     assert_eq!(s.on_event(Event::Ended(ID, Some("frame damaged".into()))), [Action::Discard(ID)]);
     assert!(refused(&s.on_event(Event::Asked(4, Request::Measure(ID))), "frame damaged"));
 }
+
+#[test]
+fn codecs_are_timed_if_they_are_known_and_not_too_many() {
+    let mut s = state();
+    let ask = |codes: Vec<[u8; 4]>| Event::Asked(1, Request::TimeCodecs(codes));
+    assert!(refused(&s.on_event(ask(vec![Codec::RAW.code(), [0xff; 4]])), "does not know"));
+    assert!(refused(&s.on_event(ask(vec![Codec::LZ4.code(); MAX_CODECS + 1])), "more than 32 codecs"));
+    for _ in 0..MAX_PROBES {
+        assert_eq!(s.on_event(ask(vec![Codec::LZ4.code()])), [Action::TimeCodecs(1, vec![Codec::LZ4])]);
+    }
+    assert!(refused(&s.on_event(ask(vec![Codec::LZ4.code()])), "4 probes"));
+    let times = vec![CodecTime { encode_seconds: 1e-9, decode_seconds: 0.0 }];
+    let answer = Action::Answer(1, Response::CodecsTimed(times.clone()));
+    assert_eq!(s.on_event(Event::CodecsTimed(1, Ok(times))), [answer]);
+    assert_eq!(s.on_event(ask(vec![])), [Action::TimeCodecs(1, vec![])]);
+}

@@ -1,0 +1,121 @@
+//! How much of the tensors' values links may lose, as users say it, and the codecs that each level allows.
+//!
+//! Asked for on the command line and in [`crate::Options`]; the planner chooses among the candidates, link by link.
+
+use std::fmt;
+use std::str::FromStr;
+
+use wire::codec::UnknownCodec;
+use wire::{Codec, Entropy, Fidelity, Filter, Values};
+
+/// How close results shall be to those of the model on one machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Accuracy {
+    /// Links give back every bit.
+    Exact,
+    /// Links keep 8 significant bits of each value at least: the answers of trained networks hold.
+    #[default]
+    Near,
+    /// Links may be as coarse as 256 steps from a tensor's least to its largest value.
+    Relaxed,
+    /// Every link uses this codec, whatever it costs.
+    Only(Codec),
+}
+
+/// A text that is neither a level nor a codec.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("choose exact, near or relaxed, or a codec: {0}")]
+pub struct UnknownAccuracy(UnknownCodec);
+
+/// What is worth a try with elements of several bytes, which packers find little in as they lie side by side.
+const WIDE: [(Filter, Entropy); 4] = [
+    (Filter::None, Entropy::None),
+    (Filter::ZeroBitmap, Entropy::None),
+    (Filter::Shuffle, Entropy::Lz4),
+    (Filter::RowDelta, Entropy::Lz4),
+];
+
+/// The same with elements of one byte.
+const NARROW: [(Filter, Entropy); 3] =
+    [(Filter::None, Entropy::None), (Filter::ZeroBitmap, Entropy::None), (Filter::None, Entropy::Lz4)];
+
+impl Accuracy {
+    /// The codecs that a link may use. Raw comes first: it is taken where nothing is won. The others come with their
+    /// values as small as the level has them: what is kept of more bits takes more bytes, and no less time.
+    pub fn candidates(self) -> Vec<Codec> {
+        let packed = |values, ways: &[(Filter, Entropy)]| -> Vec<Codec> {
+            ways.iter().map(|&(filter, entropy)| Codec { values, filter, entropy }).collect()
+        };
+        match self {
+            Accuracy::Exact => packed(Values::Plain, &WIDE),
+            Accuracy::Near => [vec![Codec::RAW], packed(Values::Bf16, &WIDE)].concat(),
+            // Bytes have no place for infinity: where it occurs the level before it is left.
+            Accuracy::Relaxed => [Accuracy::Near.candidates(), packed(Values::U8, &NARROW)].concat(),
+            Accuracy::Only(codec) => vec![codec],
+        }
+    }
+
+    /// The least that comes out of a link again.
+    pub fn fidelity(self) -> Fidelity {
+        match self {
+            Accuracy::Exact => Fidelity::Exact,
+            Accuracy::Near => Fidelity::Half,
+            Accuracy::Relaxed => Fidelity::Coarse,
+            Accuracy::Only(codec) => codec.fidelity(),
+        }
+    }
+}
+
+impl fmt::Display for Accuracy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Accuracy::Exact => f.write_str("exact"),
+            Accuracy::Near => f.write_str("near"),
+            Accuracy::Relaxed => f.write_str("relaxed"),
+            Accuracy::Only(codec) => codec.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Accuracy {
+    type Err = UnknownAccuracy;
+
+    fn from_str(text: &str) -> Result<Accuracy, UnknownAccuracy> {
+        match text {
+            "exact" => Ok(Accuracy::Exact),
+            "near" => Ok(Accuracy::Near),
+            "relaxed" => Ok(Accuracy::Relaxed),
+            codec => codec.parse().map(Accuracy::Only).map_err(UnknownAccuracy),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEVELS: [Accuracy; 3] = [Accuracy::Exact, Accuracy::Near, Accuracy::Relaxed];
+
+    #[test]
+    fn names_round_trip() {
+        for accuracy in LEVELS.into_iter().chain([Accuracy::Only(Codec::LZ4), Accuracy::Only(Codec::RAW)]) {
+            assert_eq!(accuracy.to_string().parse(), Ok(accuracy));
+        }
+        let error = "close".parse::<Accuracy>().unwrap_err().to_string();
+        assert!(error.contains("exact, near or relaxed") && error.contains("`close`"), "{error}");
+    }
+
+    #[test]
+    fn levels_keep_what_they_promise_and_stay_short() {
+        for accuracy in LEVELS {
+            let candidates = accuracy.candidates();
+            assert_eq!(candidates[0], Codec::RAW, "{accuracy}");
+            assert!(candidates.len() <= 12, "{accuracy} has {}", candidates.len());
+            for (i, codec) in candidates.iter().enumerate() {
+                assert!(codec.fidelity() >= accuracy.fidelity(), "{codec} for {accuracy}");
+                assert!(!candidates[..i].contains(codec), "{codec} twice for {accuracy}");
+            }
+        }
+        assert_eq!(Accuracy::Only(Codec::LZ4).candidates(), [Codec::LZ4]);
+    }
+}

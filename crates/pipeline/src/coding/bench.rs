@@ -1,0 +1,120 @@
+//! Encodes and decodes tensors, and says how long each took. Called while a model is profiled, and to compare machines.
+//!
+//! Times are CPU time of the calling thread: what other work does on the machine, or a quota, is no part of them.
+
+use tensor::{Buffer, DType, Shape, TensorView};
+use wire::{Codec, Room};
+
+use crate::machine;
+
+/// Of a larger tensor so much is tried: the rest is like it.
+const SAMPLE_LEN: usize = 512 << 10;
+
+/// Both ends of a link.
+#[derive(Default)]
+pub(super) struct Bench {
+    sender: Room,
+    receiver: Room,
+    decoded: Buffer,
+}
+
+/// What one way over the link took.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Passed {
+    /// Bytes before encoding.
+    pub(super) len: usize,
+    /// Bytes as they travel.
+    pub(super) encoded_len: usize,
+    pub(super) encode_seconds: f64,
+    pub(super) decode_seconds: f64,
+}
+
+impl Bench {
+    /// Passes a tensor, or the beginning of a large one, as a link with this codec does: as it is, where the codec has
+    /// nothing for its type or its values.
+    pub(super) fn pass(&mut self, codec: Codec, tensor: TensorView<'_>) -> Passed {
+        let tensor = sample(tensor);
+        let (dtype, shape, len) = (tensor.dtype(), tensor.shape(), tensor.bytes().len());
+        let raw = Passed { len, encoded_len: len, ..Passed::default() };
+        let codec = codec.for_dtype(dtype);
+        if codec == Codec::RAW {
+            return raw;
+        }
+        self.decoded.resize(len);
+        let start = machine::thread_cpu_seconds();
+        let Ok(encoded) = codec.encode(tensor, &mut self.sender) else { return raw };
+        let sent = machine::thread_cpu_seconds();
+        let decoded = codec.decode(encoded, dtype, shape, self.decoded.as_mut_bytes(), &mut self.receiver);
+        let received = machine::thread_cpu_seconds();
+        decoded.expect("what was just encoded decodes");
+        Passed {
+            encoded_len: encoded.len(),
+            encode_seconds: sent - start,
+            decode_seconds: received - sent,
+            ..raw
+        }
+    }
+}
+
+/// As many of a tensor's outermost rows as [`SAMPLE_LEN`] has room for. Elements that have no size of their own, or
+/// share bytes, stay together.
+fn sample(tensor: TensorView<'_>) -> TensorView<'_> {
+    let (dtype, bytes) = (tensor.dtype(), tensor.bytes());
+    let Some(width) = element_len(dtype) else { return tensor };
+    let mut dims = tensor.shape().dims().to_vec();
+    let mut len = bytes.len();
+    // Those before it are 1 when it is an axis's turn, so that what is left always lies together.
+    for axis in 0..dims.len() {
+        if len <= SAMPLE_LEN {
+            break;
+        }
+        let row = len / dims[axis];
+        dims[axis] = (SAMPLE_LEN / row.max(1)).clamp(1, dims[axis]);
+        len = row * dims[axis];
+    }
+    debug_assert_eq!(len % width, 0);
+    let shape = Shape::new(&dims).expect("as many dimensions as before");
+    TensorView::new(dtype, shape, &bytes[..len]).expect("fewer rows of the same kind")
+}
+
+fn element_len(dtype: DType) -> Option<usize> {
+    dtype.bits().filter(|bits| bits % 8 == 0).map(|bits| bits / 8)
+}
+
+#[cfg(test)]
+mod tests {
+    use tensor::Tensor;
+
+    use super::*;
+
+    #[test]
+    fn of_a_large_tensor_the_first_rows_are_tried() {
+        for (dims, dtype, expected) in [
+            (&[1, 64, 32, 32][..], DType::F32, &[1, 64, 32, 32][..]),
+            (&[1, 256, 56, 56], DType::F32, &[1, 41, 56, 56]),
+            (&[4, 1024, 1024], DType::F32, &[1, 128, 1024]),
+            (&[3, 1 << 20], DType::U8, &[1, 1 << 19]),
+            (&[1 << 23], DType::Bool, &[1 << 19]),
+            (&[0, 1 << 23], DType::F32, &[0, 1 << 23]),
+            (&[], DType::F32, &[]),
+        ] {
+            let tensor = Tensor::zeros(dtype, Shape::new(dims).unwrap()).unwrap();
+            assert_eq!(sample(tensor.view()).shape().dims(), expected, "{dims:?}");
+        }
+        let strings = Tensor::from_strings([2].into(), &["a".repeat(1 << 20), String::new()]).unwrap();
+        assert_eq!(sample(strings.view()), strings.view());
+    }
+
+    #[test]
+    fn what_a_codec_has_nothing_for_travels_as_it_is() {
+        let mut bench = Bench::default();
+        let integers = Tensor::from_slice([3].into(), &[1i64, 2, 3]).unwrap();
+        let endless = Tensor::from_slice([2].into(), &[f32::INFINITY, 0.0]).unwrap();
+        let bf16: Codec = "bf16".parse().unwrap();
+        let u8: Codec = "u8".parse().unwrap();
+        for (codec, tensor, expected) in [(bf16, &integers, 24), (u8, &endless, 8), (bf16, &endless, 4)] {
+            let passed = bench.pass(codec, tensor.view());
+            assert_eq!((passed.len, passed.encoded_len), (tensor.bytes().len(), expected), "{codec}");
+        }
+    }
+}
