@@ -10,6 +10,7 @@ pub mod calibrate;
 mod cluster;
 mod coding;
 mod control;
+mod deviation;
 pub mod dispatcher;
 mod engine_thread;
 mod layout;
@@ -29,8 +30,10 @@ pub use calibrate::{CalibrateOptions, Costs, Measured, MeasuredLink, NodeTimes, 
 pub use cluster::{Cluster, DiscoverError, NodeInfo, Wanted};
 pub use coding::{CodecFactor, CodecFigures, Coding};
 pub use control::{NetworkConfig, NetworkError};
+pub use deviation::{Deviation, Limits, OutputDeviation};
 pub use dispatcher::{
-    DeployError, DeployedStage, ItemError, Options, Pending, Pipeline, Progress, RecodeError,
+    Agreement, CodecTrial, DeployError, DeployedStage, ItemError, MAX_TRIAL_ITEMS, Options, Pending,
+    Pipeline, Progress, RecodeError, TriedLink,
 };
 pub use layout::{Layout, LayoutError, LayoutStage};
 pub use node::{Node, NodeConfig, NodeError};

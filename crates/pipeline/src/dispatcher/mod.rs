@@ -3,6 +3,7 @@
 //! [`state`] decides how a deployment is built, [`delivery`] which results count. The rest is driving:
 //! callers' threads admit items, one thread sends them, one receives results.
 
+mod agreement;
 pub mod delivery;
 mod deploy;
 mod flight;
@@ -33,6 +34,7 @@ use crate::node::stage::OUTPUT_FAILED;
 use crate::node::state::ENDED;
 use crate::operation::Operation;
 use crate::prepare::{PrepareError, PrepareOptions, Prepared, SplitOptions, check_item};
+pub use agreement::{Agreement, CodecTrial, MAX_TRIAL_ITEMS, TriedLink};
 use flight::{Ends, Flight};
 pub use flight::{ItemError, Pending};
 use links::Links;
@@ -69,6 +71,9 @@ pub struct Options {
     pub accuracy: Accuracy,
     /// Codecs to which links may switch while the chain runs, besides those that the plan chose from.
     pub alternatives: CodecList,
+    /// Tries the coarse codecs of links before the first item, and takes those back that move the outputs too far.
+    /// Without it they are used untried.
+    pub agreement: Option<Agreement>,
     /// Items in flight at most; twice the stages plus two without it, which keeps every thread busy.
     pub window: Option<usize>,
 }
@@ -87,6 +92,7 @@ impl Default for Options {
             measured: None,
             accuracy: Accuracy::default(),
             alternatives: CodecList::default(),
+            agreement: None,
             window: None,
         }
     }
@@ -153,6 +159,12 @@ pub enum DeployError {
     /// A link would have more codecs than one may have.
     #[error(transparent)]
     Codecs(#[from] CodecListError),
+    /// The codecs of the chain could not be switched to try them.
+    #[error(transparent)]
+    Recode(#[from] RecodeError),
+    /// The items to try codecs on could not be run.
+    #[error("codecs could not be tried: {0}")]
+    Trial(ItemError),
     /// A stage cannot be cut out.
     #[error(transparent)]
     Stage(#[from] StageError),
@@ -211,6 +223,7 @@ pub struct Pipeline {
     plan: Plan,
     stages: Vec<DeployedStage>,
     shipped_bytes: u64,
+    codec_trial: Option<CodecTrial>,
 }
 
 struct Inner {
@@ -296,7 +309,19 @@ impl Pipeline {
         let stages = stages.collect();
         let inner = Arc::new(Inner { control, orders, model: prepared.model.clone(), links, flight });
         inner.watch()?;
-        Ok(Pipeline { inner, state: opened.state, plan, stages, shipped_bytes: shipped + opened.shipped })
+        let mut pipeline = Pipeline {
+            inner,
+            state: opened.state,
+            plan,
+            stages,
+            shipped_bytes: shipped + opened.shipped,
+            codec_trial: None,
+        };
+        if let Some(agreement) = &options.agreement {
+            let shapes = &prepared.profile.frames[0];
+            pipeline.codec_trial = agreement::try_codecs(&pipeline, shapes, agreement)?;
+        }
+        Ok(pipeline)
     }
 
     /// The model's inputs, in the order in which items hold them.
@@ -327,6 +352,11 @@ impl Pipeline {
     /// Codecs that the links use: from the dispatcher to the first stage, between stages, and back.
     pub fn codecs(&self) -> Vec<Codec> {
         self.inner.links.in_use()
+    }
+
+    /// What trying the coarse codecs of the links found, if there were any and a trial was asked for.
+    pub fn codec_trial(&self) -> Option<&CodecTrial> {
+        self.codec_trial.as_ref()
     }
 
     /// Codecs that each link may use, in the same order.
