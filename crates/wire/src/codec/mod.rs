@@ -10,8 +10,10 @@ mod affine;
 mod entropy;
 mod filter;
 mod halves;
+mod json;
 mod list;
 mod name;
+mod zfp;
 
 use tensor::{Buffer, DType, Shape, TensorView};
 
@@ -19,6 +21,7 @@ pub use entropy::Entropy;
 pub use filter::Filter;
 pub use list::{CodecList, CodecListError};
 pub use name::UnknownCodec;
+pub use zfp::{Zfp, ZfpMode, ZfpView};
 
 use entropy::Packers;
 use filter::Layout;
@@ -37,6 +40,10 @@ pub enum Values {
     U8,
     /// The same, with a line for each index of one axis, counted from 0.
     U8Axis(u8),
+    /// JSON text.
+    Json,
+    /// ZFP blocks.
+    Zfp(Zfp),
 }
 
 /// How a link's tensors travel, as named on the command line and numbered on the wire.
@@ -64,8 +71,9 @@ pub enum Fidelity {
 /// Values that a codec does not stand for: the tensor has to travel another way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
-    /// There is no line from or to infinity.
-    #[error("a value is not finite")]
+    /// There is no line from or to infinity, no number in JSON, no error to bound; or the value is so large that decoding
+    /// might make it infinite.
+    #[error("a value is not finite, or might not be after decoding")]
     NotFinite,
 }
 
@@ -111,16 +119,18 @@ impl Codec {
     /// What comes of it for tensors of a type: only `f32` is ever changed, and strings have no elements of one size.
     pub fn for_dtype(self, dtype: DType) -> Codec {
         let values = if dtype == DType::F32 { self.values } else { Values::Plain };
-        let filter = if element_len(dtype).is_some() { self.filter } else { Filter::None };
+        let whole = element_len(dtype).is_some() && values.has_elements();
+        let filter = if whole { self.filter } else { Filter::None };
         Codec { values, filter, ..self }
     }
 
     /// What decoding gives back of `f32` values; others always come back as they were.
     pub fn fidelity(self) -> Fidelity {
         match self.values {
-            Values::Plain => Fidelity::Exact,
+            Values::Plain | Values::Json => Fidelity::Exact,
+            Values::Zfp(Zfp { mode: ZfpMode::Reversible, .. }) => Fidelity::Exact,
             Values::F16 | Values::Bf16 => Fidelity::Half,
-            Values::U8 | Values::U8Axis(_) => Fidelity::Coarse,
+            Values::U8 | Values::U8Axis(_) | Values::Zfp(_) => Fidelity::Coarse,
         }
     }
 
@@ -128,7 +138,7 @@ impl Codec {
     /// unread.
     pub fn max_encoded_len(self, dtype: DType, shape: Shape, len: usize) -> usize {
         let form = self.form(dtype, shape, len);
-        self.entropy.max_len(form.head + self.filter.max_len(form.body(), form.layout))
+        self.entropy.max_len(form.head.saturating_add(self.filter.max_len(form.body(), form.layout)))
     }
 
     /// Encodes a tensor. The result lies in `room`, or is the tensor's own bytes.
@@ -140,11 +150,12 @@ impl Codec {
             Values::Plain => tensor.bytes(),
             lossy => {
                 values.resize(form.len);
-                lossy.encode(tensor, values.as_mut_bytes())?;
-                values.as_bytes()
+                let len = lossy.encode(tensor, values.as_mut_bytes())?;
+                &values.as_bytes()[..len]
             }
         };
         let bytes = match self.filter {
+            _ if !self.values.has_elements() => bytes,
             Filter::None => bytes,
             filter => {
                 filtered.resize(form.head + filter.max_len(form.body(), form.layout));
@@ -175,7 +186,7 @@ impl Codec {
         room: &mut Room,
     ) -> Result<(), CodecError> {
         let form = self.form(dtype, shape, out.len());
-        let Room { filtered, packed, packers, .. } = room;
+        let Room { values, filtered, packed, packers } = room;
         let (plain, malformed) = (self.values == Values::Plain, |reason| self.malformed(reason));
         // Each stage writes where the next one reads; the last one that does anything, into `out`.
         let bytes = match self.entropy {
@@ -190,6 +201,11 @@ impl Codec {
                 &packed.as_bytes()[..len]
             }
         };
+        match self.values {
+            Values::Json => return json::decode(bytes, out).map_err(malformed),
+            Values::Zfp(zfp) => return zfp.decode(bytes, shape, out, [values, filtered]).map_err(malformed),
+            _ => {}
+        }
         let bytes = match self.filter {
             Filter::None => bytes,
             filter => {
@@ -223,6 +239,8 @@ impl Codec {
             Values::F16 | Values::Bf16 => (0, 2),
             Values::U8 => (affine::line_len(1), 1),
             Values::U8Axis(axis) => (affine::line_len(affine::lines(shape, axis)), 1),
+            Values::Json => (json::max_len(elements), 0),
+            Values::Zfp(zfp) => (zfp.max_len(shape), 0),
         };
         let body = if self.values == Values::Plain { len } else { elements * width };
         let row = shape.dims().last().map_or(1, |&row| row.max(1));
@@ -245,7 +263,7 @@ impl Codec {
 struct Form {
     /// Bytes that are no elements and stay as they are.
     head: usize,
-    /// All bytes.
+    /// All bytes; of values that have become something without elements, the most.
     len: usize,
     layout: Layout,
 }
@@ -257,21 +275,29 @@ impl Form {
 }
 
 impl Values {
-    fn encode(self, tensor: TensorView<'_>, out: &mut [u8]) -> Result<(), EncodeError> {
+    /// Whether what the values become has elements, which filters arrange, and so one length.
+    fn has_elements(self) -> bool {
+        !matches!(self, Values::Json | Values::Zfp(_))
+    }
+
+    /// Gives how many bytes of `out` it takes.
+    fn encode(self, tensor: TensorView<'_>, out: &mut [u8]) -> Result<usize, EncodeError> {
         let values = tensor.bytes();
         match self {
+            Values::Json => return json::encode(values, out),
+            Values::Zfp(zfp) => return zfp.encode(tensor, out),
             Values::Plain => out.copy_from_slice(values),
             Values::F16 => halves::encode_f16(values, out),
             Values::Bf16 => halves::encode_bf16(values, out),
             Values::U8 => affine::encode(values, affine::Lines::one(), out)?,
             Values::U8Axis(axis) => affine::encode(values, affine::Lines::of(tensor.shape(), axis), out)?,
         }
-        Ok(())
+        Ok(out.len())
     }
 
     fn decode(self, bytes: &[u8], shape: Shape, out: &mut [u8]) -> Result<(), String> {
         match self {
-            Values::Plain => out.copy_from_slice(bytes),
+            Values::Plain | Values::Json | Values::Zfp(_) => unreachable!("decoded without elements"),
             Values::F16 => halves::decode_f16(bytes, out),
             Values::Bf16 => halves::decode_bf16(bytes, out),
             Values::U8 => affine::decode(bytes, affine::Lines::one(), out)?,
@@ -293,7 +319,7 @@ mod tests {
 
     const VALUES: [Values; 5] = [Values::Plain, Values::F16, Values::Bf16, Values::U8, Values::U8Axis(1)];
     const FILTERS: [Filter; 4] = [Filter::None, Filter::Shuffle, Filter::RowDelta, Filter::ZeroBitmap];
-    const ENTROPIES: [Entropy; 2] = [Entropy::None, Entropy::Lz4];
+    const ENTROPIES: [Entropy; 4] = [Entropy::None, Entropy::Lz4, Entropy::ZstdFast, Entropy::Zstd1];
 
     fn codecs() -> impl Iterator<Item = Codec> {
         let all = |values| {
@@ -332,6 +358,32 @@ mod tests {
                 let (sent, got) = (tensor.as_slice::<f32>().unwrap(), back.as_slice::<f32>().unwrap());
                 for (sent, got) in sent.iter().zip(got) {
                     assert!((sent - got).abs() <= most, "{codec} {shape}: {got} for {sent}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn values_without_elements_are_packed_unfiltered() {
+        let mut room = Room::default();
+        for name in ["json", "zfp", "zfp-2d", "zfp-1d-tol-7", "zfp-2d-rate12"] {
+            for entropy in ENTROPIES {
+                let codec = Codec { entropy, ..name.parse().unwrap() };
+                assert_eq!(Codec { filter: Filter::Shuffle, ..codec }.for_dtype(DType::F32), codec);
+                for shape in [Shape::from([1, 3, 8, 5]), Shape::SCALAR, Shape::from([1, 4, 0, 7])] {
+                    let tensor = wave(shape);
+                    let back = round_trip(codec, &tensor, &mut room).unwrap();
+                    let (sent, got) = (tensor.as_slice::<f32>().unwrap(), back.as_slice::<f32>().unwrap());
+                    for (sent, got) in sent.iter().zip(got) {
+                        let most = if codec.fidelity() == Fidelity::Exact { 0.0 } else { 0.02 };
+                        assert!((sent - got).abs() <= most, "{codec} {shape}: {got} for {sent}");
+                    }
+                    let whole = codec.encode(tensor.view(), &mut room).unwrap().to_vec();
+                    let mut out = tensor.bytes().to_vec();
+                    for len in 0..whole.len() {
+                        let short = codec.decode(&whole[..len], DType::F32, shape, &mut out, &mut room);
+                        assert!(short.is_err(), "{codec} {shape} of {len} bytes");
+                    }
                 }
             }
         }
