@@ -83,6 +83,7 @@ pub(super) fn key(bits: i32) -> i32 {
 #[inline(always)]
 pub(super) fn byte(value: [u8; 4], least: f32, step: f32) -> [u8; 1] {
     let steps = if step > 0.0 { (f32::from_le_bytes(value) - least) / step } else { 0.0 };
+    // The last byte is also for a difference that just overflows.
     [(steps.min(255.0) + ROUND).to_bits() as u8]
 }
 

@@ -69,9 +69,7 @@ impl Line {
         let nearest = exact as f32;
         // Rounded up, so that bytes reach the largest value even where steps are denormal.
         let mut step = if f64::from(nearest) < exact { nearest.next_up() } else { nearest };
-        // Positive zero whatever zeros there were, so that all processors write the same.
-        let least = least + 0.0;
-        // Rounded up, the last byte may stand for more than there is.
+        // Near the end of the type's range, the last byte may then stand for infinity.
         while !(Line { least, step }).value(255).is_finite() {
             step = step.next_down();
         }

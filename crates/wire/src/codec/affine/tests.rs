@@ -24,7 +24,7 @@ fn check(values: &[f32], lines: Lines) {
     let (found, back) = round_trip(values, lines).unwrap();
     for (i, (&sent, &got)) in values.iter().zip(&back).enumerate() {
         let Line { step, .. } = found[lines.of_element(i)];
-        let last_rounding = f64::from(sent.abs().next_up() - sent.abs());
+        let last_rounding = f64::from(sent.abs()) * f64::from(f32::EPSILON) + f64::from(f32::from_bits(1));
         let most = f64::from(step) * 0.5001 + last_rounding;
         let error = (f64::from(sent) - f64::from(got)).abs();
         assert!(error <= most, "{got:e} for {sent:e}, step {step:e}, {lines:?}");
@@ -65,6 +65,18 @@ fn no_value_is_further_than_half_a_step() {
         let four = [4, 3, 83].into();
         check(&values[..996], Lines::of(four, 1));
         check(&values[..996], Lines::of(four, 2));
+    }
+}
+
+#[test]
+fn no_value_becomes_infinite_at_the_ends_of_the_type() {
+    // Ranges about as large as the type goes, where differences begin to overflow, and smaller ones.
+    let ulp = f32::MAX - f32::MAX.next_down();
+    for i in 0..400 {
+        for least in [i as f32 * -0.05 * ulp, i as f32 * 0.9 * ulp, (i - 200) as f32 * 1.6e36] {
+            check(&[least, f32::MAX], Lines::one());
+            check(&[-f32::MAX, 1e38, -least], Lines::one());
+        }
     }
 }
 
