@@ -15,7 +15,7 @@ use tensor::{Shape, Tensor};
 use wire::{Codec, Room};
 
 /// A row for each of these, after those without a codec.
-const CODECS: [&str; 17] = [
+const CODECS: [&str; 27] = [
     "f16",
     "bf16",
     "u8",
@@ -33,6 +33,16 @@ const CODECS: [&str; 17] = [
     "bf16+bitmap+lz4",
     "u8+lz4",
     "u8+bitmap+lz4",
+    "zstd1",
+    "shuffle+zstd1",
+    "bitmap+zstd1",
+    "bf16+shuffle+zstd1",
+    "bf16+bitmap+zstd1",
+    "bf16+bitmap+zstd-5",
+    "u8+zstd1",
+    "u8+zstd-5",
+    "u8+delta+zstd1",
+    "u8+bitmap+zstd1",
 ];
 
 const ROUNDS: usize = 15;
