@@ -7,7 +7,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use common::{FAILED, Node, Place, RESNET, check_digits, eventually, vendored};
+use common::{Ended, FAILED, Node, Place, RESNET, check_digits, eventually, vendored};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -159,6 +159,50 @@ fn nodes_that_are_there_are_measured_and_planned_for() {
     place.fails(&nobody, FAILED, &["no node was found within 0.3 s", "hint: "]);
     let (items, _) = place.defer(&digits(&place, &["--profile", "fresh"])).succeeded().results();
     check_digits(&items, 10);
+}
+
+/// A node that is killed or frozen while it is timed is not planned with, whoever asks for the plan.
+#[test]
+fn nodes_that_go_while_they_are_measured_are_left_out() {
+    let check = |signal, command: &str, both: bool, check: &dyn Fn(Ended)| {
+        let place = Place::new();
+        let own = place.path("own");
+        let a = place.node("a", &["--cache", &own]);
+        let b = place.node("b", &[]);
+        // By name, so that both are waited for.
+        let file = place.file("a_b.toml", "version = 1\n[[device]]\nname = 'a'\n[[device]]\nname = 'b'\n");
+        let always = [command, "--engine", "rten", "--json", "--cluster", &file, "--group", place.group()];
+        let mut args = always.to_vec();
+        let (model, digits) = (vendored(RESNET), vendored("digits"));
+        args.extend([&[&model, "--nodes"], &[&model, &digits]][usize::from(command == "run")]);
+        let running = place.start(&args);
+        // It is timed first, and what it is to be timed with has just come.
+        let weights = || fs::read_dir(format!("{own}/weights/objects")).map_or(0, Iterator::count);
+        eventually("node a has weights", || weights() > 0);
+        a.process.signal(signal);
+        if both {
+            b.process.signal(signal);
+        }
+        check(running.end());
+    };
+    let planned = |ended: Ended| {
+        assert!(ended.stderr.contains("`a` went, or froze"), "{}", ended.stderr);
+        let plan = ended.succeeded().json().remove(0);
+        assert_eq!(plan["gone_nodes"], Value::from(vec!["a"]), "{plan}");
+        let stages = plan["stages"].as_array().unwrap();
+        assert_eq!((stages.len(), &stages[0]["devices"][0]["device"]), (1, &"b".into()), "{plan}");
+    };
+    check(Signal::KILL, "plan", false, &planned);
+    check(Signal::STOP, "plan", false, &planned);
+    check(Signal::KILL, "run", false, &|ended| {
+        let (items, report) = ended.succeeded().results();
+        check_digits(&items, 10);
+        assert_eq!(report["gone_nodes"], Value::from(vec!["a"]), "{report}");
+        assert_eq!(report["stages"][0]["node"], "b");
+    });
+    check(Signal::KILL, "plan", true, &|ended| {
+        ended.failed(FAILED, &["no node is left to plan for: a, b went", "hint: "]);
+    });
 }
 
 #[test]

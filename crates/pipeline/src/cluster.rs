@@ -1,5 +1,6 @@
 //! The nodes one can deploy to: found on the network, or named by a cluster file.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
 use wire::control::{NodeDescription, Request, Response};
 use zenoh::pubsub::Subscriber;
 
-use crate::control::{Control, NetworkConfig, NetworkError, Presence, Role};
+use crate::control::{AskError, Control, NetworkConfig, NetworkError, Presence, Role};
 
 /// How long a node may take to describe itself.
 const DESCRIBE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -125,6 +126,33 @@ impl Cluster {
     /// The nodes found, by name.
     pub fn nodes(&self) -> &[NodeInfo] {
         &self.nodes
+    }
+
+    /// Leaves out the nodes that have gone since they were found, and says which they were, by position: those whose
+    /// presence has ended, and of the `suspects` those that do not even describe themselves any more, such as one that
+    /// is frozen and whose link has not been given up yet.
+    pub(crate) fn leave_out_gone(&mut self, suspects: &[usize]) -> Vec<usize> {
+        let mut left = BTreeSet::new();
+        let reports: Vec<Presence> = self.presence.try_iter().collect();
+        for Presence { id, alive } in reports {
+            self.silent.retain(|silent| *silent != id);
+            if !alive {
+                left.insert(id);
+            } else if !left.remove(&id) && !self.nodes.iter().any(|node| node.id == id) {
+                // Newcomers are taken in when nodes are looked for again.
+                self.silent.push(id);
+            }
+        }
+        let is_gone = |i: usize, id: &str| {
+            let ask = || self.control.ask(id, &Request::Describe, DESCRIBE_TIMEOUT);
+            let is_mute = || matches!(ask(), Err(AskError::Gone | AskError::Silence(_)));
+            left.contains(id) || (suspects.contains(&i) && is_mute())
+        };
+        let nodes = self.nodes.iter().enumerate();
+        let gone: Vec<usize> = nodes.filter(|(i, node)| is_gone(*i, &node.id)).map(|(i, _)| i).collect();
+        let mut positions = 0..;
+        self.nodes.retain(|_| positions.next().is_some_and(|i| !gone.contains(&i)));
+        gone
     }
 
     pub(crate) fn control(&self) -> &Arc<Control> {

@@ -112,8 +112,8 @@ fn prepared() -> Prepared {
     Prepared::new(model, "resnet20", &*rten(), &PrepareOptions::default(), &|_, _| {}).unwrap()
 }
 
-fn measure(prepared: &Prepared, cluster: &Cluster, options: &CalibrateOptions) -> Measured {
-    calibrate(prepared, cluster, options, &|_, _| {})
+fn measure(prepared: &Prepared, cluster: &mut Cluster, options: &CalibrateOptions) -> Measured {
+    calibrate(prepared, cluster, options, &|_, _| {}).unwrap()
 }
 
 fn seconds(measured: &Measured, node: usize) -> f64 {
@@ -135,8 +135,8 @@ fn a_slow_node_gets_less_of_the_model() {
             config.engine = slow.clone();
         }
     });
-    let (cluster, prepared) = (join(&nodes), prepared());
-    let measured = measure(&prepared, &cluster, &CalibrateOptions::default());
+    let (mut cluster, prepared) = (join(&nodes), prepared());
+    let measured = measure(&prepared, &mut cluster, &CalibrateOptions::default());
     assert_eq!(measured.unknown, [""; 0]);
     assert!(measured.nodes.iter().flatten().all(|n| n.unit_seconds.len() == prepared.profile.units.len()));
     assert!(seconds(&measured, 0) > 3.0 * seconds(&measured, 1), "{measured:?}");
@@ -226,20 +226,20 @@ fn a_period_that_stages_prove_out_of_reach_is_an_error() {
 fn what_is_known_is_not_measured_again_unless_asked() {
     let slow = Arc::new(Slow::default());
     let nodes = start_with("store", 1, |_, config| config.engine = slow.clone());
-    let (cluster, prepared) = (join(&nodes), prepared());
+    let (mut cluster, prepared) = (join(&nodes), prepared());
     let folder = tempfile::tempdir().unwrap();
     let options = CalibrateOptions { store: Some(folder.path().to_owned()), ..CalibrateOptions::default() };
     let sessions = || slow.sessions.swap(0, Relaxed);
-    let first = measure(&prepared, &cluster, &options);
+    let first = measure(&prepared, &mut cluster, &options);
     assert!(sessions() > 0);
-    assert_eq!((measure(&prepared, &cluster, &options).nodes, sessions()), (first.nodes, 0));
+    assert_eq!((measure(&prepared, &mut cluster, &options).nodes, sessions()), (first.nodes, 0));
     let fresh = CalibrateOptions { fresh: true, ..options.clone() };
-    measure(&prepared, &cluster, &fresh);
+    measure(&prepared, &mut cluster, &fresh);
     assert!(sessions() > 0);
     // A week later, or with a clock that was set back.
     let at = |days: u64| CalibrateOptions { now: Duration::from_secs(days * 86_400), ..options.clone() };
     for (days, known) in [(7, true), (8, false), (15, true), (7, false), (14, true)] {
-        measure(&prepared, &cluster, &at(days));
+        measure(&prepared, &mut cluster, &at(days));
         assert_eq!(sessions() == 0, known, "on day {days}");
     }
     let options = at(14);
@@ -247,19 +247,19 @@ fn what_is_known_is_not_measured_again_unless_asked() {
     for file in fs::read_dir(folder.path()).unwrap() {
         fs::write(file.unwrap().path(), "damaged").unwrap();
     }
-    let again = measure(&prepared, &cluster, &options);
+    let again = measure(&prepared, &mut cluster, &options);
     assert!(sessions() > 0);
-    assert_eq!((measure(&prepared, &cluster, &options).nodes, sessions()), (again.nodes, 0));
+    assert_eq!((measure(&prepared, &mut cluster, &options).nodes, sessions()), (again.nodes, 0));
 }
 
 #[test]
 fn of_nodes_that_are_alike_one_is_timed() {
     let slow = Arc::new(Slow::default());
     let nodes = start_with("alike", 3, |_, config| config.engine = slow.clone());
-    let (cluster, prepared) = (join(&nodes), prepared());
-    let sessions = |alike| {
+    let (mut cluster, prepared) = (join(&nodes), prepared());
+    let mut sessions = |alike| {
         let options = CalibrateOptions { alike, ..CalibrateOptions::default() };
-        let measured = measure(&prepared, &cluster, &options);
+        let measured = measure(&prepared, &mut cluster, &options);
         (measured, slow.sessions.swap(0, Relaxed))
     };
     let (measured, one) = sessions(true);
@@ -273,14 +273,14 @@ fn links_between_places_are_probed_both_ways_and_kept_for_a_day() {
     let nodes = start_with("links", 3, |i, config| {
         config.network.listen = (Ipv4Addr::new(127, 0, 0, 1 + i as u8), 0).into();
     });
-    let (cluster, prepared) = (join(&nodes), prepared());
+    let (mut cluster, prepared) = (join(&nodes), prepared());
     let folder = tempfile::tempdir().unwrap();
     let at = |hours: u64| CalibrateOptions {
         store: Some(folder.path().to_owned()),
         now: Duration::from_secs(1_000_000 + hours * 3600),
         ..CalibrateOptions::default()
     };
-    let measured = measure(&prepared, &cluster, &at(0));
+    let measured = measure(&prepared, &mut cluster, &at(0));
     assert_eq!(measured.unknown, [""; 0]);
     let mut pairs: Vec<(End, End)> = measured.links.iter().map(|link| (link.from, link.to)).collect();
     pairs.sort_unstable();
@@ -290,17 +290,17 @@ fn links_between_places_are_probed_both_ways_and_kept_for_a_day() {
     expected.sort_unstable();
     assert_eq!(pairs, expected);
     assert!(measured.links.iter().all(|link| link.figures.check().is_ok()));
-    assert_eq!(measure(&prepared, &cluster, &at(23)).links, measured.links);
-    assert_ne!(measure(&prepared, &cluster, &at(25)).links, measured.links);
+    assert_eq!(measure(&prepared, &mut cluster, &at(23)).links, measured.links);
+    assert_ne!(measure(&prepared, &mut cluster, &at(25)).links, measured.links);
     // A clock that was set back makes them old, too.
-    assert_ne!(measure(&prepared, &cluster, &at(0)).links, measured.links);
+    assert_ne!(measure(&prepared, &mut cluster, &at(0)).links, measured.links);
 }
 
 #[test]
 fn a_node_that_cannot_be_timed_counts_as_equal_and_is_named() {
     let nodes = start_with("untimed", 2, |i, config| config.memory = [1000, 1 << 30][i]);
-    let (cluster, prepared) = (join(&nodes), prepared());
-    let measured = measure(&prepared, &cluster, &CalibrateOptions::default());
+    let (mut cluster, prepared) = (join(&nodes), prepared());
+    let measured = measure(&prepared, &mut cluster, &CalibrateOptions::default());
     assert_eq!(measured.nodes[0], None);
     assert!(measured.nodes[1].is_some());
     assert!(!measured.unknown.is_empty());

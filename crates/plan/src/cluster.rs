@@ -175,6 +175,28 @@ impl Cluster {
         write::cluster(self)
     }
 
+    /// Leaves out the devices that `keep` does not want, and all that is said of their links.
+    pub fn retain(&mut self, keep: impl Fn(&DeviceEntry) -> bool) {
+        let mut left = 0..;
+        let positions: Vec<Option<usize>> =
+            self.devices.iter().map(|device| keep(device).then(|| left.next()).flatten()).collect();
+        let moved = |end: End| match end {
+            End::Dispatcher => Some(End::Dispatcher),
+            End::Device(i) => positions[i].map(End::Device),
+        };
+        let remaining =
+            |members: &mut Vec<End>| *members = members.iter().copied().filter_map(moved).collect();
+        self.classes.iter_mut().for_each(|class| remaining(&mut class.members));
+        self.classes.retain(|class| class.members.len() > 1);
+        self.media.iter_mut().for_each(|medium| remaining(&mut medium.members));
+        self.media.retain(|medium| !medium.members.is_empty());
+        let link = |link: &LinkEntry| {
+            Some(LinkEntry { from: moved(link.from)?, to: moved(link.to)?, connection: link.connection })
+        };
+        self.link = self.link.iter().filter_map(link).collect();
+        self.devices.retain(keep);
+    }
+
     /// The figures of the link from one end to another.
     pub fn link(&self, from: End, to: End) -> Link {
         let own = self.link.iter().find(|l| l.from == from && l.to == to).map(|l| l.connection);

@@ -93,9 +93,9 @@ impl Fleet {
         Ok(())
     }
 
-    /// Measures the nodes and their links, where there is a choice between nodes.
+    /// Measures the nodes and their links, where there is a choice between nodes. Those that go meanwhile are left out.
     pub(super) fn calibrate(
-        &self,
+        &mut self,
         prepared: &Prepared,
         profile: Profile,
         cache: Option<&Path>,
@@ -110,11 +110,19 @@ impl Fleet {
         let bar = progress::items(0, common.progress());
         bar.set_message("calibrating");
         let options = CalibrateOptions { alike, store, fresh, now };
-        let measured = pipeline::calibrate(prepared, &self.cluster, &options, &|done, total| {
+        let measured = pipeline::calibrate(prepared, &mut self.cluster, &options, &|done, total| {
             bar.set_length(total as u64);
             bar.set_position(done as u64);
         });
         bar.finish_and_clear();
+        let measured = measured.hint(LOOK)?;
+        if !measured.gone.is_empty() {
+            let gone = measured.gone.join("`, `");
+            tracing::warn!("`{gone}` went, or froze, while being measured: left out of the plan");
+            self.description
+                .iter_mut()
+                .for_each(|cluster| cluster.retain(|d| !measured.gone.contains(&d.name)));
+        }
         measured.unknown.iter().for_each(|unknown| tracing::warn!("{unknown}"));
         Ok(Some(measured))
     }
@@ -139,6 +147,9 @@ impl Fleet {
         deployed.with_context(|| format!("cannot deploy `{}`", prepared.name))
     }
 }
+
+/// What to do when all nodes went.
+const LOOK: &str = "the nodes' own messages may say why; `defer nodes` shows which are there";
 
 /// The nodes to wait for: those that a layout names, else as many as there are to be stages.
 pub(super) fn wanted(layout: Option<&Layout>, stages: Option<usize>) -> Wanted {

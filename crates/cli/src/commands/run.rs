@@ -96,7 +96,7 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     let layout = layout.map(|file| file.layout);
     let engine = args.engine.choose()?;
     let wanted = fleet::wanted(layout.as_ref(), args.cuts.stages());
-    let fleet = Fleet::gather(&args.nodes, &args.network, &args.engine, wanted, common)?;
+    let mut fleet = Fleet::gather(&args.nodes, &args.network, &args.engine, wanted, common)?;
     fleet.require_engine(args.engine.engine)?;
 
     let sample = job.items.first()?;
@@ -121,6 +121,7 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     let profile = if layout.is_some() { Profile::None } else { args.nodes.profile };
     let measured = fleet.calibrate(&prepared, profile, cache, common)?;
     let shipped_before = measured.as_ref().map_or(0, |measured| measured.shipped_bytes);
+    let gone = measured.as_ref().map(|measured| measured.gone.clone()).unwrap_or_default();
     let mut options = Options {
         split: args.goal.apply(args.cuts.split()),
         layout,
@@ -158,6 +159,7 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     let streamed = streamed.hint(NODES_KNOW)?;
     let mut report = streamed.report(&chain);
     report.shipped_weight_bytes += shipped_before;
+    report.gone_nodes = gone;
     chain.close();
 
     let mut whole = Ok(());

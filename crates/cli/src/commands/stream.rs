@@ -228,6 +228,7 @@ impl Streamed {
             input_codec: chain.codecs()[0].to_string(),
             stages: rows.collect(),
             whole_model: None,
+            gone_nodes: Vec::new(),
         }
     }
 

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::json::optional_float;
+use super::printable;
 use super::table::Column::{Number, Text};
 use super::table::table;
 
@@ -77,6 +78,9 @@ pub(crate) struct RunReport {
     pub(crate) stages: Vec<StageRow>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) whole_model: Option<WholeReport>,
+    /// Nodes that were found, but went before anything was planned.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) gone_nodes: Vec<String>,
 }
 
 /// The same items through the whole model on one node.
@@ -186,6 +190,10 @@ impl RunReport {
         }
         if self.shared_cores {
             text += "\nthe nodes share cores here, of which predictions know nothing";
+        }
+        if !self.gone_nodes.is_empty() {
+            let gone = printable(&self.gone_nodes.join("`, `"));
+            text += &format!("\nleft out: `{gone}`, gone while being measured");
         }
         if let Some(whole) = &self.whole_model {
             text += &format!("\n{}", whole.comparison.text());
@@ -342,6 +350,7 @@ mod tests {
                     largest_output: Some(7.0),
                 },
             }),
+            gone_nodes: vec!["a".into(), "b\x1b".into()],
         };
         let text = report.text();
         for line in text.lines() {
@@ -358,6 +367,7 @@ mod tests {
             "inputs travelled as bf16+shuffle+lz4",
             "whole model: 0.0e0, of",
             "over 123456 items",
+            "left out: `a`, `b\u{fffd}`, gone",
             "99",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");

@@ -163,6 +163,19 @@ pub struct MeasuredLink {
     pub figures: LinkFigures,
 }
 
+impl MeasuredLink {
+    /// The same among the devices that are left when those at the positions `gone` are not there any more; `None` when
+    /// it led to one of them.
+    pub(super) fn without(self, gone: &[usize]) -> Option<MeasuredLink> {
+        let left = |end: End| match end {
+            End::Device(i) if gone.contains(&i) => None,
+            End::Device(i) => Some(End::Device(i - gone.iter().filter(|&&gone| gone < i).count())),
+            End::Dispatcher => Some(End::Dispatcher),
+        };
+        Some(MeasuredLink { from: left(self.from)?, to: left(self.to)?, ..self })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,6 +269,22 @@ mod tests {
         assert_eq!((costs.seconds(0, 0..2), costs.seconds(1, 0..2)), (2.0, 1.0));
         let link = costs.resources().links.get(End::Device(0), End::Device(1));
         assert_eq!((link.bandwidth, link.delay), (1e6, 0.001));
+    }
+
+    #[test]
+    fn links_to_devices_that_have_gone_go_with_them() {
+        let [d, a, b, c] = [End::Dispatcher, End::Device(0), End::Device(1), End::Device(2)];
+        for ((from, to), gone, left) in [
+            ((d, c), &[0, 1][..], Some((d, a))),
+            ((c, b), &[0], Some((b, a))),
+            ((a, c), &[1], Some((a, b))),
+            ((a, b), &[], Some((a, b))),
+            ((a, b), &[1], None),
+            ((a, d), &[0], None),
+        ] {
+            let link = MeasuredLink { from, to, figures: FIGURES }.without(gone);
+            assert_eq!(link.map(|link| (link.from, link.to)), left, "{from:?} {to:?} without {gone:?}");
+        }
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //!
 //! Called before planning, by `defer run` and `defer plan` and by whoever uses the library. Nodes run a few
 //! representative units on their own engine and threads; links between different places are probed in rounds of
-//! disjoint pairs; nodes also time the codecs that were tried on the model. What cannot be measured is named: the planner then takes nodes for equal, and links for as bad as
-//! the worst that was measured.
+//! disjoint pairs; nodes also time the codecs that were tried on the model. What cannot be measured is named: the
+//! planner then takes nodes for equal, and links for as bad as the worst that was measured. A node that goes meanwhile
+//! is left out of the cluster.
 
 mod costs;
 mod places;
@@ -58,6 +59,8 @@ pub struct CalibrateOptions {
 pub struct Measured {
     /// By node of the cluster; `None` where it could not be timed.
     pub nodes: Vec<Option<NodeTimes>>,
+    /// The names of the nodes that went meanwhile, which the cluster is without now.
+    pub gone: Vec<String>,
     /// The links that were probed, and those that could not be, as bad as the worst; others are no limit.
     pub links: Vec<MeasuredLink>,
     /// What could not be measured, and why, for people.
@@ -78,13 +81,25 @@ pub struct NodeTimes {
     pub codecs: Vec<CodecFactor>,
 }
 
-/// Measures the nodes that `cluster` found, and their links. `progress` hears of measurements done and in all.
+/// All nodes went while they were measured.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no node is left to plan for: {} went, or froze, while being measured", .gone.join(", "))]
+pub struct NobodyLeft {
+    /// Their names.
+    pub gone: Vec<String>,
+}
+
+/// Measures the nodes that `cluster` found, and their links. `progress` hears of measurements done and in all. Nodes
+/// that go meanwhile are left out of `cluster`.
+///
+/// # Errors
+/// When none is left.
 pub fn calibrate(
     prepared: &Prepared,
-    cluster: &Cluster,
+    cluster: &mut Cluster,
     options: &CalibrateOptions,
     progress: &(dyn Fn(usize, usize) + Sync),
-) -> Measured {
+) -> Result<Measured, NobodyLeft> {
     let store = options.store.clone().map(Store::new);
     let model = format!("{:?}", prepared.model.hash());
     let codecs = if options.alike { &[][..] } else { &prepared.profile.codecs };
@@ -93,48 +108,31 @@ pub fn calibrate(
     let own = machine::describe();
     // Before any node of this machine is busy.
     job.here = job.time_codecs_here(&own);
-    let pairs = if options.alike { Vec::new() } else { job.pairs(&own) };
-    let timed = if options.alike { cluster.nodes().len().min(1) } else { cluster.nodes().len() };
-    let total = timed + pairs.iter().map(Vec::len).sum::<usize>();
+    let nodes = job.cluster.nodes().len();
+    let timed = if options.alike { nodes.min(1) } else { nodes };
+    let total = timed + job.pairs(&own).iter().map(Vec::len).sum::<usize>();
     let done = std::sync::atomic::AtomicUsize::new(0);
     let step = || progress(done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1, total);
     progress(0, total);
 
     let mut measured = Measured::default();
-    let nodes: Vec<&NodeInfo> = cluster.nodes()[..timed].iter().collect();
-    let found = by_machine(&nodes, &|i| {
-        let times = job.time_node(nodes[i]);
-        step();
-        times
-    });
-    for (node, found) in std::iter::zip(nodes, found) {
-        let name = &node.description.name;
-        let found = found.unwrap_or_else(|| Found::nothing(format!("no thread for node `{name}`")));
-        measured.nodes.push(found.times);
-        measured.unknown.extend(found.unknown);
+    let mut found = job.time_nodes(timed, &step);
+    // Nodes that are alike are not timed but for the first.
+    found.resize_with(nodes, Found::default);
+    let suspects: Vec<usize> = (0..nodes).filter(|&i| !found[i].unknown.is_empty()).collect();
+    let gone = job.leave_out_gone(&suspects, &mut measured)?;
+    for (i, found) in found.into_iter().enumerate() {
         measured.shipped_bytes += found.shipped_bytes;
-    }
-    let description = |i: usize| &cluster.nodes()[i].description;
-    let alike = |a, b| description(a).fingerprint() == description(b).fingerprint();
-    units::level(&mut measured.nodes, &alike, TOLERANCE);
-    if options.alike {
-        let first = measured.nodes.first().cloned().flatten();
-        measured.nodes = vec![first; cluster.nodes().len()];
-    }
-    let mut lost = Vec::new();
-    for pair in pairs.iter().flat_map(|round| job.probe_round(round, &own, &step)) {
-        match pair {
-            (pair, Ok((there, back))) => measured.links.extend(pair.links(there, back)),
-            (pair, Err(reason)) => {
-                let (a, b) = (job.end_name(pair.one[0]), job.end_name(pair.other[0]));
-                measured.unknown.push(format!("the link between {a} and {b} was not probed: {reason}"));
-                lost.push(pair);
-            }
+        if !gone.contains(&i) {
+            measured.nodes.push(found.times);
+            measured.unknown.extend(found.unknown);
         }
     }
-    let worst = places::worst(measured.links.iter().map(|link| link.figures));
-    measured.links.extend(lost.iter().flat_map(|pair| pair.links(worst, worst)));
-    measured
+    job.level(&mut measured.nodes);
+    let pairs = job.pairs(&own);
+    let probed = pairs.iter().flat_map(|round| job.probe_round(round, &own, &step)).collect();
+    job.take_links(probed, &mut measured)?;
+    Ok(measured)
 }
 
 /// Does some work for each of `nodes`: for those of one machine in turn, for different machines at the same time.
@@ -192,6 +190,7 @@ impl Pair {
 type Probed = Result<(LinkFigures, LinkFigures), String>;
 
 /// What was found about a node.
+#[derive(Default)]
 struct Found {
     times: Option<NodeTimes>,
     unknown: Vec<String>,
@@ -208,7 +207,7 @@ struct Job<'a> {
     prepared: &'a Prepared,
     /// The model's hash, which takes a pass over its weights.
     model: String,
-    cluster: &'a Cluster,
+    cluster: &'a mut Cluster,
     options: &'a CalibrateOptions,
     store: Option<Store>,
     /// The codecs to time, and what they take on this machine.
@@ -217,6 +216,78 @@ struct Job<'a> {
 }
 
 impl Job<'_> {
+    /// Times so many of the nodes, the first ones.
+    fn time_nodes(&self, count: usize, step: &(dyn Fn() + Sync)) -> Vec<Found> {
+        let nodes: Vec<&NodeInfo> = self.cluster.nodes()[..count].iter().collect();
+        let found = by_machine(&nodes, &|i| {
+            let times = self.time_node(nodes[i]);
+            step();
+            times
+        });
+        let nothing =
+            |node: &NodeInfo| Found::nothing(format!("no thread for node `{}`", node.description.name));
+        std::iter::zip(nodes, found).map(|(node, found)| found.unwrap_or_else(|| nothing(node))).collect()
+    }
+
+    /// Leaves the nodes that have gone out of the cluster, and gives the positions they had.
+    fn leave_out_gone(
+        &mut self,
+        suspects: &[usize],
+        measured: &mut Measured,
+    ) -> Result<Vec<usize>, NobodyLeft> {
+        let names: Vec<String> = self.cluster.nodes().iter().map(|n| n.description.name.clone()).collect();
+        let gone = self.cluster.leave_out_gone(suspects);
+        measured.gone.extend(gone.iter().map(|&i| names[i].clone()));
+        match self.cluster.nodes().is_empty() && !measured.gone.is_empty() {
+            true => Err(NobodyLeft { gone: std::mem::take(&mut measured.gone) }),
+            false => Ok(gone),
+        }
+    }
+
+    /// Takes for equal what the measurements cannot tell apart, and all nodes where they are said to be alike.
+    fn level(&self, nodes: &mut [Option<NodeTimes>]) {
+        if self.options.alike {
+            let timed = nodes.iter().flatten().next().cloned();
+            return nodes.fill(timed);
+        }
+        let fingerprint = |i: usize| self.cluster.nodes()[i].description.fingerprint();
+        units::level(nodes, &|a, b| fingerprint(a) == fingerprint(b), TOLERANCE);
+    }
+
+    /// Takes in what was found of the links between the nodes that are still there.
+    fn take_links(
+        &mut self,
+        probed: Vec<(&Pair, Probed)>,
+        measured: &mut Measured,
+    ) -> Result<(), NobodyLeft> {
+        let (mut links, mut lost) = (Vec::new(), Vec::new());
+        for (pair, probed) in probed {
+            match probed {
+                Ok((there, back)) => links.extend(pair.links(there, back)),
+                Err(reason) => {
+                    let (a, b) = (self.end_name(pair.one[0]), self.end_name(pair.other[0]));
+                    lost.push((pair, format!("the link between {a} and {b} was not probed: {reason}")));
+                }
+            }
+        }
+        let ends = lost.iter().flat_map(|(pair, _)| [pair.one[0], pair.other[0]]);
+        // The dispatcher, which comes first, is none.
+        let suspects: Vec<usize> = ends.filter_map(|position| position.checked_sub(1)).collect();
+        let gone = self.leave_out_gone(&suspects, measured)?;
+        let mut positions = 0..;
+        measured.nodes.retain(|_| positions.next().is_some_and(|i| !gone.contains(&i)));
+
+        let worst = places::worst(links.iter().map(|link| link.figures));
+        let left = |link: MeasuredLink| link.without(&gone);
+        measured.links = links.into_iter().filter_map(left).collect();
+        for (pair, reason) in lost {
+            let links: Vec<MeasuredLink> = pair.links(worst, worst).into_iter().filter_map(left).collect();
+            measured.unknown.extend((!links.is_empty()).then_some(reason));
+            measured.links.extend(links);
+        }
+        Ok(())
+    }
+
     /// Has a node run representatives of the units.
     fn time_node(&self, node: &NodeInfo) -> Found {
         let units = &self.prepared.profile.units;
@@ -311,6 +382,9 @@ impl Job<'_> {
 
     /// The pairs of places to probe, in rounds. Ends are numbered with the dispatcher first.
     fn pairs(&self, own: &Machine) -> Vec<Vec<Pair>> {
+        if self.options.alike {
+            return Vec::new();
+        }
         let nodes = self.cluster.nodes();
         let mut places: Vec<Place<'_>> = nodes.iter().map(place).collect();
         let addresses = host_addresses();

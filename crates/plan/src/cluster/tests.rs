@@ -255,3 +255,26 @@ fn faults_of_links() {
         check(rest, expected);
     }
 }
+
+#[test]
+fn what_is_said_of_devices_that_are_left_out_goes_with_them() {
+    let text = "version = 1\n\
+        [[device]]\nname = 'a'\n[[device]]\nname = 'b'\n[[device]]\nname = 'c'\n\
+        [[class]]\ndevices = ['a', 'c', 'dispatcher']\nbandwidth = '1Gbit/s'\n\
+        [[class]]\ndevices = ['a', 'b']\nbandwidth = '1Mbit/s'\n\
+        [[medium]]\nname = 'm'\ndevices = ['a']\nbandwidth = '2Mbit/s'\n\
+        [[medium]]\nname = 'n'\ndevices = ['a', 'b']\nbandwidth = '3Mbit/s'\n\
+        [[link]]\nfrom = 'c'\nto = 'b'\ndelay = '1ms'\n\
+        [[link]]\nfrom = 'a'\nto = 'b'\ndelay = '2ms'\n";
+    let mut cluster = Cluster::from_toml(text).unwrap();
+    let whole = cluster.clone();
+    cluster.retain(|_| true);
+    assert_eq!(cluster, whole);
+    cluster.retain(|device| device.name != "a");
+    let left = "version = 1\n\
+        [[device]]\nname = 'b'\n[[device]]\nname = 'c'\n\
+        [[class]]\ndevices = ['c', 'dispatcher']\nbandwidth = '1Gbit/s'\n\
+        [[medium]]\nname = 'n'\ndevices = ['b']\nbandwidth = '3Mbit/s'\n\
+        [[link]]\nfrom = 'c'\nto = 'b'\ndelay = '1ms'\n";
+    assert_eq!(cluster, Cluster::from_toml(left).unwrap());
+}

@@ -138,10 +138,10 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     if args.cuts {
         return print_cuts(&prepared, common);
     }
-    let mut coding = Coding::of(args.links.codec);
+    let (mut coding, mut gone) = (Coding::of(args.links.codec), Vec::new());
     let resources = match (&description, &given) {
         _ if args.nodes => {
-            let costs = found(&args, given.as_ref(), &prepared, common)?;
+            let costs = found(&args, given.as_ref(), &prepared, &mut gone, common)?;
             coding = costs.coding(args.links.codec);
             costs.resources()
         }
@@ -164,10 +164,11 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     let split = split(&args, resources.devices.len().min(prepared.profile.units.len()));
     let mut problem = prepared.problem(resources, &coding);
     let options = options(&prepared, &problem, &split)?;
-    let (plan, report) = match &given {
+    let (plan, mut report) = match &given {
         Some(given) => check::judged(&prepared, &coding, &mut problem, &options, &given.layout)?,
         None => planned(&args, &prepared, &problem, &options)?,
     };
+    report.gone_nodes = gone;
     let layout = Layout::of(&prepared, &problem, &plan);
     let file = PlanFile { model: prepared.name.clone(), model_hash: hash, layout };
     files::Written { prepared: &prepared, plan: &plan, report: &report, file: &file }.write(&args)?;
@@ -200,14 +201,22 @@ fn prepare(args: &Args, layout: Option<&Layout>, model: Model, common: &Common) 
     fleet::prepare(model, &name, &*engine, &options, common)
 }
 
-/// What the model costs on the nodes that are there, as they were measured.
-fn found(args: &Args, given: Option<&PlanFile>, prepared: &Prepared, common: &Common) -> Result<Costs> {
+/// What the model costs on the nodes that are there, as they were measured. The names of those that went meanwhile are put
+/// into `gone`.
+fn found(
+    args: &Args,
+    given: Option<&PlanFile>,
+    prepared: &Prepared,
+    gone: &mut Vec<String>,
+    common: &Common,
+) -> Result<Costs> {
     let (cluster, timeout, profile) = (args.cluster.clone(), args.timeout, args.profile);
     let nodes = Nodes { spawn: None, cluster, timeout, profile };
     let layout = given.map(|given| &given.layout);
     let wanted = fleet::wanted(layout, args.where_cut.stages());
-    let fleet = Fleet::gather(&nodes, &args.network, &args.engine, wanted, common)?;
+    let mut fleet = Fleet::gather(&nodes, &args.network, &args.engine, wanted, common)?;
     let measured = fleet.calibrate(prepared, profile, args.engine.cache.as_deref(), common)?;
+    gone.extend(measured.iter().flat_map(|measured| measured.gone.iter().cloned()));
     let description = fleet.description.as_ref();
     Ok(Costs::new(&prepared.profile, fleet.nodes(), description, measured.as_ref()))
 }

@@ -36,6 +36,7 @@ pub(super) fn report(prepared: &Prepared, problem: &Problem, plan: &Plan) -> Pla
         rules: Vec::new(),
         outlook: None,
         front: None,
+        gone_nodes: Vec::new(),
     }
 }
 

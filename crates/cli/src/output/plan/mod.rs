@@ -53,6 +53,9 @@ pub(crate) struct PlanReport {
     pub(crate) outlook: Option<OutlookRow>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) front: Option<Front>,
+    /// Nodes that were found, but went before anything was planned.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) gone_nodes: Vec<String>,
 }
 
 /// One stage.

@@ -108,6 +108,7 @@ fn report(stages: Vec<StageRow>, hops: Vec<HopRow>) -> PlanReport {
         ],
         outlook: Some(OutlookRow { objective, another_device_gain: 1.12, twice_bandwidth_gain: 1.0 }),
         front: None,
+        gone_nodes: Vec::new(),
     }
 }
 

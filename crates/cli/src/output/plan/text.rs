@@ -44,6 +44,8 @@ impl PlanReport {
             "not known",
             (!guessed.is_empty()).then(|| format!("what {guessed} costs and saves; counted as raw")),
         );
+        let gone = self.gone_nodes.join("`, `");
+        say("left out", (!gone.is_empty()).then(|| format!("`{gone}`: gone while being measured")));
         say("other rules", rules(&self.rules));
         say("outlook", self.outlook.map(|outlook| outlook.text()));
         let alone = 1e3 / self.whole_ms.max(1e-9);
