@@ -2,7 +2,7 @@
 //!
 //! Called by whoever explains a plan. Everything here is the optimiser asked again.
 
-use crate::costs::Costs;
+use crate::costs::{Costs, ROUNDING};
 use crate::solve::Search;
 use crate::{CodecCost, Device, End, Link, Links, Options, Plan, PlanError, Problem, solve};
 
@@ -35,7 +35,7 @@ pub fn outlook(problem: &Problem, options: &Options) -> Result<Outlook, PlanErro
 }
 
 /// Plans of which none is at least as good as another in both throughput and `axis`: the fastest last. Periods are
-/// told apart down to one percent.
+/// told apart down to one percent, and no figures that differ by rounding only.
 ///
 /// # Errors
 /// As [`solve`].
@@ -59,13 +59,17 @@ pub fn front(problem: &Problem, options: &Options, axis: Axis) -> Result<Vec<Pla
         Axis::Devices => plan.devices() as f64,
     };
     plans.sort_by(|a, b| (value(a), a.period).partial_cmp(&(value(b), b.period)).expect("no figure is NaN"));
-    let mut shortest = f64::INFINITY;
-    plans.retain(|plan| {
-        let better = plan.period < shortest;
-        shortest = shortest.min(plan.period);
-        better
-    });
-    Ok(plans)
+    let more = 1.0 + ROUNDING;
+    let mut front: Vec<Plan> = Vec::new();
+    for plan in plans {
+        if front.last().is_some_and(|last| plan.period * more >= last.period) {
+            continue;
+        }
+        // A faster one that is as good otherwise.
+        front.pop_if(|last| value(&plan) <= value(last) * more);
+        front.push(plan);
+    }
+    Ok(front)
 }
 
 fn with_twice_the_bandwidth(problem: &Problem) -> Problem {

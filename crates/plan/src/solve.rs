@@ -86,6 +86,9 @@ pub struct Solution {
     /// No plan under the same options is worth less. Below the plan's worth by what [`Options::slack`] allowed, or
     /// where the problem was too large to be solved exactly.
     pub bound: f64,
+    /// How much longer its period is than the shortest that was found, as a share of that: what [`Options::slack`]
+    /// gave up for less latency. 0 under other objectives than throughput.
+    pub given_up: f64,
 }
 
 impl Solution {
@@ -199,7 +202,7 @@ impl<'a> Search<'a> {
                     _ => evaluate(self.costs, &assignment)?,
                 };
                 let worth = plan.devices() as f64;
-                Ok(Solution { plan, worth, bound: if exact { worth } else { 1.0 } })
+                Ok(Solution { plan, worth, bound: if exact { worth } else { 1.0 }, given_up: 0.0 })
             }
         }
     }
@@ -343,11 +346,18 @@ impl<'a> Search<'a> {
         let any = || shortest.spaces.iter().find_map(|space| space.chain(Limits::period(limit)));
         let assignment = found(quickest(limit).or_else(|| quickest(shortest.period)).or_else(any));
         let plan = evaluate(self.costs, &assignment)?;
-        Ok(Solution { worth: plan.period, bound: shortest.bound, plan })
+        let longer = plan.period / shortest.period - 1.0;
+        let given_up = if longer > ROUNDING { longer } else { 0.0 };
+        Ok(Solution { worth: plan.period, bound: shortest.bound, given_up, plan })
     }
 
     fn solution(&self, assignment: &Assignment, worth: f64, bound: f64) -> Result<Solution, PlanError> {
-        Ok(Solution { plan: evaluate(self.costs, assignment)?, worth, bound: bound.min(worth) })
+        Ok(Solution {
+            plan: evaluate(self.costs, assignment)?,
+            worth,
+            bound: bound.min(worth),
+            given_up: 0.0,
+        })
     }
 
     /// A latency that no plan can pass: all units on the fastest device.
@@ -388,7 +398,7 @@ impl<'a> Search<'a> {
         let (worth, plan) = best.expect("a plan within the limit");
         // Of a problem too large to search, only what any plan needs is known.
         let bound = if shortest.exact { left_out } else { self.least_joules() };
-        Ok(Solution { plan, worth, bound: bound.min(worth) })
+        Ok(Solution { plan, worth, bound: bound.min(worth), given_up: 0.0 })
     }
 
     /// An energy that no plan can pass: all units where they take least.

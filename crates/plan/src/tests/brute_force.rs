@@ -216,7 +216,7 @@ fn compare(problem: &Problem, options: &Options, plans: &[Plan], context: &str) 
     };
     let expected = best_of(plans.iter().filter(wanted), options.objective);
     match (solve(problem, options), expected) {
-        (Ok(Solution { plan, worth, bound }), Some(expected)) => {
+        (Ok(Solution { plan, worth, bound, .. }), Some(expected)) => {
             let check =
                 |holds: bool| assert!(holds, "{context} {options:?}\n{plan:?}\n{expected:?}\n{problem:?}");
             check(wanted(&&plan));
@@ -337,8 +337,9 @@ fn slack_takes_the_quickest_plan_within_it() {
         let problem = random_problem(KINDS[seed as usize % 2].1, &mut Rng::with_seed(seed));
         let Ok(exact) = solve(&problem, &Options::default()) else { continue };
         let options = Options { slack: 0.5, ..Options::default() };
-        let Solution { plan, bound, .. } = solve(&problem, &options).unwrap();
+        let Solution { plan, bound, given_up, .. } = solve(&problem, &options).unwrap();
         assert_eq!(bound, exact.plan.period, "seed {seed}");
+        assert!((given_up - (plan.period / bound - 1.0)).abs() < 1e-9, "seed {seed}: {given_up}");
         assert!(plan.period <= bound * 1.5 && plan.latency <= exact.plan.latency, "seed {seed}");
         bought += u64::from(plan.latency < exact.plan.latency);
     }

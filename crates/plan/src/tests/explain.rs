@@ -82,6 +82,9 @@ fn fronts_hold_what_nothing_else_beats() {
     let expected = [(1, 6.0, 7.0), (2, 3.0, 7.5), (3, 2.0, 8.0)];
     assert_eq!(figures(Axis::Devices), expected);
     assert_eq!(figures(Axis::Latency), expected);
+    // 0.1 + 0.2 + 0.3 is not 0.1 + (0.2 + 0.3), but no more latency either.
+    let free = front(&chain(&[0.1, 0.2, 0.3], 2), &Options::default(), Axis::Latency).unwrap();
+    assert_eq!(free.iter().map(|plan| plan.devices()).collect::<Vec<_>>(), [2], "{free:?}");
     // A slow third device is in no plan.
     let mut slow = problem.clone();
     slow.devices[2].speed = 0.01;

@@ -244,6 +244,7 @@ fn planned(
     let solution = plan::solve(problem, options).hint(LESS)?;
     let mut report = report::report(prepared, problem, &solution.plan);
     report.proof = Some(report::proof(&solution, options.objective));
+    report.period_given_up = report::period_given_up(&solution);
     report.rules = report::rules(problem, options, &solution);
     // A number of stages that is asked for leaves no room for what more hardware would bring, unless that is just one
     // for each of the equal devices. Where it is not found, it is not said.

@@ -31,6 +31,7 @@ pub(super) fn report(prepared: &Prepared, problem: &Problem, plan: &Plan) -> Pla
         bottleneck: names.resource(plan.bottleneck),
         load_balancing: plan.is_load_balancing(),
         proof: None,
+        period_given_up: None,
         compared: None,
         unmeasured_codecs: Vec::new(),
         rules: Vec::new(),
@@ -50,6 +51,12 @@ pub(super) fn knows_power(problem: &Problem) -> bool {
 
 pub(super) fn proof(solution: &Solution, objective: Objective) -> Proof {
     Proof { objective, worth: solution.worth, bound: solution.bound, gap: solution.gap() }
+}
+
+/// What a plan gave up for less latency, where that is worth a word.
+pub(super) fn period_given_up(solution: &Solution) -> Option<f64> {
+    const LEAST: f64 = 5e-4;
+    Some(solution.given_up).filter(|&share| share >= LEAST)
 }
 
 /// What a plan is worth under an objective: the less, the better.

@@ -40,6 +40,9 @@ pub(crate) struct PlanReport {
     /// How good a plan could be; nothing is proven of a plan from a file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) proof: Option<Proof>,
+    /// How much longer the period is than the shortest there is, as a share of that, so that latency is less.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) period_given_up: Option<f64>,
     /// A plan from a file beside the best one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) compared: Option<Compared>,

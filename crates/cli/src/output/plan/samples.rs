@@ -100,6 +100,7 @@ fn report(stages: Vec<StageRow>, hops: Vec<HopRow>) -> PlanReport {
         bottleneck: "device `x`".to_owned(),
         load_balancing: false,
         proof: Some(Proof { objective, worth: 8e-3, bound: 7.8e-3, gap: 8.0 / 7.8 - 1.0 }),
+        period_given_up: None,
         compared: None,
         unmeasured_codecs: Vec::new(),
         rules: vec![

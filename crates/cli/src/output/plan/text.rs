@@ -37,6 +37,7 @@ impl PlanReport {
         say("in short", self.load_balancing.then(|| balancing.to_owned()));
         say("also busy", others(self.others_worth_a_word()));
         say("proven", self.proof.map(|proof| proof.text()));
+        say("traded", self.period_given_up.map(|share| self.traded(share)));
         say("compared", self.compared.map(|compared| compared.text()));
         say("accuracy", self.accuracy());
         let guessed = self.unmeasured_codecs.join(", ");
@@ -71,6 +72,14 @@ impl PlanReport {
         let changed = self.hops.iter().filter(|hop| !hop.exact).count();
         (changed > 0)
             .then(|| format!("{changed} of {} links do not keep all bits of values", self.hops.len()))
+    }
+
+    fn traded(&self, share: f64) -> String {
+        let fastest = self.items_per_s * (1.0 + share);
+        format!(
+            "{:.1} % of throughput for less latency: the fastest plan gives {fastest:.1} items/s",
+            100.0 * (1.0 - 1.0 / (1.0 + share))
+        )
     }
 
     fn stage_table(&self) -> String {
@@ -306,6 +315,7 @@ mod tests {
     fn a_plan_says_all_of_it_in_100_columns() {
         let mut report = samples::chain(3);
         report.joules_per_item = Some(1.25);
+        report.period_given_up = Some(0.018);
         let text = report.text();
         let parts = [
             "stage-1",
@@ -314,6 +324,7 @@ mod tests {
             "also busy the dispatcher 12 %, the medium `wifi` 70 %",
             "no plan is more than 2.6 % faster on these costs (128.2 items/s at most)",
             "equal unit count 1.29x slower, memory-proportional does not fit (device `x` would need",
+            "traded 1.8 % of throughput for less latency: the fastest plan gives 127.2 items/s",
             "one device more like the fastest: 1.12x; links of twice the bandwidth: 1.00x",
             "relu_1",
         ];
