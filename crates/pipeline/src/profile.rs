@@ -5,6 +5,7 @@
 
 pub(crate) mod kept;
 
+use std::ops::Range;
 use std::time::Duration;
 
 use engine::{Engine, LoadError, ModelSource, RunError, SessionOptions};
@@ -94,6 +95,12 @@ impl Profile {
     /// Whether it is known what a codec makes of the model's tensors.
     pub fn knows(&self, codec: Codec) -> bool {
         codec == Codec::RAW || self.codecs.iter().any(|known| known.codec == codec)
+    }
+
+    /// Peak of the tensors alive while these units run as one, when the process grew by so many bytes meanwhile: what
+    /// [`UnitCost::activation_bytes`] is of one.
+    pub(crate) fn peak_bytes(&self, units: &Range<usize>, growth: u64) -> u64 {
+        self.boundary_bytes(units.start).saturating_add(self.boundary_bytes(units.end).max(growth))
     }
 
     /// Seconds of the whole model.

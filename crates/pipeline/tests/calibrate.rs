@@ -107,6 +107,55 @@ impl Session for StartledSession {
     }
 }
 
+/// rten whose sessions take much memory while they run first.
+struct Greedy;
+
+/// What they take: far more than what the tests beside take and give back.
+const GREED: usize = 512 << 20;
+
+impl Engine for Greedy {
+    fn name(&self) -> &'static str {
+        "greedy"
+    }
+
+    fn version(&self) -> &str {
+        "1"
+    }
+
+    fn load(
+        &self,
+        model: ModelSource<'_>,
+        inputs: &[TensorSpec],
+        outputs: &[TensorSpec],
+        options: &SessionOptions,
+    ) -> Result<Box<dyn Session>, LoadError> {
+        Ok(Box::new(GreedySession(Rten.load(model, inputs, outputs, options)?, true)))
+    }
+}
+
+struct GreedySession(Box<dyn Session>, bool);
+
+impl Session for GreedySession {
+    fn inputs(&self) -> &[TensorSpec] {
+        self.0.inputs()
+    }
+
+    fn outputs(&self) -> &[TensorSpec] {
+        self.0.outputs()
+    }
+
+    fn run(&mut self, inputs: &[TensorView<'_>]) -> Result<Box<dyn Outputs>, RunError> {
+        if std::mem::take(&mut self.1) {
+            let taken = vec![1u8; GREED];
+            assert_eq!(
+                taken.iter().step_by(4096).map(|&byte| usize::from(byte)).sum::<usize>(),
+                GREED / 4096
+            );
+        }
+        self.0.run(inputs)
+    }
+}
+
 fn prepared() -> Prepared {
     let model = vendored_model("resnet20_mnist.onnx");
     Prepared::new(model, "resnet20", &*rten(), &PrepareOptions::default(), &|_, _| {}).unwrap()
@@ -190,6 +239,40 @@ fn a_plan_that_stages_prove_wrong_is_given_up() {
     assert!(rounds == [1, 2] || rounds == [1, 2, 3], "{rounds:?}");
     pipeline.close();
     assert_idle(&nodes);
+}
+
+/// Deploys over a greedy node that looks like the fastest, but has no room for its greed, and over others.
+fn deploy_with_greed(test: &str, others: usize) -> Result<Pipeline, DeployError> {
+    let nodes = start_with(test, 1 + others, |i, config| {
+        config.memory = if i == 0 { GREED as u64 / 2 } else { 8 * GREED as u64 };
+        if i == 0 {
+            config.engine = Arc::new(Greedy);
+        }
+    });
+    let (cluster, prepared) = (join(&nodes), prepared());
+    let times = |i: usize| {
+        let factor = if i == 0 { 0.1 } else { 1.0 };
+        let unit_seconds = prepared.profile.units.iter().map(|unit| unit.seconds * factor).collect();
+        Some(NodeTimes { unit_seconds, error: 0.0 })
+    };
+    let measured = Measured { nodes: (0..=others).map(times).collect(), ..Measured::default() };
+    let split = SplitOptions { stages: Some(2), ..SplitOptions::default() };
+    let options = Options { split, measured: Some(measured), ..Options::default() };
+    Pipeline::deploy_prepared(&prepared, &cluster, &options)
+}
+
+#[test]
+fn a_stage_that_takes_more_memory_than_planned_is_planned_again() {
+    let pipeline = deploy_with_greed("greed", 2).unwrap();
+    let tells = pipeline.stages().iter().flat_map(|stage| stage.time).any(|time| time.peak_bytes.is_some());
+    let greedy = pipeline.plan().stages.iter().any(|stage| stage.replicas[0].device == 0);
+    // Where the system does not tell what a process grew by, nobody knows.
+    assert_eq!(greedy, !tells, "{:?}", pipeline.plan().stages);
+    drop(pipeline);
+
+    // Where nobody else has room either, what its nodes have taken on stays.
+    let pipeline = deploy_with_greed("greed-alone", 1).unwrap();
+    assert_eq!(pipeline.plan().stages.len(), 2);
 }
 
 #[test]

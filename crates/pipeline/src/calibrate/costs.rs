@@ -19,6 +19,8 @@ pub struct Costs {
     resources: Resources,
     /// Seconds of the units where they were profiled.
     profiled: Vec<f64>,
+    /// What the units take while they run, where they were profiled, bytes.
+    activation_bytes: Vec<u64>,
     /// By device: seconds of its units.
     units: Vec<Vec<f64>>,
     /// By device: the first that cost the same in the beginning. What is learnt of one is true of all.
@@ -80,6 +82,7 @@ impl Costs {
             settled: vec![vec![false; profiled.len()]; units.len()],
             resources,
             profiled,
+            activation_bytes: profile.units.iter().map(|unit| unit.activation_bytes).collect(),
             units,
             kinds,
             factors,
@@ -126,8 +129,7 @@ impl Costs {
             return;
         }
         let factor = measured.sustained_seconds() / predicted;
-        let kind = self.kinds[device];
-        for other in (0..self.units.len()).filter(|&other| self.kinds[other] == kind && !self.given[other]) {
+        for other in self.equals(device).filter(|&other| !self.given[other]).collect::<Vec<_>>() {
             for unit in 0..self.profiled.len() {
                 let own = units.contains(&unit);
                 if own || !self.settled[other][unit] {
@@ -136,6 +138,26 @@ impl Costs {
                 }
             }
         }
+    }
+
+    /// Takes in what a whole stage took besides its weights while it ran, bytes. What that is above what its units took
+    /// comes from how the engine runs many at once, so the device, and those that began as its equals, are taken to
+    /// need as much more for any stage.
+    ///
+    /// # Panics
+    /// When there is no such device or unit.
+    pub fn correct_memory(&mut self, device: usize, units: Range<usize>, measured_bytes: u64) {
+        let planned = self.activation_bytes[units].iter().copied().max().unwrap_or(0);
+        let more = measured_bytes.saturating_sub(planned);
+        for other in self.equals(device).collect::<Vec<_>>() {
+            let engine_bytes = &mut self.resources.devices[other].engine_bytes;
+            *engine_bytes = more.max(*engine_bytes);
+        }
+    }
+
+    /// The devices that began as equals of this one, which is one of them.
+    fn equals(&self, device: usize) -> impl Iterator<Item = usize> {
+        (0..self.kinds.len()).filter(move |&other| self.kinds[other] == self.kinds[device])
     }
 }
 
@@ -300,5 +322,27 @@ mod tests {
         assert_eq!(of(&costs, 2), of(&costs, 0));
         costs.correct(2, 2..3, &took(6.0));
         assert_eq!((of(&costs, 0), of(&costs, 1)), ([0.5, 1.0, 6.0], [9.0, 9.0, 9.0]));
+    }
+
+    #[test]
+    fn a_stage_that_takes_more_than_its_units_costs_memory_on_its_device_and_its_equals() {
+        let nodes = [node("a"), node("b"), node("c")];
+        let all = vec![times(&[1.0, 2.0]), times(&[9.0, 9.0]), times(&[1.0, 2.0])];
+        let measured = Measured { nodes: all, ..Measured::default() };
+        let mut profile = profile(&[1.0, 1.0]);
+        profile.units[1].activation_bytes = 50;
+        let mut costs = Costs::new(&profile, &nodes, None, Some(&measured));
+        let engine_bytes = |costs: &Costs| costs.resources().devices.iter().map(|d| d.engine_bytes).collect();
+        for (device, units, bytes, expected) in [
+            (0, 0..2, 50, [0, 0, 0]),
+            (0, 0..2, 60, [10, 0, 10]),
+            (2, 0..1, 7, [10, 0, 10]),
+            (1, 1..2, 51, [10, 1, 10]),
+            (1, 0..1, u64::MAX, [10, u64::MAX, 10]),
+        ] {
+            costs.correct_memory(device, units, bytes);
+            let found: Vec<u64> = engine_bytes(&costs);
+            assert_eq!(found, expected, "{bytes} on {device}");
+        }
     }
 }

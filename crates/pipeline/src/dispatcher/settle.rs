@@ -3,7 +3,7 @@
 //! Sums of units are not what a stage takes: engines fuse across units, and a node's other work counts. The nodes
 //! load a plan's stages anyway; timing them before they are connected costs a second.
 
-use plan::{Assignment, Objective, Plan, PlanError};
+use plan::{Assignment, Objective, Plan};
 use wire::control::StageTime;
 use wire::{Codec, CodecList};
 
@@ -78,13 +78,13 @@ pub(super) fn settle(
         }
         options.tell(Progress::Timing { round });
         let times = time(prepared, &chosen.plan, &building, cluster);
-        let error = correct(&chosen.plan, &times, &mut costs);
-        // What it promises now that its stages are known; a plan whose memory has gone meanwhile keeps its figures.
-        if let Ok(corrected) = judged(prepared, &chosen, &costs, accuracy) {
-            chosen.plan = corrected;
-        }
+        let error = correct(prepared, &chosen.plan, &times, &mut costs);
+        let fits = judge(prepared, &mut chosen, &costs, accuracy);
         let again = || planned(prepared, &costs, accuracy, &split);
-        let better = if round < rounds { better(&chosen.plan, again(), &split, error) } else { Ok(None) };
+        let better = match round < rounds {
+            true => better(&chosen.plan, again(), &split, error, fits),
+            false => Ok(None),
+        };
         match better {
             Err(e) => {
                 building.release();
@@ -142,18 +142,20 @@ fn given(
     Ok(Chosen { plan, codecs: layout.codecs().collect(), others: Vec::new() })
 }
 
-/// What a plan promises on other costs than those it was made with.
-fn judged(
-    prepared: &Prepared,
-    chosen: &Chosen,
-    costs: &Costs,
-    accuracy: Accuracy,
-) -> Result<Plan, PlanError> {
+/// What a plan promises now that its stages are known, even where they take more memory than their nodes have: whether
+/// they fit is given.
+fn judge(prepared: &Prepared, chosen: &mut Chosen, costs: &Costs, accuracy: Accuracy) -> bool {
     let coding = costs.coding(accuracy);
     let mut problem = prepared.problem(costs.resources(), &coding);
     let index = |&codec: &Codec| coding.index(codec, &prepared.profile, &mut problem);
     let codecs = chosen.codecs.iter().map(index).collect();
-    plan::predict(&problem, &Assignment { codecs, ..chosen.plan.assignment() })
+    let assignment = Assignment { codecs, ..chosen.plan.assignment() };
+    let fits = plan::predict(&problem, &assignment).is_ok();
+    problem.devices.iter_mut().for_each(|device| device.memory_bytes = None);
+    if let Ok(corrected) = plan::predict(&problem, &assignment) {
+        chosen.plan = corrected;
+    }
+    fits
 }
 
 fn load(
@@ -189,28 +191,38 @@ fn time(prepared: &Prepared, plan: &Plan, building: &Building, cluster: &Cluster
     times.into_iter().map(Option::flatten).collect()
 }
 
-/// Corrects the costs by what the stages took. Gives how far these measurements may be wrong, as a share.
-fn correct(plan: &Plan, times: &[Option<StageTime>], costs: &mut Costs) -> f64 {
+/// Corrects the costs by what the stages took. Gives how far the times may be wrong, as a share.
+fn correct(prepared: &Prepared, plan: &Plan, times: &[Option<StageTime>], costs: &mut Costs) -> f64 {
     let mut error = TIMING_ERROR;
     for (stage, time) in std::iter::zip(&plan.stages, times) {
-        if let Some(time) = time {
-            costs.correct(stage.replicas[0].device, stage.units.clone(), time);
-            error = error.max(time.half_width_seconds / time.seconds);
+        let Some(time) = time else { continue };
+        let device = stage.replicas[0].device;
+        costs.correct(device, stage.units.clone(), time);
+        error = error.max(time.half_width_seconds / time.seconds);
+        if let Some(growth) = time.peak_bytes {
+            let bytes = prepared.profile.peak_bytes(&stage.units, growth);
+            costs.correct_memory(device, stage.units.clone(), bytes);
         }
     }
     error
 }
 
 /// The plan made with corrected costs, if it is better than the current one by more than the measurements may be wrong,
-/// or if that turns out to miss the period that was asked for; then it is an error if there is none.
+/// or if that turns out to miss the period that was asked for; then it is an error if there is none. So is one whose
+/// stages fit where those of the current one do not; if there is none, it stays: its nodes have taken it on.
 fn better(
     current: &Plan,
     other: Result<Chosen, PrepareError>,
     split: &SplitOptions,
     error: f64,
+    fits: bool,
 ) -> Result<Option<Chosen>, PrepareError> {
     if split.max_period.is_some_and(|limit| current.period > limit) {
         return other.map(Some);
+    }
+    if !fits {
+        let stays = |e: &PrepareError| tracing::warn!("stages take more memory than planned: {e}");
+        return Ok(other.inspect_err(stays).ok());
     }
     let value = |plan: &Plan| worth(plan, split.objective);
     // What cannot be planned any more cannot be better either.
