@@ -26,7 +26,9 @@ mod timing;
 pub mod transport;
 
 pub use accuracy::{Accuracy, UnknownAccuracy};
-pub use calibrate::{CalibrateOptions, Costs, Measured, MeasuredLink, NobodyLeft, NodeTimes, calibrate};
+pub use calibrate::{
+    CalibrateOptions, Costs, Measured, MeasuredLink, NobodyLeft, NodeTimes, calibrate, keep_operation,
+};
 pub use cluster::{Cluster, DiscoverError, NodeInfo, Wanted};
 pub use coding::{CodecFactor, CodecFigures, Coding};
 pub use control::{NetworkConfig, NetworkError};

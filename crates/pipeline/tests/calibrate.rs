@@ -15,10 +15,11 @@ use common::{Nodes, deploy, join, small_model, start, start_with, vendored_model
 use engine::{Engine, LoadError, ModelSource, Outputs, Rten, RunError, Session, SessionOptions};
 use pipeline::{
     CalibrateOptions, Cluster, DeployError, Measured, NodeTimes, Options, Pipeline, PrepareError,
-    PrepareOptions, Prepared, Progress, SplitOptions, arbitrary_item, calibrate,
+    PrepareOptions, Prepared, Progress, SplitOptions, arbitrary_item, calibrate, keep_operation,
 };
 use plan::End;
 use tensor::{DType, Shape, Tensor, TensorSpec, TensorView};
+use wire::control::StageFigures;
 
 /// How often a slow engine does what others do once.
 const SLOW: usize = 12;
@@ -218,7 +219,7 @@ fn a_plan_that_stages_prove_wrong_is_given_up() {
     // As if the slow node were the fast one.
     let times = |factor: f64| {
         let unit_seconds = prepared.profile.units.iter().map(|unit| unit.seconds * factor).collect();
-        Some(NodeTimes { unit_seconds, error: 0.0, codecs: vec![] })
+        Some(NodeTimes { unit_seconds, operation: 1.0, error: 0.0, codecs: vec![] })
     };
     let wrong = Measured { nodes: vec![times(0.1), times(10.0)], ..Measured::default() };
     let rounds = Arc::new(Mutex::new(Vec::new()));
@@ -253,7 +254,7 @@ fn deploy_with_greed(test: &str, others: usize) -> Result<Pipeline, DeployError>
     let times = |i: usize| {
         let factor = if i == 0 { 0.1 } else { 1.0 };
         let unit_seconds = prepared.profile.units.iter().map(|unit| unit.seconds * factor).collect();
-        Some(NodeTimes { unit_seconds, error: 0.0 })
+        Some(NodeTimes { unit_seconds, operation: 1.0, error: 0.0 })
     };
     let measured = Measured { nodes: (0..=others).map(times).collect(), ..Measured::default() };
     let split = SplitOptions { stages: Some(2), ..SplitOptions::default() };
@@ -296,7 +297,7 @@ fn a_period_that_stages_prove_out_of_reach_is_an_error() {
     let (cluster, prepared) = (join(&nodes), prepared());
     // As if both were a million times as fast.
     let unit_seconds: Vec<f64> = prepared.profile.units.iter().map(|unit| unit.seconds * 1e-6).collect();
-    let times = Some(NodeTimes { unit_seconds, error: 0.0, codecs: vec![] });
+    let times = Some(NodeTimes { unit_seconds, operation: 1.0, error: 0.0, codecs: vec![] });
     let wrong = Measured { nodes: vec![times; 2], ..Measured::default() };
     let split = SplitOptions { stages: Some(2), max_period: Some(1e-6), ..SplitOptions::default() };
     let options = Options { split, measured: Some(wrong), ..Options::default() };
@@ -333,6 +334,54 @@ fn what_is_known_is_not_measured_again_unless_asked() {
     let again = measure(&prepared, &mut cluster, &options);
     assert!(sessions() > 0);
     assert_eq!((measure(&prepared, &mut cluster, &options).nodes, sessions()), (again.nodes, 0));
+}
+
+/// What a run finds of its nodes in operation is where the next one starts.
+#[test]
+fn what_nodes_take_in_operation_is_kept() {
+    let nodes = start("operation", 2);
+    let (mut cluster, prepared) = (join(&nodes), prepared());
+    let folder = tempfile::tempdir().unwrap();
+    let options = CalibrateOptions { store: Some(folder.path().to_owned()), ..CalibrateOptions::default() };
+    let deploy = |cluster: &Cluster, measured| {
+        let split = SplitOptions { stages: Some(2), ..SplitOptions::default() };
+        let options = Options { split, measured: Some(measured), ..Options::default() };
+        Pipeline::deploy_prepared(&prepared, cluster, &options).unwrap()
+    };
+    let operations = |measured: &Measured| measured.nodes.iter().flatten().map(|n| n.operation).collect();
+    let first = measure(&prepared, &mut cluster, &options);
+    let unknown: Vec<f64> = operations(&first);
+    assert_eq!(unknown, [1.0; 2]);
+    let chain = deploy(&cluster, first.clone());
+    let did = |items: u64, cpu_seconds: f64| {
+        let process_cpu_seconds = items as f64 * cpu_seconds;
+        vec![StageFigures { items, process_cpu_seconds, ..StageFigures::default() }; 2]
+    };
+    let later = |days: u64| CalibrateOptions { now: Duration::from_secs(days * 86_400), ..options.clone() };
+    let fresh = CalibrateOptions { fresh: true, store: options.store.clone(), ..later(3) };
+    for (items, cpu_seconds, expected) in [
+        (19, 1e3, 1.0), // too few
+        (0, 1e3, 1.0),
+        (20, 1e3, 1.5),
+        (20, f64::NAN, 1.5), // nonsense
+        (20, 1e-9, 0.8),
+        (200, 1e3, 1.5),
+    ] {
+        keep_operation(&prepared, &chain, &did(items, cpu_seconds), &later(2));
+        let found: Vec<f64> = operations(&measure(&prepared, &mut cluster, &later(3)));
+        assert_eq!(found, [expected; 2], "{items} items, {cpu_seconds} s each");
+    }
+    chain.close();
+    for (options, expected) in [(later(9), 1.5), (later(10), 1.0), (later(1), 1.0), (fresh, 1.0)] {
+        let found: Vec<f64> = operations(&measure(&prepared, &mut cluster, &options));
+        assert_eq!(found, [expected; 2], "at {:?}", options.now);
+    }
+    let known = measure(&prepared, &mut cluster, &later(3));
+    let chain = deploy(&cluster, known);
+    for (stage, planned) in std::iter::zip(chain.stages(), &chain.plan().stages) {
+        let factor = planned.replicas[0].compute_seconds / stage.time.unwrap().sustained_seconds();
+        assert!((factor - 1.5).abs() < 1e-6, "{factor}");
+    }
 }
 
 #[test]
@@ -394,7 +443,7 @@ fn a_node_that_cannot_be_timed_counts_as_equal_and_is_named() {
 fn measurements_of_another_cluster_are_refused() {
     let nodes = start("foreign", 1);
     let (cluster, prepared) = (join(&nodes), prepared());
-    let times = |units| Some(NodeTimes { unit_seconds: vec![1.0; units], error: 0.0, codecs: vec![] });
+    let times = |units| Some(NodeTimes { unit_seconds: vec![1.0; units], operation: 1.0, error: 0.0, codecs: vec![] });
     let units = prepared.profile.units.len();
     for nodes in [vec![], vec![times(units), times(units)], vec![times(units + 1)]] {
         let options =

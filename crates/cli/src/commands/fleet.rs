@@ -12,6 +12,7 @@ use pipeline::{
     Accuracy, CalibrateOptions, Cluster, Layout, Measured, NodeInfo, Options, Pipeline, PrepareOptions,
     Prepared, Progress, Wanted,
 };
+use wire::control::StageFigures;
 
 use wire::Codec;
 
@@ -104,12 +105,9 @@ impl Fleet {
         if profile == Profile::None || self.nodes().len() < 2 {
             return Ok(None);
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let store = Some(figures(cache)?);
-        let (alike, fresh) = (self.spawned.is_some(), profile == Profile::Fresh);
+        let options = self.calibrating(profile, cache)?;
         let bar = progress::items(0, common.progress());
         bar.set_message("calibrating");
-        let options = CalibrateOptions { alike, store, fresh, now };
         let measured = pipeline::calibrate(prepared, &mut self.cluster, &options, &|done, total| {
             bar.set_length(total as u64);
             bar.set_position(done as u64);
@@ -125,6 +123,28 @@ impl Fleet {
         }
         measured.unknown.iter().for_each(|unknown| tracing::warn!("{unknown}"));
         Ok(Some(measured))
+    }
+
+    /// Keeps what a run found of its nodes for the next time that they are measured.
+    pub(super) fn learn(
+        &self,
+        prepared: &Prepared,
+        profile: Profile,
+        cache: Option<&Path>,
+        chain: &Pipeline,
+        figures: &[StageFigures],
+    ) -> Result<()> {
+        if profile != Profile::None {
+            pipeline::keep_operation(prepared, chain, figures, &self.calibrating(profile, cache)?);
+        }
+        Ok(())
+    }
+
+    /// How the nodes are measured, and what was found before.
+    fn calibrating(&self, profile: Profile, cache: Option<&Path>) -> Result<CalibrateOptions> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let (alike, fresh) = (self.spawned.is_some(), profile == Profile::Fresh);
+        Ok(CalibrateOptions { alike, store: Some(figures(cache)?), fresh, now })
     }
 
     /// Deploys a model over the nodes.

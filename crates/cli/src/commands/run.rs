@@ -160,6 +160,7 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     let mut report = streamed.report(&chain);
     report.shipped_weight_bytes += shipped_before;
     report.gone_nodes = gone;
+    fleet.learn(&prepared, profile, cache, &chain, streamed.figures())?;
     chain.close();
 
     let mut whole = Ok(());

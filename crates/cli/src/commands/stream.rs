@@ -188,6 +188,11 @@ fn share_cores(chain: &Pipeline) -> bool {
 }
 
 impl Streamed {
+    /// What each stage did.
+    pub(super) fn figures(&self) -> &[StageFigures] {
+        &self.stages
+    }
+
     /// The report on `chain`, which was streamed through.
     pub(super) fn report(&self, chain: &Pipeline) -> RunReport {
         let plan = chain.plan();

@@ -25,6 +25,8 @@ pub struct Costs {
     units: Vec<Vec<f64>>,
     /// By device: the first that cost the same in the beginning. What is learnt of one is true of all.
     kinds: Vec<usize>,
+    /// By device: how many times as long a stage takes in operation as when it is timed alone.
+    operation: Vec<f64>,
     /// By device: which units were in a stage that was measured.
     settled: Vec<Vec<bool>>,
     /// By device: how much longer it takes for codecs than the machine that profiled.
@@ -72,8 +74,11 @@ impl Costs {
         };
         let factors = (0..nodes.len()).map(factors).collect();
         assert!(units.iter().all(|times| times.len() == profiled.len()), "times of other units");
-        let same = |i: usize| units.iter().position(|times| *times == units[i]).unwrap_or(i);
-        let kinds = (0..units.len()).map(same).collect();
+        let in_operation = |i: usize| measured.and_then(|m| m.nodes[i].as_ref()).map_or(1.0, |n| n.operation);
+        let operation: Vec<f64> = (0..units.len()).map(in_operation).collect();
+        let alike = |i: usize, j: usize| units[i] == units[j] && operation[i] == operation[j];
+        let first = |i: usize| (0..i).find(|&other| alike(other, i)).unwrap_or(i);
+        let kinds = (0..units.len()).map(first).collect();
         for link in measured.iter().flat_map(|m| &m.links) {
             let known = links.get(link.from, link.to);
             links.set(link.from, link.to, fill(known, &link.figures));
@@ -86,6 +91,7 @@ impl Costs {
             units,
             kinds,
             factors,
+            operation,
             given,
         }
     }
@@ -117,9 +123,10 @@ impl Costs {
         self.units[device][units].iter().sum()
     }
 
-    /// Takes in what a whole stage took: its units cost so much more or less on this device, and, for want of better
-    /// knowledge, so do those that were in no measured stage yet. The same holds for devices that began as its equals:
-    /// that keeps them equal, so that what is noise in one stage does not set an order among them.
+    /// Takes in what a whole stage took, timed alone: with what a run before has found of this device in operation, its
+    /// units cost so much more or less there, and, for want of better knowledge, so do those that were in no measured
+    /// stage yet. The same holds for devices that began as its equals: that keeps them equal, so that what is noise in
+    /// one stage does not set an order among them.
     ///
     /// # Panics
     /// When there is no such device or unit.
@@ -128,7 +135,7 @@ impl Costs {
         if self.given[device] || predicted <= 0.0 {
             return;
         }
-        let factor = measured.sustained_seconds() / predicted;
+        let factor = measured.sustained_seconds() * self.operation[device] / predicted;
         for other in self.equals(device).filter(|&other| !self.given[other]).collect::<Vec<_>>() {
             for unit in 0..self.profiled.len() {
                 let own = units.contains(&unit);
@@ -240,7 +247,7 @@ mod tests {
     }
 
     fn times(unit_seconds: &[f64]) -> Option<NodeTimes> {
-        Some(NodeTimes { unit_seconds: unit_seconds.to_vec(), error: 0.0, codecs: vec![] })
+        Some(NodeTimes { unit_seconds: unit_seconds.to_vec(), operation: 1.0, error: 0.0, codecs: vec![] })
     }
 
     fn took(seconds: f64) -> StageTime {
@@ -322,6 +329,20 @@ mod tests {
         assert_eq!(of(&costs, 2), of(&costs, 0));
         costs.correct(2, 2..3, &took(6.0));
         assert_eq!((of(&costs, 0), of(&costs, 1)), ([0.5, 1.0, 6.0], [9.0, 9.0, 9.0]));
+    }
+
+    #[test]
+    fn what_was_found_in_operation_holds_for_stages_too() {
+        let nodes = [node("a"), node("b")];
+        let in_operation = |operation| Some(NodeTimes { unit_seconds: vec![3.0; 2], operation, error: 0.0 });
+        let all = vec![in_operation(1.5), in_operation(1.0)];
+        let measured = Measured { nodes: all, ..Measured::default() };
+        let costs = || Costs::new(&profile(&[1.0, 1.0]), &nodes, None, Some(&measured));
+        for (device, expected) in [(0, [6.0, 6.0]), (1, [4.0, 4.0])] {
+            let mut costs = costs();
+            costs.correct(device, 0..1, &took(4.0));
+            assert_eq!([0, 1].map(|unit| costs.seconds(device, unit..unit + 1)), expected);
+        }
     }
 
     #[test]

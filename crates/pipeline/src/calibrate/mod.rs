@@ -7,6 +7,7 @@
 //! is left out of the cluster.
 
 mod costs;
+mod operation;
 mod places;
 mod units;
 
@@ -21,6 +22,7 @@ use wire::Codec;
 use wire::control::{CodecTime, LinkFigures, Machine, StageTime};
 
 pub use costs::{Costs, MeasuredLink};
+pub use operation::keep_operation;
 
 use crate::cluster::{Cluster, NodeInfo};
 use crate::coding::{self, CodecFactor};
@@ -73,8 +75,11 @@ pub struct Measured {
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeTimes {
     /// Seconds of each unit: those that were timed there, and the others by the factor of the timed one that is most
-    /// like them.
+    /// like them; all of them longer by `operation`.
     pub unit_seconds: Vec<f64>,
+    /// How many times as long a stage takes in operation as when it is timed alone, as found in a run before; 1 where
+    /// none is known.
+    pub operation: f64,
     /// The widest interval of those that were timed, as a share of the median.
     pub error: f64,
     /// How much longer than this machine it takes for the codecs that were tried on the model.
@@ -309,7 +314,11 @@ impl Job<'_> {
             found.unknown.push(format!("codecs were not timed: {reason}"));
             Vec::new()
         });
-        found.times = unit_seconds.map(|unit_seconds| NodeTimes { unit_seconds, error, codecs });
+        let operation = self.operation(node);
+        found.times = unit_seconds.map(|mut unit_seconds| {
+            unit_seconds.iter_mut().for_each(|seconds| *seconds *= operation);
+            NodeTimes { unit_seconds, operation, error, codecs }
+        });
         found
     }
 
@@ -349,6 +358,12 @@ impl Job<'_> {
         let times = time()?;
         self.keep(&key, &(now, &times));
         Ok(times)
+    }
+
+    /// What a run before has found of this model on a node.
+    fn operation(&self, node: &NodeInfo) -> f64 {
+        let store = self.store.as_ref().filter(|_| !self.options.fresh);
+        store.map_or(1.0, |store| operation::known(store, &self.model, node, self.options.now))
     }
 
     fn kind(&self, unit: usize) -> usize {

@@ -81,7 +81,8 @@ fn mean(nodes: &[NodeTimes]) -> NodeTimes {
     let units = nodes.first().map_or(0, |times| times.unit_seconds.len());
     let unit = |u: usize| nodes.iter().map(|times| times.unit_seconds[u]).sum::<f64>() / nodes.len() as f64;
     let error = nodes.iter().map(|times| times.error).fold(0.0, f64::max);
-    NodeTimes { unit_seconds: (0..units).map(unit).collect(), error, codecs: mean_codecs(nodes) }
+    let operation = nodes.iter().map(|times| times.operation).sum::<f64>() / nodes.len() as f64;
+    NodeTimes { unit_seconds: (0..units).map(unit).collect(), operation, error, codecs: mean_codecs(nodes) }
 }
 
 /// Of the nodes whose codecs were timed.
@@ -144,7 +145,7 @@ mod tests {
     fn what_cannot_be_told_apart_is_equal() {
         let check = |nodes: &[(f64, f64)], machines: &[u8], expected: &[f64]| {
             let times =
-                |&(seconds, error)| Some(NodeTimes { unit_seconds: vec![seconds], error, codecs: vec![] });
+                |&(seconds, error)| Some(NodeTimes { unit_seconds: vec![seconds], operation: 1.0, error, codecs: vec![] });
             let mut nodes: Vec<Option<NodeTimes>> = nodes.iter().map(times).collect();
             nodes.push(None);
             level(&mut nodes, &|a, b| machines[a] == machines[b], 0.05);
