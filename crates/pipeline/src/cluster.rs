@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, unbounded};
+use plan::names::listed;
 use wire::control::{NodeDescription, Request, Response};
 use zenoh::pubsub::Subscriber;
 
@@ -54,7 +55,7 @@ pub enum DiscoverError {
         timeout: Duration,
     },
     /// Named nodes are missing.
-    #[error("no node named {} was found within {} s", .missing.join(", "), .timeout.as_secs_f32())]
+    #[error("no node named {} was found within {} s", listed(.missing), .timeout.as_secs_f32())]
     Missing {
         /// Their names.
         missing: Vec<String>,

@@ -39,7 +39,10 @@ pub enum LayoutError {
     #[error("stage {0} of the layout has no device")]
     NoDevice(usize),
     /// A device that does not exist.
-    #[error("stage {stage} of the layout is for device `{name}`, which is not there; there are {}", known.join(", "))]
+    #[error(
+        "stage {stage} of the layout is for device `{name}`, which is not there; there are {}",
+        plan::names::listed(known)
+    )]
     UnknownDevice {
         /// The stage.
         stage: usize,

@@ -18,6 +18,7 @@ mod explain;
 mod labels;
 mod large;
 mod model;
+pub mod names;
 mod order;
 mod predict;
 mod prices;

@@ -12,6 +12,7 @@ use pipeline::{
     Accuracy, CalibrateOptions, Cluster, Layout, Measured, NodeInfo, Options, Pipeline, PrepareOptions,
     Prepared, Progress, Wanted,
 };
+use plan::names::listed;
 use wire::control::StageFigures;
 
 use wire::Codec;
@@ -115,8 +116,8 @@ impl Fleet {
         bar.finish_and_clear();
         let measured = measured.hint(LOOK)?;
         if !measured.gone.is_empty() {
-            let gone = measured.gone.join("`, `");
-            tracing::warn!("`{gone}` went, or froze, while being measured: left out of the plan");
+            let gone = listed(measured.gone.iter().map(|name| format!("`{name}`")));
+            tracing::warn!("{gone} went, or froze, while being measured: left out of the plan");
             self.description
                 .iter_mut()
                 .for_each(|cluster| cluster.retain(|d| !measured.gone.contains(&d.name)));
@@ -249,7 +250,7 @@ fn waiting(bar: &ProgressBar, found: usize, wanted: &Wanted) {
             format!("waiting for nodes: {found} of {expected} found")
         }
         Wanted::Named(names) => {
-            format!("waiting for {}: {found} of {} found", names.join(", "), names.len())
+            format!("waiting for {}: {found} of {} found", listed(names), names.len())
         }
     };
     // Where no bar is shown, as under a service manager, the log tells.

@@ -86,7 +86,7 @@ fn match_names<'a>(names: &'a [String], specs: &'a [TensorSpec]) -> Result<Vec<&
     let expected = || specs.iter().map(TensorSpec::to_string).collect::<Vec<_>>().join(", ");
     let found = || match names {
         [] => "no arrays".to_owned(),
-        _ => names.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", "),
+        _ => plan::names::listed(names.iter().map(|n| format!("`{n}`"))),
     };
     ensure!(
         names.len() == specs.len() && specs.iter().all(|s| names.contains(&s.name)),

@@ -1,5 +1,6 @@
 //! The tables of `run`, `nodes` and `plan --cuts`: plain data in, a table or JSON out.
 
+use plan::names::listed;
 use serde::Serialize;
 
 use super::json::optional_float;
@@ -192,8 +193,8 @@ impl RunReport {
             text += "\nthe nodes share cores here, of which predictions know nothing";
         }
         if !self.gone_nodes.is_empty() {
-            let gone = printable(&self.gone_nodes.join("`, `"));
-            text += &format!("\nleft out: `{gone}`, gone while being measured");
+            let gone = listed(self.gone_nodes.iter().map(|name| format!("`{}`", printable(name))));
+            text += &format!("\nleft out: {gone}, gone while being measured");
         }
         if let Some(whole) = &self.whole_model {
             text += &format!("\n{}", whole.comparison.text());

@@ -142,6 +142,10 @@ mod tests {
             "[[stage]]\ndevices = 'a'",
             "line 4, column 11: `stage.devices` must be a list in brackets, not a text",
         );
+        check(
+            "[[stage]]\ndevices = ['a', '']",
+            "line 4, column 17: `stage.devices` must not name a device of no name",
+        );
         check("[[stage]]\ndevices = ['a', 3]", "line 4, column 17: `stage.devices` must be a text in quotes");
         check(
             "codecs = 1",

@@ -46,7 +46,10 @@ fn stage(table: &Table<'_>) -> Result<LayoutStage, DocumentError> {
 }
 
 fn name(field: &Field<'_>) -> Result<String, DocumentError> {
-    field.string().map(str::to_owned)
+    match field.string()? {
+        "" => Err(field.fault("must not name a device of no name")),
+        name => Ok(name.to_owned()),
+    }
 }
 
 fn codec(table: &Table<'_>, key: &str) -> Result<Codec, DocumentError> {

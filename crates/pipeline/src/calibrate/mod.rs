@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use places::Place;
 use plan::End;
+use plan::names::listed;
 use wire::Codec;
 use wire::control::{CodecTime, LinkFigures, Machine, StageTime};
 
@@ -88,7 +89,7 @@ pub struct NodeTimes {
 
 /// All nodes went while they were measured.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no node is left to plan for: {} went, or froze, while being measured", .gone.join(", "))]
+#[error("no node is left to plan for: {} went, or froze, while being measured", listed(.gone))]
 pub struct NobodyLeft {
     /// Their names.
     pub gone: Vec<String>,

@@ -5,6 +5,7 @@ use super::{
 };
 use crate::End;
 use crate::document::{Document, DocumentError, Field, Table};
+use crate::names::listed;
 
 const TOP_KEYS: [&str; 7] = ["version", "dispatcher", "device", "links", "class", "medium", "link"];
 const DEVICE_KEYS: [&str; 9] =
@@ -218,10 +219,7 @@ fn end(field: &Field<'_>, devices: &[DeviceEntry]) -> Result<End, DocumentError>
     }
     let device = devices.iter().position(|device| device.name == name);
     device.map(End::Device).ok_or_else(|| {
-        let known: Vec<&str> = devices.iter().map(|device| device.name.as_str()).collect();
-        field.fault(&format!(
-            "names `{name}`, which is no device; there are {DISPATCHER}, {}",
-            known.join(", ")
-        ))
+        let known = listed(devices.iter().map(|device| &device.name));
+        field.fault(&format!("names `{name}`, which is no device; there are {DISPATCHER}, {known}"))
     })
 }

@@ -11,6 +11,7 @@ use anyhow::{Result, anyhow, ensure};
 use clap::ValueEnum;
 use graph::Model;
 use pipeline::{Coding, Costs, Layout, PrepareOptions, Prepared, SplitOptions};
+use plan::names::listed;
 use plan::{Axis, Device, Objective, Options, Plan, Problem, Resources};
 
 use super::fleet::{self, Fleet, load_model, read_cluster};
@@ -282,12 +283,12 @@ fn options(prepared: &Prepared, problem: &Problem, split: &SplitOptions) -> Resu
 /// Refuses to look for the least energy where nobody knows what anything takes.
 pub(super) fn require_power(objective: Objective, problem: &Problem) -> Result<()> {
     let devices = problem.devices.iter();
-    let unknown: Vec<_> = devices.filter(|d| d.host.busy_watts <= 0.0).map(|d| d.name.as_str()).collect();
+    let unknown: Vec<_> =
+        devices.filter(|d| d.host.busy_watts <= 0.0).map(|d| format!("`{}`", d.name)).collect();
     if objective != Objective::Energy || (unknown.is_empty() && !problem.devices.is_empty()) {
         return Ok(());
     }
-    let whose =
-        if unknown.is_empty() { "the devices".to_owned() } else { format!("`{}`", unknown.join("`, `")) };
+    let whose = if unknown.is_empty() { "the devices".to_owned() } else { listed(unknown) };
     Err(anyhow!("the power of {whose} is not known, so that no plan can be said to take the least energy"))
         .hint("give a --cluster file with idle_watts and busy_watts of each device")
 }

@@ -233,11 +233,14 @@ fn named(objective: Objective) -> (&'static str, &'static str, f64) {
 impl Serialize for Proof {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let (name, unit, factor) = named(self.objective);
-        let mut map = serializer.serialize_map(Some(4))?;
+        let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("objective", name)?;
         map.serialize_entry(unit, &(self.worth * factor))?;
         map.serialize_entry(&format!("bound_{unit}"), &(self.bound * factor))?;
-        map.serialize_entry("gap", &self.gap)?;
+        // None is a share of nothing, and JSON has no infinity.
+        if self.gap.is_finite() {
+            map.serialize_entry("gap", &self.gap)?;
+        }
         map.end()
     }
 }

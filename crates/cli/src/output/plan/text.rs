@@ -1,6 +1,7 @@
 //! A plan as text: a table of stages, one of links, and what to expect, at most 100 columns wide.
 
 use plan::Objective;
+use plan::names::listed;
 
 use super::{Compared, Front, HopRow, LinkRow, LoadRow, OutlookRow, PlanReport, Proof, RuleRow, StageRow};
 use crate::output::printable;
@@ -36,7 +37,7 @@ impl PlanReport {
         let balancing = "plain load balancing: every device runs the whole model";
         say("in short", self.load_balancing.then(|| balancing.to_owned()));
         say("also busy", others(self.others_worth_a_word()));
-        say("proven", self.proof.map(|proof| proof.text()));
+        say("proven", self.proof.and_then(|proof| proof.text()));
         say("traded", self.period_given_up.map(|share| self.traded(share)));
         say("compared", self.compared.map(|compared| compared.text()));
         say("accuracy", self.accuracy());
@@ -45,8 +46,8 @@ impl PlanReport {
             "not known",
             (!guessed.is_empty()).then(|| format!("what {guessed} costs and saves; counted as raw")),
         );
-        let gone = self.gone_nodes.join("`, `");
-        say("left out", (!gone.is_empty()).then(|| format!("`{gone}`: gone while being measured")));
+        let gone = listed(self.gone_nodes.iter().map(|name| format!("`{name}`")));
+        say("left out", (!gone.is_empty()).then(|| format!("{gone}: gone while being measured")));
         say("other rules", rules(&self.rules));
         say("outlook", self.outlook.map(|outlook| outlook.text()));
         let alone = 1e3 / self.whole_ms.max(1e-9);
@@ -179,7 +180,12 @@ fn others<'a>(loads: impl Iterator<Item = &'a LoadRow>) -> Option<String> {
 }
 
 impl Proof {
-    fn text(&self) -> String {
+    /// Nothing where no share of the bound is the gap: of energy, none may be what is proven.
+    fn text(&self) -> Option<String> {
+        self.gap.is_finite().then(|| self.said())
+    }
+
+    fn said(&self) -> String {
         let percent = 100.0 * self.gap;
         let exact = self.gap < 1e-9;
         let bound = self.bound;
@@ -354,8 +360,12 @@ mod tests {
     fn what_is_proven_is_said_in_the_objectives_own_words() {
         let check = |objective, bound: f64, expected: &str| {
             let proof = Proof { objective, worth: 2.0, bound, gap: 2.0 / bound - 1.0 };
-            assert_eq!(proof.text(), expected);
+            assert_eq!(proof.text().unwrap_or_default(), expected);
         };
+        check(Objective::Energy, 0.0, "");
+        let nothing = Proof { objective: Objective::Energy, worth: 2.0, bound: 0.0, gap: f64::INFINITY };
+        let json: serde_json::Value = serde_json::to_value(nothing).unwrap();
+        assert_eq!(json, serde_json::json!({"objective": "energy", "joules": 2.0, "bound_joules": 0.0}));
         check(Objective::Throughput, 2.0, "no plan is faster on these costs");
         check(Objective::Latency, 2.0, "no plan has less latency on these costs");
         check(
