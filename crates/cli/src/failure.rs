@@ -30,16 +30,23 @@ struct Advised {
 pub(crate) trait Hint<T> {
     /// Says what to do about it: a sentence without a full stop.
     fn hint(self, advice: impl Into<String>) -> Result<T>;
+
+    /// The same, where what to do is only known once it has failed.
+    fn hint_with(self, advice: impl FnOnce() -> String) -> Result<T>;
 }
 
 impl<T, E: Into<Error>> Hint<T> for Result<T, E> {
     fn hint(self, advice: impl Into<String>) -> Result<T> {
+        self.hint_with(|| advice.into())
+    }
+
+    fn hint_with(self, advice: impl FnOnce() -> String) -> Result<T> {
         self.map_err(|error| {
             let error: Error = error.into();
             // Advice given closer to the fault is better advice.
             match error.chain().any(|cause| cause.is::<Advised>()) {
                 true => error,
-                false => Error::new(Advised { error, advice: advice.into() }),
+                false => Error::new(Advised { error, advice: advice() }),
             }
         })
     }

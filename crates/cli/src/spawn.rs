@@ -1,5 +1,6 @@
 //! `--spawn N`: compute nodes on this machine, as processes of their own, that end with this one.
 
+use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
@@ -17,6 +18,11 @@ const END_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Between two looks at whether a node has ended early.
 const LOOK_PERIOD: Duration = Duration::from_millis(200);
+
+/// What to do when local nodes run and are not found.
+const MULTICAST: &str = "local nodes are found by multicast on the loopback interface; a firewall or container may \
+                         forbid it. Start nodes with `defer node --listen 127.0.0.1:PORT` and name them with \
+                         --connect 127.0.0.1:PORT";
 
 /// Local nodes; they end when this is dropped, or when this process dies.
 pub(crate) struct Spawned {
@@ -60,6 +66,17 @@ impl Spawned {
         &self.network
     }
 
+    /// What to do about a node that is stopped, by a signal or a debugger: it neither answers nor ends.
+    pub(crate) fn advice_on_stopped(&self) -> Option<String> {
+        let is_stopped = |child: &Child| {
+            let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
+            // The program's name before the state may hold anything.
+            stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with(['T', 't']))
+        };
+        let (name, child) = self.nodes.iter().find(|(_, child)| is_stopped(child))?;
+        Some(format!("the node {name} is stopped: `kill -CONT {}` lets it go on; then run again", child.id()))
+    }
+
     /// Waits until every node is found.
     pub(crate) fn discover(
         &mut self,
@@ -82,11 +99,8 @@ impl Spawned {
                 }
             }
             if left.is_zero() {
-                return Err(DiscoverError::TooFew { found, wanted: self.nodes.len(), timeout }).hint(
-                    "local nodes are found by multicast on the loopback interface; a firewall or container \
-                     may forbid it. Start nodes with `defer node --listen 127.0.0.1:PORT` and name them with \
-                     --connect 127.0.0.1:PORT",
-                );
+                let error = DiscoverError::TooFew { found, wanted: self.nodes.len(), timeout };
+                return Err(error).hint(self.advice_on_stopped().unwrap_or_else(|| MULTICAST.to_owned()));
             }
         }
     }

@@ -195,6 +195,12 @@ fn pipes_are_not_read() {
     for input in [pipe("photo.jpg"), pipe("array.npy"), pipe("item.npz")] {
         place.fails(&["run", &model, &input], FAILED, &[&input, "is not a file"]);
     }
+    for flag in ["--check", "--cluster"] {
+        let file = pipe(flag);
+        place.fails(&["plan", &model, flag, &file], FAILED, &[&file, "it is not a file", "hint: "]);
+    }
+    let labels = pipe("labels");
+    place.fails(&["run", &model, &photo, "--labels", &labels], FAILED, &[&labels, "it is not a file"]);
 }
 
 #[test]

@@ -135,11 +135,30 @@ fn pictures_pages_and_annotated_models_are_written() {
     assert_eq!(place.prints(&again).lines().count(), 1);
     let bytes = std::fs::read(&onnx).unwrap();
     assert!(bytes.windows(8).any(|window| window == b"device-3"), "no device is named");
-    place.fails(
-        &args(&vendored(RESNET), &["--svg", "/none/plan.svg"]),
-        FAILED,
-        &["/none/plan.svg", "hint: "],
-    );
+}
+
+#[test]
+fn files_that_cannot_be_written_are_found_before_anything_else() {
+    let place = Place::new();
+    // Nor is there a model.
+    let model = place.path("model.onnx");
+    for flag in ["-o", "--svg", "--html", "--onnx", "--costs"] {
+        place.fails(
+            &args(&model, &[flag, "/none/file"]),
+            FAILED,
+            &["cannot write `/none/file`", "hint: name a file"],
+        );
+        place.fails(&args(&model, &[flag, &place.path("")]), FAILED, &["cannot write", "hint: name a file"]);
+        let (new, old) = (place.path("new"), place.file("old", "old"));
+        for path in [&new, &old] {
+            place.fails(&args(&model, &[flag, path]), FAILED, &["cannot load the model"]);
+        }
+        assert!(!std::fs::exists(&new).unwrap(), "{flag} leaves a file behind");
+        assert_eq!(std::fs::read(&old).unwrap(), b"old", "{flag}");
+    }
+    for flag in ["-o", "--svg", "--html", "--onnx"] {
+        place.fails(&args(&model, &["--cuts", flag, "file"]), USAGE, &["--cuts", "cannot be used with"]);
+    }
 }
 
 #[test]

@@ -295,6 +295,18 @@ fn a_node_that_was_killed_is_named() {
 }
 
 #[test]
+fn a_node_that_was_stopped_is_to_be_continued() {
+    let place = Place::new();
+    let run = endless(&place);
+    let node = place.process("--name local-2 ");
+    kill_process(node, Signal::STOP).unwrap();
+    let ended = run.end();
+    assert_eq!(ended.code, Some(FAILED), "{}", ended.stderr);
+    let advice = format!("hint: the node local-2 is stopped: `kill -CONT {}`", node.as_raw_nonzero());
+    assert!(ended.stderr.contains(&advice), "{}", ended.stderr);
+}
+
+#[test]
 fn nobody_reads_the_output_any_more() {
     let place = Place::new();
     let mut run = endless(&place);

@@ -1,6 +1,5 @@
 //! The nodes of a run: started here, found, or named by a file; and deploying to them with progress shown.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -20,6 +19,7 @@ use wire::Codec;
 use super::advice::{FIND_NODES, join};
 use crate::failure::Hint;
 use crate::flags::{Common, Engine, EngineName, Network, Nodes, Profile, host_and_port};
+use crate::input::read_text;
 use crate::output::progress;
 use crate::places;
 use crate::spawn::Spawned;
@@ -114,7 +114,7 @@ impl Fleet {
             bar.set_position(done as u64);
         });
         bar.finish_and_clear();
-        let measured = measured.hint(LOOK)?;
+        let measured = measured.hint_with(|| self.look())?;
         if !measured.gone.is_empty() {
             let gone = listed(measured.gone.iter().map(|name| format!("`{name}`")));
             tracing::warn!("{gone} went, or froze, while being measured: left out of the plan");
@@ -124,6 +124,21 @@ impl Fleet {
         }
         measured.unknown.iter().for_each(|unknown| tracing::warn!("{unknown}"));
         Ok(Some(measured))
+    }
+
+    /// What to do when nodes fail.
+    pub(super) fn look(&self) -> String {
+        self.look_or(match self.spawned {
+            Some(_) => "the nodes' own messages may say more",
+            None => "the nodes' own messages may say more; `defer nodes` shows which are there",
+        })
+    }
+
+    /// What to do when something fails that nodes take part in: `otherwise`, unless a node that was started here is
+    /// stopped.
+    pub(super) fn look_or(&self, otherwise: &str) -> String {
+        let stopped = self.spawned.as_ref().and_then(Spawned::advice_on_stopped);
+        stopped.unwrap_or_else(|| otherwise.to_owned())
     }
 
     /// Keeps what a run found of its nodes for the next time that they are measured.
@@ -168,9 +183,6 @@ impl Fleet {
         deployed.with_context(|| format!("cannot deploy `{}`", prepared.name))
     }
 }
-
-/// What to do when all nodes went.
-const LOOK: &str = "the nodes' own messages may say why; `defer nodes` shows which are there";
 
 /// The nodes to wait for: those that a layout names, else as many as there are to be stages.
 pub(super) fn wanted(layout: Option<&Layout>, stages: Option<usize>) -> Wanted {
@@ -234,7 +246,7 @@ pub(super) fn prepare(
 /// Reads a `cluster.toml`.
 pub(super) fn read_cluster(path: &Path) -> Result<plan::Cluster> {
     let shown = path.display();
-    let text = fs::read_to_string(path)
+    let text = read_text(path)
         .with_context(|| format!("cannot read the cluster file `{shown}`"))
         .hint("check the path; examples/cluster.toml shows what such a file holds")?;
     plan::Cluster::from_toml(&text)

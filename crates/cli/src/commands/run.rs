@@ -145,10 +145,12 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
         common.json,
     );
     let mut first_round = FirstRound::new(args.whole, job.items.distinct());
-    let chain = fleet.deploy(&prepared, &options, common).hint(
-        "`defer plan MODEL --cuts` lists the cuts, `defer nodes` the nodes with their memory; \
-         fewer --stages or more nodes may help",
-    )?;
+    let chain = fleet.deploy(&prepared, &options, common).hint_with(|| {
+        fleet.look_or(
+            "`defer plan MODEL --cuts` lists the cuts, `defer nodes` the nodes with their memory; \
+             fewer --stages or more nodes may help",
+        )
+    })?;
     interrupt.hold();
     let streamed =
         stream::stream(&chain, &mut job.items, args.window, "chain", &interrupt, common, &mut |done| {
@@ -156,7 +158,7 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
             let views: Vec<_> = done.outputs.iter().map(Tensor::view).collect();
             results.take(done.index, &done.name, &views, done.latency)
         });
-    let streamed = streamed.hint(NODES_KNOW)?;
+    let streamed = streamed.hint_with(|| fleet.look())?;
     let mut report = streamed.report(&chain);
     report.shipped_weight_bytes += shipped_before;
     report.gone_nodes = gone;
@@ -174,9 +176,6 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     if interrupt.asked() { Err(Interrupted.into()) } else { Ok(()) }
 }
 
-/// What to do when a chain broke.
-const NODES_KNOW: &str = "the nodes' own messages may say more; `defer nodes` shows which are there";
-
 /// Streams the same items through the whole model on one node.
 fn whole_model(
     fleet: &Fleet,
@@ -192,14 +191,17 @@ fn whole_model(
     let options = Options { split, layout: None, description: None, accuracy: Accuracy::Exact, ..chain };
     items.rewind();
     let whole = fleet.deploy(prepared, &options, common).context("cannot run the whole model on one node");
-    let whole = whole.hint(
-        "the whole model may not fit one node, which is what the chain is for: leave --whole out, \
-         or give a node more --memory",
-    )?;
+    let whole = whole.hint_with(|| {
+        fleet.look_or(
+            "the whole model may not fit one node, which is what the chain is for: leave --whole out, \
+             or give a node more --memory",
+        )
+    })?;
     let compare = &mut |done: Done| first_round.compare(&done);
     let streamed =
         stream::stream(&whole, &mut items, options.window, "whole model", interrupt, common, compare);
-    let streamed = streamed.context("while the whole model ran on one node").hint(NODES_KNOW)?;
+    let streamed = streamed.context("while the whole model ran on one node");
+    let streamed = streamed.hint_with(|| fleet.look())?;
     let report = streamed.whole_report(first_round.compared());
     whole.close();
     Ok(report)

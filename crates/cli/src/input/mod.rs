@@ -10,7 +10,7 @@ pub(crate) mod packed;
 mod random;
 
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -28,6 +28,16 @@ const KEEP_BYTES: usize = 256 << 20;
 /// What to do when it is not known how a photo becomes a tensor.
 const PHOTOS: &str = "give flags such as --channels RGB --mean 127 --std 128, or write a file with the model's name \
                       and the ending .toml; models/efficientnet_lite0.toml is an example";
+
+/// Reads a file of text that a flag names. What is no file is refused: to open a pipe would take for ever.
+pub(crate) fn read_text(path: &Path) -> io::Result<String> {
+    let kind = std::fs::metadata(path)?.file_type();
+    match kind.is_file() || kind.is_dir() {
+        // That a folder is one is said by the system.
+        true => std::fs::read_to_string(path),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a file")),
+    }
+}
 
 /// One item: a value for each of the model's inputs, in the model's order.
 #[derive(Clone, Debug)]

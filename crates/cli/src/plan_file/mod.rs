@@ -18,7 +18,6 @@
 mod read;
 mod write;
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
@@ -26,6 +25,7 @@ use graph::Hash;
 use pipeline::Layout;
 
 use crate::failure::Hint;
+use crate::input::read_text;
 use crate::output::plan::PlanReport;
 
 /// The version of the format that is read and written.
@@ -46,7 +46,7 @@ impl PlanFile {
     /// Reads the file at `path`, for the model with this hash.
     pub(crate) fn load(path: &Path, model: Hash) -> Result<PlanFile> {
         let shown = path.display();
-        let text = fs::read_to_string(path)
+        let text = read_text(path)
             .with_context(|| format!("cannot read the plan `{shown}`"))
             .hint("check the path; `defer plan MODEL -o FILE` writes such a file")?;
         let plan = read::plan(&text)

@@ -8,6 +8,8 @@ use image::imageops::FilterType;
 use serde::Deserialize;
 use tensor::DType;
 
+use crate::input::read_text;
+
 /// The version of the file format.
 const VERSION: u32 = 1;
 
@@ -97,8 +99,7 @@ pub(crate) fn beside(model: &Path) -> PathBuf {
 impl Settings {
     /// Reads a settings file.
     pub(crate) fn read(path: &Path) -> Result<Settings> {
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+        let text = read_text(path).with_context(|| format!("cannot read `{}`", path.display()))?;
         let mut settings: Settings =
             toml::from_str(&text).with_context(|| format!("`{}` is not right", path.display()))?;
         match settings.version {
@@ -138,8 +139,7 @@ impl Settings {
 impl Labels {
     /// Reads a JSON list of strings, or one name a line.
     pub(crate) fn read(path: &Path) -> Result<Labels> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read the labels `{}`", path.display()))?;
+        let text = read_text(path).with_context(|| format!("cannot read the labels `{}`", path.display()))?;
         let names: Vec<String> = match path.extension().is_some_and(|e| e == "json") {
             true => serde_json::from_str(&text)
                 .with_context(|| format!("the labels `{}` are no JSON list of strings", path.display()))?,

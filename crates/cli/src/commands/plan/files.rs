@@ -1,6 +1,7 @@
 //! The files that `defer plan` writes.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
@@ -51,8 +52,40 @@ impl Written<'_> {
     }
 }
 
-/// Refuses to write over what is read, over another file that is written, or where photo settings are looked for.
-pub(super) fn check_apart(args: &Args) -> Result<()> {
+/// Refuses files that cannot be written, before anything is measured or searched; and to write over what is read, over
+/// another file that is written, or where photo settings are looked for.
+pub(super) fn check(args: &Args) -> Result<()> {
+    check_apart(args)?;
+    for path in outputs(args).into_iter().filter_map(|(_, path)| path.as_ref()) {
+        let tried = try_to_write(path).with_context(|| format!("cannot write `{}`", path.display()));
+        tried.hint(ELSEWHERE)?;
+    }
+    Ok(())
+}
+
+/// The files that are written, by flag.
+fn outputs(args: &Args) -> [(&'static str, &Option<PathBuf>); 5] {
+    [
+        ("--output", &args.output),
+        ("--svg", &args.svg),
+        ("--html", &args.html),
+        ("--onnx", &args.onnx),
+        ("--costs", &args.costs),
+    ]
+}
+
+/// Whether a file can be written, which is left as it is.
+fn try_to_write(path: &Path) -> io::Result<()> {
+    match fs::metadata(path) {
+        Ok(there) if there.is_file() || there.is_dir() => File::options().write(true).open(path).map(drop),
+        // A pipe would wait for its reader, and a terminal needs no check.
+        Ok(_) => Ok(()),
+        Err(_) if path.is_symlink() => Ok(()),
+        Err(_) => File::create_new(path).and_then(|_| fs::remove_file(path)),
+    }
+}
+
+fn check_apart(args: &Args) -> Result<()> {
     let place = |path: &PathBuf| fs::canonicalize(path).or_else(|_| std::path::absolute(path));
     let mut taken: Vec<(&str, PathBuf)> = Vec::new();
     let settings = beside(&args.model);
@@ -66,14 +99,7 @@ pub(super) fn check_apart(args: &Args) -> Result<()> {
         // What is not there is reported by whoever reads it.
         taken.extend(path.and_then(|path| Some((name, place(path).ok()?))));
     }
-    let outputs = [
-        ("--output", &args.output),
-        ("--svg", &args.svg),
-        ("--html", &args.html),
-        ("--onnx", &args.onnx),
-        ("--costs", &args.costs),
-    ];
-    for (name, path) in outputs {
+    for (name, path) in outputs(args) {
         let Some(path) = path else { continue };
         let place = place(path).with_context(|| format!("cannot write `{}`", path.display()))?;
         if let Some((other, _)) = taken.iter().find(|(_, other)| *other == place) {

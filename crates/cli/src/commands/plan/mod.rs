@@ -44,7 +44,7 @@ pub(crate) struct Args {
     /// The ONNX model
     pub(crate) model: PathBuf,
     /// List all places where the model can be cut, with bytes and the share of the cost before them
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["output", "svg", "html", "onnx"])]
     pub(crate) cuts: bool,
     /// Write what the model costs to FILE: times and sizes of its units, for experiments
     #[arg(long, value_name = "FILE")]
@@ -125,7 +125,7 @@ const MAX_DEVICES: usize = 256;
 const DEVICES: usize = 4;
 
 pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
-    files::check_apart(&args)?;
+    files::check(&args)?;
     let description = args.cluster.as_deref().map(read_cluster).transpose()?;
     let model = load_model(&args.model)?;
     // Of the model as it is on disk.
