@@ -11,150 +11,61 @@ use std::time::Duration;
 
 use common::compose::{Run, compare};
 use common::engines::rten;
+use common::wrapped::wrapped;
 use common::{Nodes, deploy, join, small_model, start, start_with, vendored_model};
-use engine::{Engine, LoadError, ModelSource, Outputs, Rten, RunError, Session, SessionOptions};
+use engine::Engine;
 use pipeline::{
     CalibrateOptions, Cluster, DeployError, Measured, NodeTimes, Options, Pipeline, PrepareError,
     PrepareOptions, Prepared, Progress, SplitOptions, arbitrary_item, calibrate, keep_operation,
 };
 use plan::End;
-use tensor::{DType, Shape, Tensor, TensorSpec, TensorView};
+use tensor::{DType, Shape, Tensor};
 use wire::control::StageFigures;
 
 /// How often a slow engine does what others do once.
 const SLOW: usize = 12;
 
-/// rten, several times for each item; it counts its sessions.
-#[derive(Default)]
-struct Slow {
-    sessions: AtomicUsize,
-}
-
-impl Engine for Slow {
-    fn name(&self) -> &'static str {
-        "slow"
-    }
-
-    fn version(&self) -> &str {
-        "1"
-    }
-
-    fn load(
-        &self,
-        model: ModelSource<'_>,
-        inputs: &[TensorSpec],
-        outputs: &[TensorSpec],
-        options: &SessionOptions,
-    ) -> Result<Box<dyn Session>, LoadError> {
-        self.sessions.fetch_add(1, Relaxed);
-        Ok(Box::new(SlowSession(Rten.load(model, inputs, outputs, options)?)))
-    }
-}
-
-struct SlowSession(Box<dyn Session>);
-
-impl Session for SlowSession {
-    fn inputs(&self) -> &[TensorSpec] {
-        self.0.inputs()
-    }
-
-    fn outputs(&self) -> &[TensorSpec] {
-        self.0.outputs()
-    }
-
-    fn run(&mut self, inputs: &[TensorView<'_>]) -> Result<Box<dyn Outputs>, RunError> {
-        (1..SLOW).try_for_each(|_| self.0.run(inputs).map(drop))?;
-        self.0.run(inputs)
-    }
+/// rten, several times for each item; with the number of its sessions.
+fn slow() -> (Arc<AtomicUsize>, Arc<dyn Engine>) {
+    let sessions = Arc::new(AtomicUsize::new(0));
+    let count = sessions.clone();
+    let engine = wrapped("slow", move || {
+        count.fetch_add(1, Relaxed);
+        Box::new(|session, inputs| {
+            (1..SLOW).try_for_each(|_| session.run(inputs).map(drop))?;
+            session.run(inputs)
+        })
+    });
+    (sessions, engine)
 }
 
 /// rten whose sessions panic once, on the first item.
-struct Startled;
-
-impl Engine for Startled {
-    fn name(&self) -> &'static str {
-        "startled"
-    }
-
-    fn version(&self) -> &str {
-        "1"
-    }
-
-    fn load(
-        &self,
-        model: ModelSource<'_>,
-        inputs: &[TensorSpec],
-        outputs: &[TensorSpec],
-        options: &SessionOptions,
-    ) -> Result<Box<dyn Session>, LoadError> {
-        Ok(Box::new(StartledSession(Rten.load(model, inputs, outputs, options)?, false)))
-    }
+fn startled() -> Arc<dyn Engine> {
+    wrapped("startled", || {
+        let mut was_startled = false;
+        Box::new(move |session, inputs| {
+            assert!(std::mem::replace(&mut was_startled, true), "startled");
+            session.run(inputs)
+        })
+    })
 }
 
-struct StartledSession(Box<dyn Session>, bool);
-
-impl Session for StartledSession {
-    fn inputs(&self) -> &[TensorSpec] {
-        self.0.inputs()
-    }
-
-    fn outputs(&self) -> &[TensorSpec] {
-        self.0.outputs()
-    }
-
-    fn run(&mut self, inputs: &[TensorView<'_>]) -> Result<Box<dyn Outputs>, RunError> {
-        assert!(std::mem::replace(&mut self.1, true), "startled");
-        self.0.run(inputs)
-    }
-}
-
-/// rten whose sessions take much memory while they run first.
-struct Greedy;
-
-/// What they take: far more than what the tests beside take and give back.
+/// What a greedy engine takes: far more than what the tests beside take and give back.
 const GREED: usize = 512 << 20;
 
-impl Engine for Greedy {
-    fn name(&self) -> &'static str {
-        "greedy"
-    }
-
-    fn version(&self) -> &str {
-        "1"
-    }
-
-    fn load(
-        &self,
-        model: ModelSource<'_>,
-        inputs: &[TensorSpec],
-        outputs: &[TensorSpec],
-        options: &SessionOptions,
-    ) -> Result<Box<dyn Session>, LoadError> {
-        Ok(Box::new(GreedySession(Rten.load(model, inputs, outputs, options)?, true)))
-    }
-}
-
-struct GreedySession(Box<dyn Session>, bool);
-
-impl Session for GreedySession {
-    fn inputs(&self) -> &[TensorSpec] {
-        self.0.inputs()
-    }
-
-    fn outputs(&self) -> &[TensorSpec] {
-        self.0.outputs()
-    }
-
-    fn run(&mut self, inputs: &[TensorView<'_>]) -> Result<Box<dyn Outputs>, RunError> {
-        if std::mem::take(&mut self.1) {
-            let taken = vec![1u8; GREED];
-            assert_eq!(
-                taken.iter().step_by(4096).map(|&byte| usize::from(byte)).sum::<usize>(),
-                GREED / 4096
-            );
-        }
-        self.0.run(inputs)
-    }
+/// rten whose sessions take much memory while they run first.
+fn greedy() -> Arc<dyn Engine> {
+    wrapped("greedy", || {
+        let mut first = true;
+        Box::new(move |session, inputs| {
+            if std::mem::take(&mut first) {
+                let taken = vec![1u8; GREED];
+                let touched = taken.iter().step_by(4096).map(|&byte| usize::from(byte)).sum::<usize>();
+                assert_eq!(touched, GREED / 4096);
+            }
+            session.run(inputs)
+        })
+    })
 }
 
 fn prepared() -> Prepared {
@@ -179,7 +90,7 @@ fn assert_idle(nodes: &Nodes) {
 
 #[test]
 fn a_slow_node_gets_less_of_the_model() {
-    let slow = Arc::new(Slow::default());
+    let (_, slow) = slow();
     let nodes = start_with("slow-node", 2, |i, config| {
         if i == 0 {
             config.engine = slow.clone();
@@ -209,7 +120,7 @@ fn a_slow_node_gets_less_of_the_model() {
 
 #[test]
 fn a_plan_that_stages_prove_wrong_is_given_up() {
-    let slow = Arc::new(Slow::default());
+    let (_, slow) = slow();
     let nodes = start_with("settle", 2, |i, config| {
         if i == 0 {
             config.engine = slow.clone();
@@ -247,7 +158,7 @@ fn deploy_with_greed(test: &str, others: usize) -> Result<Pipeline, DeployError>
     let nodes = start_with(test, 1 + others, |i, config| {
         config.memory = if i == 0 { GREED as u64 / 2 } else { 8 * GREED as u64 };
         if i == 0 {
-            config.engine = Arc::new(Greedy);
+            config.engine = greedy();
         }
     });
     let (cluster, prepared) = (join(&nodes), prepared());
@@ -278,7 +189,7 @@ fn a_stage_that_takes_more_memory_than_planned_is_planned_again() {
 
 #[test]
 fn an_engine_that_panics_on_values_made_up_costs_the_time_and_not_the_deployment() {
-    let nodes = start_with("startled", 2, |_, config| config.engine = Arc::new(Startled));
+    let nodes = start_with("startled", 2, |_, config| config.engine = startled());
     let (cluster, prepared) = (join(&nodes), prepared());
     let split = SplitOptions { stages: Some(2), ..SplitOptions::default() };
     let measured = Some(Measured { nodes: vec![None; 2], ..Measured::default() });
@@ -308,12 +219,12 @@ fn a_period_that_stages_prove_out_of_reach_is_an_error() {
 
 #[test]
 fn what_is_known_is_not_measured_again_unless_asked() {
-    let slow = Arc::new(Slow::default());
+    let (loaded, slow) = slow();
     let nodes = start_with("store", 1, |_, config| config.engine = slow.clone());
     let (mut cluster, prepared) = (join(&nodes), prepared());
     let folder = tempfile::tempdir().unwrap();
     let options = CalibrateOptions { store: Some(folder.path().to_owned()), ..CalibrateOptions::default() };
-    let sessions = || slow.sessions.swap(0, Relaxed);
+    let sessions = || loaded.swap(0, Relaxed);
     let first = measure(&prepared, &mut cluster, &options);
     assert!(sessions() > 0);
     assert_eq!((measure(&prepared, &mut cluster, &options).nodes, sessions()), (first.nodes, 0));
@@ -386,13 +297,13 @@ fn what_nodes_take_in_operation_is_kept() {
 
 #[test]
 fn of_nodes_that_are_alike_one_is_timed() {
-    let slow = Arc::new(Slow::default());
+    let (loaded, slow) = slow();
     let nodes = start_with("alike", 3, |_, config| config.engine = slow.clone());
     let (mut cluster, prepared) = (join(&nodes), prepared());
     let mut sessions = |alike| {
         let options = CalibrateOptions { alike, ..CalibrateOptions::default() };
         let measured = measure(&prepared, &mut cluster, &options);
-        (measured, slow.sessions.swap(0, Relaxed))
+        (measured, loaded.swap(0, Relaxed))
     };
     let (measured, one) = sessions(true);
     assert!(measured.nodes.len() == 3 && measured.nodes.iter().all(|n| *n == measured.nodes[0]));

@@ -6,8 +6,9 @@
 
 use crate::End;
 use crate::costs::Hop;
+use crate::places::Place;
 use crate::search::{Doors, Run, Space};
-use crate::steps::{Limits, Place, Steps};
+use crate::steps::{Limits, Steps};
 
 /// What is to be small.
 #[derive(Clone, Copy, Debug, PartialEq)]

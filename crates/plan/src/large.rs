@@ -9,11 +9,12 @@ use std::rc::Rc;
 use crate::End;
 use crate::beam;
 use crate::costs::{Costs, ROUNDING};
+use crate::network::Network;
 use crate::order::{Demand, Order};
 use crate::predict::Totals;
 use crate::prices::Prices;
 use crate::search::Space;
-use crate::steps::{Limits, Network, Steps};
+use crate::steps::{Limits, Steps};
 use crate::ways::Ways;
 use crate::whole;
 

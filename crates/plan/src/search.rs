@@ -10,9 +10,11 @@ use std::rc::Rc;
 
 use crate::costs::{Costs, ROUNDING};
 use crate::labels::{self, Goal};
+use crate::network::Network;
 use crate::order::Order;
+use crate::places::{Layout, Place};
 use crate::predict::{Totals, shortages};
-use crate::steps::{Layout, Limits, Network, Place, Steps};
+use crate::steps::{Limits, Steps};
 use crate::{Assignment, Placement};
 
 /// Bisection stops here, as a share of the period, and asks for anything shorter at all.

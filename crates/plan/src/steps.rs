@@ -1,14 +1,13 @@
 //! The steps that a chain may take: between which teams, and, under given limits, at which places.
 //!
-//! A place is a point of the model (a boundary where a stage may begin or end) and the codec in which its tensors
-//! travel. Sets of places are a few words of bits. [`Network`] holds what no limit changes; [`Steps`] is made anew for
-//! every limit that the search tries.
+//! [`Network`] holds what no limit changes; [`Steps`] is made anew for every limit that the search tries.
 
 use std::ops::Range;
 
+use crate::End;
 use crate::costs::{Costs, Hop, Member, Team};
-use crate::order::Order;
-use crate::{End, bits};
+use crate::network::Network;
+use crate::places::{Layout, Place};
 
 /// What no step may exceed.
 #[derive(Clone, Copy, Debug)]
@@ -22,183 +21,6 @@ pub(crate) struct Limits {
 impl Limits {
     pub(crate) fn period(period: f64) -> Limits {
         Limits { period, excess_bytes: 0 }
-    }
-}
-
-/// A point and a codec.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub point: usize,
-    pub codec: usize,
-}
-
-/// How sets of places are laid out: for each codec, so many words with a bit for each point.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Layout {
-    pub points: usize,
-    pub codecs: usize,
-    words: usize,
-}
-
-impl Layout {
-    pub(crate) fn new(points: usize, codecs: usize) -> Layout {
-        Layout { points, codecs, words: points.div_ceil(64) }
-    }
-
-    /// Words of a set.
-    pub(crate) fn words(&self) -> usize {
-        self.words * self.codecs
-    }
-
-    pub(crate) fn has(&self, set: &[u64], place: Place) -> bool {
-        bits::has(set, self.bit(place))
-    }
-
-    pub(crate) fn add(&self, set: &mut [u64], place: Place) {
-        bits::add(set, self.bit(place));
-    }
-
-    /// Puts in all places of some points.
-    pub(crate) fn add_all(&self, set: &mut [u64], points: Range<usize>) {
-        for block in set.chunks_exact_mut(self.words) {
-            for (word, bits) in block.iter_mut().enumerate() {
-                let (low, high) = (word * 64, (word + 1) * 64);
-                let (start, end) = (points.start.clamp(low, high) - low, points.end.clamp(low, high) - low);
-                if start < end {
-                    *bits |= u64::MAX << start & u64::MAX >> (64 - end);
-                }
-            }
-        }
-    }
-
-    /// The places of a set: by codec, then by rising point.
-    pub(crate) fn places(self, set: &[u64]) -> impl Iterator<Item = Place> + '_ {
-        let row = self.words * 64;
-        bits::ones(set).map(move |bit| Place { point: bit % row, codec: bit / row })
-    }
-
-    /// The last point of a set, whatever the codec.
-    fn last_point(&self, set: impl Iterator<Item = u64>) -> Option<usize> {
-        let last = |(word, bits): (usize, u64)| {
-            (bits != 0).then(|| word % self.words * 64 + 63 - bits.leading_zeros() as usize)
-        };
-        set.enumerate().filter_map(last).max()
-    }
-
-    /// Takes the points before `first` away.
-    pub(crate) fn drop_before(&self, set: &mut [u64], first: usize) {
-        for block in set.chunks_exact_mut(self.words) {
-            for (word, bits) in block.iter_mut().enumerate() {
-                *bits &= match first.saturating_sub(word * 64) {
-                    0 => u64::MAX,
-                    shift @ 1..64 => u64::MAX << shift,
-                    _ => 0,
-                };
-            }
-        }
-    }
-
-    fn bit(&self, place: Place) -> usize {
-        place.codec * self.words * 64 + place.point
-    }
-
-    /// Places one after the other, without gaps.
-    pub(crate) fn index(&self, place: Place) -> usize {
-        place.codec * self.points + place.point
-    }
-}
-
-/// Who can be reached from whom.
-pub(crate) struct Network {
-    layout: Layout,
-    pub teams: Vec<Team>,
-    /// From the dispatcher, by group.
-    enter: Vec<Hop>,
-    /// To the dispatcher, by group.
-    leave: Vec<Hop>,
-    /// By sender, then receiver: where its hop is.
-    between: Vec<u32>,
-    hops: Vec<Hop>,
-    /// By point, then codec: codecs that are at least as cheap on every machine at both ends.
-    cheaper: Vec<u64>,
-    /// By device, point and codec: CPU time to receive and to send.
-    receive: Vec<f64>,
-    send: Vec<f64>,
-    /// The most of them: by device and point, over the codecs; by device, over points and codecs.
-    most_receive: Vec<f64>,
-    most_send: Vec<f64>,
-}
-
-/// No hop: some device would have to be in both groups.
-const NONE: u32 = u32::MAX;
-
-impl Network {
-    pub(crate) fn new(costs: &Costs<'_>, order: &Order, points: &[usize]) -> Network {
-        let teams: Vec<Team> = (0..order.groups()).map(|group| costs.team(&order.members(group))).collect();
-        let enter = teams.iter().map(|team| costs.hop(costs.dispatcher(), team)).collect();
-        let leave = teams.iter().map(|team| costs.hop(team, costs.dispatcher())).collect();
-        let (mut between, mut hops) = (Vec::with_capacity(teams.len() * teams.len()), Vec::new());
-        for from in 0..teams.len() {
-            for to in 0..teams.len() {
-                between.push(match order.pair(from, to) {
-                    Some([from, to]) => {
-                        hops.push(costs.hop(&costs.team(&from), &costs.team(&to)));
-                        (hops.len() - 1) as u32
-                    }
-                    None => NONE,
-                });
-            }
-        }
-        let problem = costs.problem;
-        let table = |seconds: &dyn Fn(End, usize, usize) -> f64| -> Vec<f64> {
-            let places = points.iter().flat_map(|&p| (0..problem.codecs.len()).map(move |codec| (p, codec)));
-            let of =
-                |device| places.clone().map(move |(point, codec)| seconds(End::Device(device), point, codec));
-            (0..problem.devices.len()).flat_map(of).collect()
-        };
-        let receive = table(&|end, point, codec| costs.receive_seconds(end, point, codec));
-        let send = table(&|end, point, codec| costs.send_seconds(end, point, codec));
-        let most = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
-        Network {
-            layout: Layout::new(points.len(), problem.codecs.len()),
-            teams,
-            enter,
-            leave,
-            between,
-            hops,
-            cheaper: cheaper(costs, points),
-            most_receive: receive.chunks(problem.codecs.len()).map(most).collect(),
-            most_send: send.chunks(problem.codecs.len() * points.len()).map(most).collect(),
-            receive,
-            send,
-        }
-    }
-
-    /// CPU time to take in, and to send on, what a stage between two places moves.
-    fn moving_seconds(&self, member: &Member, [from, to]: [Place; 2]) -> f64 {
-        let End::Device(device) = member.end else { return 0.0 };
-        let at =
-            |place: Place| (device * self.layout.points + place.point) * self.layout.codecs + place.codec;
-        self.receive[at(from)] + self.send[at(to)]
-    }
-
-    /// What lies between two groups, which must be able to follow one another.
-    pub(crate) fn hop(&self, from: usize, to: usize) -> &Hop {
-        &self.hops[self.between[from * self.teams.len() + to] as usize]
-    }
-
-    pub(crate) fn enter(&self, group: usize) -> &Hop {
-        &self.enter[group]
-    }
-
-    pub(crate) fn leave(&self, group: usize) -> &Hop {
-        &self.leave[group]
-    }
-
-    /// Of codecs as bits those that no other makes useless.
-    fn useful(&self, codecs: usize, point: usize, allowed: u64) -> u64 {
-        let useless = |codec: usize| self.cheaper[point * codecs + codec] & allowed != 0;
-        (0..codecs).filter(|&c| allowed >> c & 1 == 1 && !useless(c)).fold(0, |all, c| all | 1 << c)
     }
 }
 
@@ -227,30 +49,6 @@ fn device_seconds(
         End::Device(device) => seconds(device, costs.compute_seconds(device, units)),
         End::Dispatcher => 0.0,
     }
-}
-
-/// By point, then codec: which codecs cost no machine more to write and to read. Of equal ones the first counts as
-/// cheaper.
-fn cheaper(costs: &Costs<'_>, points: &[usize]) -> Vec<u64> {
-    let codecs = costs.problem.codecs.len();
-    let ends: Vec<_> = costs.problem.ends().collect();
-    let price = |boundary, codec| -> Vec<f64> {
-        let both =
-            |&end| [costs.send_seconds(end, boundary, codec), costs.receive_seconds(end, boundary, codec)];
-        ends.iter().flat_map(both).collect()
-    };
-    let mut table = Vec::with_capacity(points.len() * codecs);
-    for &boundary in points {
-        let prices: Vec<Vec<f64>> = (0..codecs).map(|codec| price(boundary, codec)).collect();
-        let covers = |a: usize, b: usize| {
-            let no_dearer = std::iter::zip(&prices[a], &prices[b]).all(|(a, b)| a <= b);
-            a != b && no_dearer && (a < b || prices[a] != prices[b])
-        };
-        for codec in 0..codecs {
-            table.push((0..codecs).filter(|&a| covers(a, codec)).fold(0, |all, a| all | 1 << a));
-        }
-    }
-    table
 }
 
 /// The steps under some limits.
@@ -293,18 +91,18 @@ impl Steps {
             layout,
             groups,
             runs: vec![0; groups * layout.codecs * points.len() * words],
-            passes: vec![0; network.hops.len() * words],
+            passes: vec![0; network.hops().len() * words],
             enters: vec![0; groups * words],
             leaves: vec![0; groups * words],
             capacities: Vec::new(),
         };
-        for (set, hop) in steps.enters.chunks_exact_mut(words).zip(&network.enter) {
-            crossing(hop, set, 0);
+        for (group, set) in steps.enters.chunks_exact_mut(words).enumerate() {
+            crossing(network.enter(group), set, 0);
         }
-        for (set, hop) in steps.leaves.chunks_exact_mut(words).zip(&network.leave) {
-            crossing(hop, set, last);
+        for (group, set) in steps.leaves.chunks_exact_mut(words).enumerate() {
+            crossing(network.leave(group), set, last);
         }
-        for (set, hop) in steps.passes.chunks_exact_mut(words).zip(&network.hops) {
+        for (set, hop) in steps.passes.chunks_exact_mut(words).zip(network.hops()) {
             (1..last).for_each(|point| crossing(hop, set, point));
         }
         for (group, team) in network.teams.iter().enumerate() {
@@ -340,9 +138,7 @@ impl Steps {
             let sure = first_where(first + 1..end, |last| {
                 let fits = |member: &Member| {
                     let busy = |device, compute| {
-                        compute
-                            + (network.most_receive[device * points.len() + first]
-                                + network.most_send[device])
+                        compute + (network.most_receive(device, first) + network.most_send(device))
                     };
                     costs.fits(member, &units(last), limits.excess_bytes, costs.queue_bytes_at_most())
                         && member.share * device_seconds(costs, member, &units(last), busy) <= limits.period
@@ -429,9 +225,9 @@ impl Steps {
     /// At which places the way from one group to another may be crossed.
     pub(crate) fn pass(&self, network: &Network, from: usize, to: usize) -> &[u64] {
         let words = self.layout.words();
-        match network.between[from * self.groups + to] {
-            NONE => &[],
-            hop => &self.passes[hop as usize * words..][..words],
+        match network.position(from, to) {
+            None => &[],
+            Some(hop) => &self.passes[hop * words..][..words],
         }
     }
 
@@ -448,41 +244,5 @@ impl Steps {
     fn run_at(&self, group: usize, first: Place) -> usize {
         let places = self.layout.codecs * self.layout.points;
         (group * places + self.layout.index(first)) * self.layout.words()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sets_hold_places_and_drop_early_points() {
-        let layout = Layout::new(70, 2);
-        let mut set = vec![0; layout.words()];
-        let place = |point, codec| Place { point, codec };
-        let all = [place(0, 0), place(63, 0), place(64, 0), place(5, 1), place(69, 1)];
-        for kept in all {
-            assert!(!layout.has(&set, kept));
-            layout.add(&mut set, kept);
-            assert!(layout.has(&set, kept));
-        }
-        assert_eq!(layout.places(&set).collect::<Vec<_>>(), all);
-        for (first, left) in
-            [(0, &all[..]), (6, &[all[1], all[2], all[4]]), (64, &[all[2], all[4]]), (69, &[all[4]])]
-        {
-            let mut set = set.clone();
-            layout.drop_before(&mut set, first);
-            assert_eq!(layout.places(&set).collect::<Vec<_>>(), left, "{first}");
-        }
-        for points in [0..0, 0..1, 3..64, 60..70, 64..70, 0..70] {
-            let mut set = vec![0; layout.words()];
-            layout.add_all(&mut set, points.clone());
-            let filled: Vec<Place> = layout.places(&set).collect();
-            assert_eq!(
-                filled.iter().filter(|p| p.codec == 1).map(|p| p.point).collect::<Vec<_>>(),
-                points.clone().collect::<Vec<_>>()
-            );
-            assert_eq!(filled.len(), 2 * points.len());
-        }
     }
 }

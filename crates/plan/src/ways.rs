@@ -5,8 +5,10 @@
 
 use crate::bits::{add, has, ones};
 use crate::costs::Hop;
+use crate::network::Network;
+use crate::places::{Layout, Place};
 use crate::search::Space;
-use crate::steps::{Layout, Network, Place, Steps};
+use crate::steps::Steps;
 
 /// The steps of single devices under a limit, laid out for shortest paths.
 pub(crate) struct Ways<'a> {

@@ -5,6 +5,7 @@ pub mod compose;
 pub mod engines;
 pub mod gate;
 pub mod rogue;
+pub mod wrapped;
 
 use std::path::PathBuf;
 use std::sync::Arc;
