@@ -354,7 +354,9 @@ fn a_node_that_cannot_be_timed_counts_as_equal_and_is_named() {
 fn measurements_of_another_cluster_are_refused() {
     let nodes = start("foreign", 1);
     let (cluster, prepared) = (join(&nodes), prepared());
-    let times = |units| Some(NodeTimes { unit_seconds: vec![1.0; units], operation: 1.0, error: 0.0, codecs: vec![] });
+    let times = |units| {
+        Some(NodeTimes { unit_seconds: vec![1.0; units], operation: 1.0, error: 0.0, codecs: vec![] })
+    };
     let units = prepared.profile.units.len();
     for nodes in [vec![], vec![times(units), times(units)], vec![times(units + 1)]] {
         let options =

@@ -334,7 +334,8 @@ mod tests {
     #[test]
     fn what_was_found_in_operation_holds_for_stages_too() {
         let nodes = [node("a"), node("b")];
-        let in_operation = |operation| Some(NodeTimes { unit_seconds: vec![3.0; 2], operation, error: 0.0 });
+        let in_operation =
+            |operation| Some(NodeTimes { unit_seconds: vec![3.0; 2], operation, error: 0.0, codecs: vec![] });
         let all = vec![in_operation(1.5), in_operation(1.0)];
         let measured = Measured { nodes: all, ..Measured::default() };
         let costs = || Costs::new(&profile(&[1.0, 1.0]), &nodes, None, Some(&measured));

@@ -144,8 +144,9 @@ mod tests {
     #[test]
     fn what_cannot_be_told_apart_is_equal() {
         let check = |nodes: &[(f64, f64)], machines: &[u8], expected: &[f64]| {
-            let times =
-                |&(seconds, error)| Some(NodeTimes { unit_seconds: vec![seconds], operation: 1.0, error, codecs: vec![] });
+            let times = |&(seconds, error)| {
+                Some(NodeTimes { unit_seconds: vec![seconds], operation: 1.0, error, codecs: vec![] })
+            };
             let mut nodes: Vec<Option<NodeTimes>> = nodes.iter().map(times).collect();
             nodes.push(None);
             level(&mut nodes, &|a, b| machines[a] == machines[b], 0.05);
