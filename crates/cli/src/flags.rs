@@ -198,7 +198,8 @@ pub(crate) struct Engine {
 pub(crate) struct Links {
     /// What links may lose of the values they carry: exact (no bit), near (16 bits are kept of each), relaxed (256
     /// steps from the least to the largest) let the plan choose a codec for each link; or one codec for all of them:
-    /// raw, or one or more of f16, bf16, u8 or u8-axisN, then a filter, then a packer, as in bf16+shuffle+lz4
+    /// raw, or f16, bf16, u8 or u8-axisN, then delta, bitmap or shuffle, then lz4, zstd-5 or zstd1, as in
+    /// bf16+shuffle+zstd1
     #[arg(long, value_name = "LEVEL|NAME", default_value = "near")]
     pub(crate) codec: Accuracy,
 }

@@ -27,17 +27,24 @@ pub enum Accuracy {
 #[error("choose exact, near or relaxed, or a codec: {0}")]
 pub struct UnknownAccuracy(UnknownCodec);
 
-/// What is worth a try with elements of several bytes, which packers find little in as they lie side by side.
-const WIDE: [(Filter, Entropy); 4] = [
+/// What is worth a try with elements of several bytes, in which packers find little as they lie side by side.
+const WIDE: [(Filter, Entropy); 6] = [
     (Filter::None, Entropy::None),
     (Filter::ZeroBitmap, Entropy::None),
     (Filter::Shuffle, Entropy::Lz4),
-    (Filter::RowDelta, Entropy::Lz4),
+    (Filter::Shuffle, Entropy::ZstdFast),
+    (Filter::Shuffle, Entropy::Zstd1),
+    (Filter::RowDelta, Entropy::Zstd1),
 ];
 
 /// The same with elements of one byte.
-const NARROW: [(Filter, Entropy); 3] =
-    [(Filter::None, Entropy::None), (Filter::ZeroBitmap, Entropy::None), (Filter::None, Entropy::Lz4)];
+const NARROW: [(Filter, Entropy); 5] = [
+    (Filter::None, Entropy::None),
+    (Filter::None, Entropy::Lz4),
+    (Filter::None, Entropy::ZstdFast),
+    (Filter::None, Entropy::Zstd1),
+    (Filter::RowDelta, Entropy::Zstd1),
+];
 
 impl Accuracy {
     /// The codecs that a link may use. Raw comes first: it is taken where nothing is won. The others come with their
@@ -49,7 +56,8 @@ impl Accuracy {
         match self {
             Accuracy::Exact => packed(Values::Plain, &WIDE),
             Accuracy::Near => [vec![Codec::RAW], packed(Values::Bf16, &WIDE)].concat(),
-            // Bytes have no place for infinity: where it occurs the level before it is left.
+            // Bytes have no place for infinity: where it occurs, and where a trial does not bear bytes out, the level
+            // before is left.
             Accuracy::Relaxed => [Accuracy::Near.candidates(), packed(Values::U8, &NARROW)].concat(),
             Accuracy::Only(codec) => vec![codec],
         }
