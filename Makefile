@@ -17,8 +17,8 @@ demo: build
 	$(DEFER) run --spawn 4 models/efficientnet_lite0.onnx models/photos --repeat $(REPEAT) --whole
 
 ## All tests. Those that need the ONNX Runtime library are left out only when it cannot be fetched, the one over
-## network namespaces only where they cannot be made (without root, or without iproute2), the one on emulated devices
-## only where CPU quotas cannot be set.
+## network namespaces only where they cannot be made (without root, or without iproute2), those on emulated devices
+## only where CPU quotas cannot be set, those on emulated links only where links cannot be shaped.
 test: export ORT_DISABLE_TELEMETRY = 1
 test: build
 	@if library=$$($(DEFER) engine install); then \
@@ -32,13 +32,18 @@ test: build
 	    export DEFER_TEST_WITHOUT_ROOT=1; \
 	fi; \
 	if ! { $(CARGO) build --release --locked -p testbed && target/release/defer-testbed quotas; } >/dev/null 2>&1; then \
-	    echo "test: *** NO CPU QUOTAS (needs root and control groups): THE TEST ON EMULATED DEVICES DOES NOT RUN ***"; \
+	    echo "test: *** NO CPU QUOTAS (needs root and control groups): THE TESTS ON EMULATED DEVICES DO NOT RUN ***"; \
 	    export DEFER_TEST_WITHOUT_QUOTAS=1; \
+	fi; \
+	if ! target/release/defer-testbed links --probe >/dev/null 2>&1; then \
+	    echo "test: *** NO SHAPED LINKS (needs root, control groups, ip and tc from iproute2, and HTB in the kernel): THE TESTS ON EMULATED LINKS DO NOT RUN ***"; \
+	    export DEFER_TEST_WITHOUT_LINKS=1; \
 	fi; \
 	(set -x; $(CARGO) test --release --locked --workspace --no-fail-fast); status=$$?; \
 	test -z "$$DEFER_TEST_WITHOUT_ONNXRUNTIME" || echo "test: *** the tests that need ONNX Runtime did not run ***"; \
 	test -z "$$DEFER_TEST_WITHOUT_ROOT" || echo "test: *** the test over three machines did not run ***"; \
-	test -z "$$DEFER_TEST_WITHOUT_QUOTAS" || echo "test: *** the test on emulated devices did not run ***"; \
+	test -z "$$DEFER_TEST_WITHOUT_QUOTAS" || echo "test: *** the tests on emulated devices did not run ***"; \
+	test -z "$$DEFER_TEST_WITHOUT_LINKS" || echo "test: *** the tests on emulated links did not run ***"; \
 	exit $$status
 
 bench: export ORT_DISABLE_TELEMETRY = 1

@@ -15,7 +15,7 @@ use indicatif::ProgressBar;
 use serde::Deserialize;
 
 use crate::cgroup::Groups;
-use crate::devices::{Device, Devices, Program, cluster_file};
+use crate::devices::{Cluster, Devices, Program, cluster_file};
 use crate::interrupt::Interrupt;
 use crate::stream::{Job, Streamed, stream};
 use results::{Origin, Row};
@@ -57,13 +57,6 @@ struct Experiment {
     items: usize,
     cluster: Vec<Cluster>,
     run: Vec<Run>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Cluster {
-    name: String,
-    devices: Vec<Device>,
 }
 
 /// Models on a cluster.
@@ -168,8 +161,7 @@ impl Bench<'_> {
         let cluster = clusters.iter().find(|cluster| cluster.name == run.cluster);
         let cluster = cluster.with_context(|| format!("there is no cluster `{}`", run.cluster))?;
         let file = self.work.join(format!("{}.toml", cluster.name));
-        fs::write(&file, cluster_file(&cluster.name, &cluster.devices)?)
-            .context("cannot write a cluster file")?;
+        fs::write(&file, cluster_file(cluster)?).context("cannot write a cluster file")?;
         let mut rows = Vec::new();
         for model in &run.models {
             let path = self.model(model)?;
@@ -205,13 +197,7 @@ impl Bench<'_> {
             bar.set_message(format!("{} {what} {}, attempt {attempt}", cluster.name, job.objective));
             bar.tick();
             // Nodes of their own for each run: nothing is left in memory from another one.
-            let devices = Devices::start(
-                &cluster.name,
-                &cluster.devices,
-                &self.groups,
-                &self.program,
-                &self.interrupt,
-            )?;
+            let devices = Devices::start(cluster, &self.groups, &self.program, &self.interrupt)?;
             let streamed = stream(job, &devices, &self.program, &self.interrupt)?;
             if attempt >= self.experiment.attempts || !streamed.disturbance.is_too_much() {
                 bar.finish_and_clear();
@@ -258,7 +244,7 @@ mod tests {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../experiments/accuracy.toml");
         let experiment = read(&path).unwrap();
         for cluster in &experiment.cluster {
-            cluster_file(&cluster.name, &cluster.devices).unwrap();
+            cluster_file(cluster).unwrap();
         }
         for run in &experiment.run {
             assert!(experiment.cluster.iter().any(|cluster| cluster.name == run.cluster), "{}", run.cluster);

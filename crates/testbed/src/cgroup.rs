@@ -1,17 +1,17 @@
 //! Control groups with a CPU quota, of version 1 or 2: each emulates the CPU of a slow device.
 //!
 //! All groups of a process lie under one of its own, which goes when it is dropped; one that a crashed process left
-//! behind is removed by the next. Called by [`crate::devices`]; it never ends a process.
+//! behind is removed by the next, see [`crate::stale`]. Called by [`crate::devices`]; it never ends a process.
 
-use std::fs;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 
-/// What the groups of this program are called, followed by the process.
-const PREFIX: &str = "defer-testbed-";
+use crate::stale;
 
 /// The quota is dealt out anew after this long: short, so that a device is slow rather than often stopped.
 pub(crate) const PERIOD_MICROS: u64 = 20_000;
@@ -61,7 +61,10 @@ impl Version {
 #[derive(Debug)]
 pub(crate) struct Groups {
     version: Version,
+    name: String,
     path: PathBuf,
+    /// By which the processes of this testbed are known.
+    _held: File,
 }
 
 /// Whether quotas can be set: sets one.
@@ -75,33 +78,38 @@ pub(crate) fn probe() -> Result<()> {
     Ok(())
 }
 
+/// Removes what crashed testbeds left. Gives the names of what it was.
+///
+/// # Errors
+/// As [`Groups::new`].
+pub(crate) fn clean() -> Result<BTreeSet<String>> {
+    stale::clean(&hierarchy()?.root)
+}
+
 impl Groups {
     /// Makes the group of this process, and removes what crashed ones left.
     ///
     /// # Errors
     /// Without root, or without a hierarchy that has the CPU controller.
     pub(crate) fn new() -> Result<Groups> {
-        if !rustix::process::geteuid().is_root() {
-            bail!("CPU quotas are set through control groups, which needs root: run this as root");
-        }
-        let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
-        let has_cpu = |root: &Path| {
-            let controllers = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
-            controllers.split_whitespace().any(|controller| controller == "cpu")
-        };
-        let found = find(&mounts, &has_cpu);
-        let Hierarchy { version, root } =
-            found.context("no control group hierarchy with the CPU controller")?;
-        remove_stale(&root);
+        let Hierarchy { version, root } = hierarchy()?;
+        stale::clean(&root)?;
         if version == Version::Two {
             let control = root.join("cgroup.subtree_control");
             fs::write(&control, "+cpu").with_context(|| format!("cannot write `{}`", control.display()))?;
         }
-        let path = root.join(format!("{PREFIX}{}", std::process::id()));
+        let name = stale::own_name()?;
+        let path = root.join(&name);
         fs::create_dir(&path).with_context(|| format!("cannot make the group `{}`", path.display()))?;
-        let groups = Groups { version, path };
+        let held = stale::mark_members(&path)?;
+        let groups = Groups { version, name, path, _held: held };
         write_all(&groups.path, &version.shared())?;
         Ok(groups)
+    }
+
+    /// What the testbed of this process is called: whatever else outlives a process is to begin with this name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     /// Makes the group of a device with this share of a core. Gives the file that a process joins it by, through
@@ -125,6 +133,18 @@ impl Drop for Groups {
     }
 }
 
+/// Where this system sets CPU quotas.
+fn hierarchy() -> Result<Hierarchy> {
+    let is_root = rustix::process::geteuid().is_root();
+    ensure!(is_root, "devices are emulated by control groups and network namespaces: run this as root");
+    let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
+    let has_cpu = |root: &Path| {
+        let controllers = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
+        controllers.split_whitespace().any(|controller| controller == "cpu")
+    };
+    find(&mounts, &has_cpu).context("no control group hierarchy with the CPU controller")
+}
+
 /// The hierarchy with the CPU controller, of version 1 if there are both. `has_cpu` looks into one of version 2.
 fn find(mounts: &str, has_cpu: &dyn Fn(&Path) -> bool) -> Option<Hierarchy> {
     let of = |version: Version| {
@@ -141,18 +161,8 @@ fn find(mounts: &str, has_cpu: &dyn Fn(&Path) -> bool) -> Option<Hierarchy> {
     of(Version::One).or_else(|| of(Version::Two))
 }
 
-/// Removes the groups of processes that are no more. One that cannot be removed is in nobody's way.
-fn remove_stale(root: &Path) {
-    for group in folders(root) {
-        let name = group.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let process = name.strip_prefix(PREFIX).and_then(|id| id.parse::<u32>().ok());
-        if process.is_some_and(|id| !Path::new("/proc").join(id.to_string()).exists()) {
-            remove_tree(&group);
-        }
-    }
-}
-
-fn remove_tree(group: &Path) {
+/// Removes a group with those in it. One that cannot be removed is left.
+pub(crate) fn remove_tree(group: &Path) {
     folders(group).iter().for_each(|device| remove_group(device));
     remove_group(group);
 }

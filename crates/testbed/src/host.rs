@@ -81,10 +81,15 @@ fn machine_ticks(stat: &str) -> Option<Ticks> {
     Some(Ticks { busy: user + nice + system, softirq, steal })
 }
 
+/// The fields of `/proc/ID/stat` after the name, from the state on.
+pub(crate) fn process_fields(stat: &str) -> Option<Vec<&str>> {
+    // The name, in brackets, may hold anything.
+    Some(stat.get(stat.rfind(')')? + 1..)?.split_whitespace().collect())
+}
+
 /// User and system time in `/proc/ID/stat`, with that of children that were waited for.
 fn process_ticks(stat: &str) -> Option<u64> {
-    // The name, in brackets, may hold anything.
-    let fields: Vec<&str> = stat.get(stat.rfind(')')? + 1..)?.split_whitespace().collect();
+    let fields = process_fields(stat)?;
     let field = |i: usize| fields.get(i)?.parse::<u64>().ok();
     Some(field(11)? + field(12)?)
 }

@@ -29,7 +29,7 @@ impl Interrupt {
     /// Fails once a signal has come.
     pub(crate) fn check(&self) -> Result<()> {
         if self.0.load(Ordering::SeqCst) {
-            bail!("interrupted; nodes and control groups were taken down");
+            bail!("interrupted; what was set up has been taken down");
         }
         Ok(())
     }

@@ -7,7 +7,10 @@ mod cgroup;
 mod devices;
 mod host;
 mod interrupt;
+mod links;
+mod network;
 mod placement;
+mod stale;
 mod stream;
 mod table;
 
@@ -21,6 +24,10 @@ use clap::Parser;
 enum Command {
     /// Say whether devices can be emulated here: whether CPU quotas can be set
     Quotas,
+    /// Hold the rates of emulated links against those that were asked for; needs root
+    Links(links::Args),
+    /// Remove what testbeds that crashed left behind: processes, namespaces, control groups; needs root
+    Clean,
     /// How far the known rules for placing a model are from the best plan, on seeded clusters
     Placement(placement::Args),
     /// What was predicted of a chain of real nodes under CPU quotas, and what was measured; needs root
@@ -30,6 +37,8 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Command::parse() {
         Command::Quotas => cgroup::probe(),
+        Command::Links(args) => links::execute(&args),
+        Command::Clean => clean(),
         Command::Placement(args) => placement::execute(&args),
         Command::Accuracy(args) => accuracy::execute(&args),
     };
@@ -41,4 +50,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn clean() -> anyhow::Result<()> {
+    for name in cgroup::clean()? {
+        #[expect(clippy::print_stdout, reason = "what the user asked for")]
+        {
+            println!("removed {name}");
+        }
+    }
+    Ok(())
 }

@@ -101,14 +101,13 @@ pub(crate) fn stream(
         "30s",
     ]);
     command.args(["--repeat", &(job.warm_up + job.items).to_string(), "--objective", job.objective]);
-    command.args(["--group", &devices.network]).arg("--cluster").arg(job.cluster);
+    command.arg("--cluster").arg(job.cluster);
     if let Some(window) = job.window {
         command.args(["--window", &window.to_string()]);
     }
     program.engine(&mut command);
-    let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0).spawn();
-    let mut dispatcher =
-        Dispatcher(child.with_context(|| format!("cannot start {}", program.path.display()))?);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
+    let mut dispatcher = Dispatcher(devices.dispatch(&mut command)?);
     let stdout = dispatcher.0.stdout.take().context("a dispatcher without output")?;
     let lines = read(stdout)?;
     let processes = [devices.processes(), vec![dispatcher.0.id(), std::process::id()]].concat();

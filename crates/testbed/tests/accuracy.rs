@@ -1,11 +1,14 @@
 //! A chain over two real nodes under CPU quotas, by the command that runs the experiment. Needs root, and the `defer`
-//! command beside this one; `DEFER_TEST_WITHOUT_QUOTAS=1` leaves it out.
+//! command beside this one; `DEFER_TEST_WITHOUT_QUOTAS=1` leaves it out, and `DEFER_TEST_WITHOUT_LINKS=1` its links.
+
+mod common;
 
 use std::fs;
-use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Stdio};
+
+use common::{groups, left_of, left_out, testbed};
 
 const EXPERIMENT: &str = r#"
 version = 1
@@ -26,25 +29,27 @@ models = ["resnet20_mnist"]
 objectives = ["throughput"]
 "#;
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "as the tests over namespaces: what this machine cannot do, is said here"
-)]
-fn may_be_left_out() -> bool {
-    ["DEFER_TEST_WITHOUT_ROOT", "DEFER_TEST_WITHOUT_QUOTAS"]
-        .iter()
-        .any(|name| std::env::var_os(name).is_some_and(|v| v == "1"))
-}
-
+/// One test for both, as they would slow each other down.
 #[test]
 fn two_devices_with_quotas() {
-    if may_be_left_out() {
-        // Not captured, unlike what is printed.
-        let _ = std::io::stderr()
-            .write_all(b"*** SKIPPED: accuracy: DEFER_TEST_WITHOUT_QUOTAS or _ROOT is set ***\n");
+    if left_out("accuracy", &["DEFER_TEST_WITHOUT_ROOT", "DEFER_TEST_WITHOUT_QUOTAS"]) {
         return;
     }
-    let testbed = Path::new(env!("CARGO_BIN_EXE_defer-testbed"));
+    check(EXPERIMENT);
+    if left_out("accuracy over links", &["DEFER_TEST_WITHOUT_LINKS"]) {
+        return;
+    }
+    // On links of their own, so slow that they limit the chain.
+    let network = "network = { mbit_s = 100, links = [{ from = 'dispatcher', to = 1, mbit_s = 0.5 }, \
+                   { from = 'dispatcher', to = 2, mbit_s = 0.5 }] }\n[[run]]";
+    let row = check(&EXPERIMENT.replace("[[run]]", network));
+    // An image has 784 values, which take a byte each at least.
+    assert!(row["period_ms"].as_f64().unwrap() > 784.0 * 8.0 / 500.0, "{row}");
+}
+
+/// Runs an experiment of one run, and gives its row.
+fn check(text: &str) -> serde_json::Value {
+    let testbed = testbed();
     assert!(
         testbed.with_file_name("defer").exists(),
         "`cargo build --release -p cli` makes the command `defer`"
@@ -55,24 +60,22 @@ fn two_devices_with_quotas() {
     symlink(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models"), folder.path().join("models"))
         .unwrap();
     let experiment = experiments.join("accuracy.toml");
-    fs::write(&experiment, EXPERIMENT).unwrap();
+    fs::write(&experiment, text).unwrap();
 
     // What a crashed run left behind: the group of a process that is no more.
     let mut gone = Command::new("true").spawn().unwrap();
     gone.wait().unwrap();
-    let version_1 = Path::new("/sys/fs/cgroup/cpu");
-    let root = if version_1.exists() { version_1 } else { Path::new("/sys/fs/cgroup") };
-    let group = |process: u32| root.join(format!("defer-testbed-{process}"));
-    let stale = group(gone.id());
+    let stale = groups().join(format!("defer-testbed-{}-1", gone.id()));
     fs::create_dir(&stale).expect("needs root, or DEFER_TEST_WITHOUT_ROOT=1");
     fs::create_dir(stale.join("two-1")).unwrap();
 
     let running =
         Command::new(testbed).arg("accuracy").arg(&experiment).stderr(Stdio::piped()).spawn().unwrap();
-    let own = group(running.id());
+    let own = running.id();
     let ended = running.wait_with_output().unwrap();
     assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
-    assert!(!stale.exists() && !own.exists(), "groups are left");
+    assert!(!stale.exists(), "the group of a crashed testbed is left");
+    assert!(left_of(own).is_empty(), "{:?} are left", left_of(own));
 
     let rows = fs::read_to_string(experiments.join("results/accuracy.ndjson")).unwrap();
     let row: serde_json::Value = serde_json::from_str(rows.trim()).unwrap();
@@ -86,4 +89,5 @@ fn two_devices_with_quotas() {
         assert!(used > 0.0 && used < 1.5, "{used} of the quota: {row}");
     }
     assert!(fs::read_to_string(experiments.join("accuracy.md")).unwrap().contains("resnet20_mnist"));
+    row
 }
