@@ -173,6 +173,9 @@ struct Walked {
     codecs: Vec<CodecFigures>,
 }
 
+/// What gives a unit's frame for the one before it, with the name of its first operator.
+type Run<'a> = dyn FnMut(&Stage, &str, Vec<Tensor>) -> Result<Vec<Tensor>, ProfileError> + Send + 'a;
+
 /// Runs an item through the units, one after the other: `run` gives what a unit makes of a frame.
 fn walk(
     model: &Model,
@@ -181,7 +184,7 @@ fn walk(
     item: Vec<Tensor>,
     codecs: &[Codec],
     progress: &dyn Fn(usize, usize),
-    run: &mut (dyn FnMut(&Stage, &str, Vec<Tensor>) -> Result<Vec<Tensor>, ProfileError> + Send),
+    run: &mut Run<'_>,
 ) -> Result<Walked, ProfileError> {
     let mut positions = vec![0];
     positions.extend(cuts.iter().map(|c| c.position));

@@ -111,12 +111,12 @@ fn figures_of_codecs_are_kept_and_added_to() {
 #[test]
 fn nodes_time_the_codecs_that_were_tried() {
     let nodes = start("time-codecs", 2);
-    let (cluster, folder) = (join(&nodes), tempfile::tempdir().unwrap());
+    let (mut cluster, folder) = (join(&nodes), tempfile::tempdir().unwrap());
     let prepared =
         prepared(PrepareOptions { codecs: Accuracy::Near.candidates(), ..PrepareOptions::default() });
     let tried: Vec<Codec> = prepared.profile.codecs.iter().map(|figures| figures.codec).collect();
     let options = CalibrateOptions { store: Some(folder.path().to_owned()), ..CalibrateOptions::default() };
-    let measured = calibrate(&prepared, &cluster, &options, &|_, _| {});
+    let measured = calibrate(&prepared, &mut cluster, &options, &|_, _| {}).unwrap();
     assert_eq!(measured.unknown, [""; 0]);
     for times in measured.nodes.iter().flatten() {
         assert_eq!(times.codecs.iter().map(|factor| factor.codec).collect::<Vec<_>>(), tried);
@@ -126,10 +126,10 @@ fn nodes_time_the_codecs_that_were_tried() {
             assert!(within(factor.encode) && within(factor.decode), "{factor:?}");
         }
     }
-    let again = calibrate(&prepared, &cluster, &options, &|_, _| {});
+    let again = calibrate(&prepared, &mut cluster, &options, &|_, _| {}).unwrap();
     assert_eq!(again.nodes, measured.nodes, "they are kept");
     let alike = CalibrateOptions { alike: true, ..options };
-    let spawned = calibrate(&prepared, &cluster, &alike, &|_, _| {});
+    let spawned = calibrate(&prepared, &mut cluster, &alike, &|_, _| {}).unwrap();
     assert!(spawned.nodes.iter().flatten().all(|times| times.codecs.is_empty()), "links are no limit there");
 
     // The planner's costs are those on the model's own tensors, as much longer as the node took.

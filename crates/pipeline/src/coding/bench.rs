@@ -64,15 +64,15 @@ fn sample(tensor: TensorView<'_>) -> TensorView<'_> {
     let mut dims = tensor.shape().dims().to_vec();
     let mut len = bytes.len();
     // Those before it are 1 when it is an axis's turn, so that what is left always lies together.
-    for axis in 0..dims.len() {
+    for size in &mut dims {
         if len <= SAMPLE_LEN {
             break;
         }
-        let row = len / dims[axis];
-        dims[axis] = (SAMPLE_LEN / row.max(1)).clamp(1, dims[axis]);
-        len = row * dims[axis];
+        let row = len / *size;
+        *size = (SAMPLE_LEN / row.max(1)).clamp(1, *size);
+        len = row * *size;
     }
-    debug_assert_eq!(len % width, 0);
+    assert_eq!(len % width, 0, "whole elements");
     let shape = Shape::new(&dims).expect("as many dimensions as before");
     TensorView::new(dtype, shape, &bytes[..len]).expect("fewer rows of the same kind")
 }

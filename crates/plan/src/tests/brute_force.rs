@@ -339,7 +339,9 @@ fn slack_takes_the_quickest_plan_within_it() {
         let options = Options { slack: 0.5, ..Options::default() };
         let Solution { plan, bound, given_up, .. } = solve(&problem, &options).unwrap();
         assert_eq!(bound, exact.plan.period, "seed {seed}");
-        assert!((given_up - (plan.period / bound - 1.0)).abs() < 1e-9, "seed {seed}: {given_up}");
+        // Of no time at all nothing is given up.
+        let longer = (plan.period / bound - 1.0).max(0.0);
+        assert!((given_up - longer).abs() < 1e-9, "seed {seed}: {given_up}, {longer}");
         assert!(plan.period <= bound * 1.5 && plan.latency <= exact.plan.latency, "seed {seed}");
         bought += u64::from(plan.latency < exact.plan.latency);
     }
