@@ -1,5 +1,6 @@
 //! Flags that several commands share, and how their values are read.
 
+mod agreement;
 mod goal;
 
 use std::ffi::OsString;
@@ -18,6 +19,7 @@ use crate::output::progress::Visibility;
 use crate::places;
 use crate::preprocess::{self, Channels, Filter, Labels, Layout, PixelType, Resize, Settings};
 
+pub(crate) use agreement::Agreement;
 pub(crate) use goal::Goal;
 
 /// Flags of every command.

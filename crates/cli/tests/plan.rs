@@ -280,6 +280,31 @@ fn a_run_does_exactly_what_the_plan_says() {
 }
 
 #[test]
+fn coarse_codecs_of_a_plan_are_tried_before_the_first_item() {
+    let place = Place::new();
+    let (model, inputs) = (vendored(RESNET), vendored("digits"));
+    let file = plan_file(&place, &[("'local-1'", "raw", CUTS[0]), ("'local-2'", "u8", "")]);
+    let args = ["--spawn", "2", &model, &inputs, "--plan", &file];
+    let run = |more: &[&str]| place.run(&[&args, more].concat());
+    let (items, report) = run(&[]).succeeded().results();
+    check_digits(&items, 10);
+    let trial = &report["codec_trial"];
+    assert_eq!((&trial["items"], &trial["arbitrary"]), (&10.into(), &false.into()), "{trial}");
+    let (link, error) = (&trial["links"][0], trial["error"].as_f64().unwrap());
+    assert_eq!((&link["from"], &link["to"]), (&"local-1".into(), &"local-2".into()));
+    assert_eq!((&link["tried"], &link["chosen"]), (&"u8".into(), &"u8".into()));
+    assert!(error > 0.0 && error < 0.05, "{trial}");
+    assert_eq!(report["stages"][0]["codec"], "u8");
+
+    let (items, report) = run(&["--most-error", "0", "--least-agreement", "100"]).succeeded().results();
+    check_digits(&items, 10);
+    let trial = &report["codec_trial"];
+    assert_eq!((&trial["links"][0]["chosen"], &trial["error"]), (&"raw".into(), &0.0.into()), "{trial}");
+    assert_eq!(trial["links"][0]["error"], error);
+    assert_eq!(report["stages"][0]["codec"], "raw");
+}
+
+#[test]
 fn runs_have_goals_too() {
     let place = Place::new();
     let (model, inputs) = (vendored(RESNET), vendored("digits"));

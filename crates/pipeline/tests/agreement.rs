@@ -4,7 +4,9 @@ mod common;
 
 use common::{at_cuts, deploy, join, start, vendored_model};
 use graph::Model;
-use pipeline::{Agreement, CodecTrial, Limits, Options, Pipeline, arbitrary_item};
+use pipeline::{
+    Accuracy, Agreement, CodecTrial, Layout, LayoutStage, Limits, Options, Pipeline, arbitrary_item,
+};
 use tensor::Tensor;
 use wire::{Codec, CodecList, Fidelity};
 
@@ -27,12 +29,19 @@ fn items(model: &Model, count: usize) -> Vec<Vec<Tensor>> {
     (0..count).map(item).collect()
 }
 
+/// Three stages, all of whose links begin with a codec.
+fn layout(name: &str) -> Layout {
+    let cuts = CUTS.iter().map(|cut| Some((*cut).to_owned())).chain([None]);
+    let stage = |(i, cut)| LayoutStage { devices: vec![format!("n{i}")], codec: codec(name), cut };
+    Layout { stages: cuts.enumerate().map(stage).collect(), result_codec: codec(name) }
+}
+
 fn options(alternatives: &[&str], limits: Limits, items: Vec<Vec<Tensor>>) -> Options {
     Options {
-        codec: codec("u8"),
+        layout: Some(layout("u8")),
         alternatives: CodecList::new(alternatives.iter().map(|name| codec(name))).unwrap(),
-        agreement: Some(Agreement { limits, items }),
-        ..at_cuts(&CUTS)
+        agreement: Agreement { limits, items },
+        ..Options::default()
     }
 }
 
@@ -109,12 +118,13 @@ fn without_items_arbitrary_ones_are_tried_and_without_coarse_codecs_none() {
     let trial = pipeline.codec_trial().unwrap();
     assert!(trial.arbitrary && trial.items > 1, "{trial:?}");
     drop(pipeline);
-    let near = Options { codec: codec("bf16"), ..options(&["u8"], STRICT, vec![]) };
+    let near = Options { layout: Some(layout("bf16")), ..options(&["u8"], STRICT, vec![]) };
     let pipeline = deploy(&model, &cluster, &near).unwrap();
     assert_eq!((pipeline.codec_trial(), pipeline.codecs()), (None, vec![codec("bf16"); 4]));
     drop(pipeline);
-    // Whoever names a codec and asks for no trial gets it.
-    let named = Options { agreement: None, ..options(&[], STRICT, vec![]) };
+    // Whoever names a codec for all links gets it.
+    let agreement = Agreement { limits: STRICT, items: vec![] };
+    let named = Options { accuracy: Accuracy::Only(codec("u8")), agreement, ..at_cuts(&CUTS) };
     let pipeline = deploy(&model, &cluster, &named).unwrap();
     assert_eq!((pipeline.codec_trial(), pipeline.codecs()), (None, vec![codec("u8"); 4]));
 }

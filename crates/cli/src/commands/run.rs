@@ -4,9 +4,12 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use graph::{Hash, Model};
-use pipeline::{Accuracy, Coding, Options, PrepareOptions, Prepared, SplitOptions};
+use pipeline::{
+    Accuracy, Agreement, Coding, Layout, MAX_TRIAL_ITEMS, Options, PrepareOptions, Prepared, SplitOptions,
+};
 use plan::Resources;
 use tensor::{Tensor, TensorSpec};
+use wire::Fidelity;
 
 use super::compare::FirstRound;
 use super::fleet::{self, Fleet, load_model};
@@ -14,7 +17,8 @@ use super::plan::require_power;
 use super::stream::{self, Done};
 use crate::failure::{Hint, Interrupted};
 use crate::flags::{
-    Common, Cuts, Engine, Goal, Links, Network, Nodes, Photos, Profile, classes, dimension, positive, window,
+    self, Common, Cuts, Engine, Goal, Links, Network, Nodes, Photos, Profile, classes, dimension, positive,
+    window,
 };
 use crate::input::{Dims, Items, Random};
 use crate::interrupt::Interrupt;
@@ -80,6 +84,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) links: Links,
     #[command(flatten)]
+    pub(crate) agreement: flags::Agreement,
+    #[command(flatten)]
     pub(crate) nodes: Nodes,
     #[command(flatten)]
     pub(crate) network: Network,
@@ -122,12 +128,17 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     let measured = fleet.calibrate(&prepared, profile, cache, common)?;
     let shipped_before = measured.as_ref().map_or(0, |measured| measured.shipped_bytes);
     let gone = measured.as_ref().map(|measured| measured.gone.clone()).unwrap_or_default();
+    let agreement = Agreement {
+        limits: args.agreement.limits(),
+        items: trial_items(&job.items, args.links.codec, layout.as_ref())?,
+    };
     let mut options = Options {
         split: args.goal.apply(args.cuts.split()),
         layout,
         description: fleet.description.clone(),
         measured,
         accuracy: args.links.codec,
+        agreement,
         window: args.window,
         ..Options::default()
     };
@@ -174,6 +185,16 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     results.finish(&report)?;
     whole?;
     if interrupt.asked() { Err(Interrupted.into()) } else { Ok(()) }
+}
+
+/// The items that coarse codecs are tried on, if the chain may have such codecs.
+fn trial_items(items: &Items, accuracy: Accuracy, layout: Option<&Layout>) -> Result<Vec<Vec<Tensor>>> {
+    let coarse = match layout {
+        Some(layout) => layout.codecs().any(|codec| codec.fidelity() == Fidelity::Coarse),
+        None => accuracy == Accuracy::Relaxed,
+    };
+    let items = if coarse { items.few(MAX_TRIAL_ITEMS)? } else { Vec::new() };
+    Ok(items.into_iter().map(|item| item.tensors).collect())
 }
 
 /// Streams the same items through the whole model on one node.

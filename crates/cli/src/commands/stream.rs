@@ -13,6 +13,7 @@ use crate::input::Items;
 use crate::interrupt::Interrupt;
 use crate::output::progress;
 use crate::output::report::{Comparison, Prediction, RunReport, StageRow, WholeReport};
+use crate::output::trial::TrialReport;
 
 /// Items that were admitted and whose results nobody has looked at yet, at least: a larger window has as many as it
 /// holds. The window bounds what is in flight; this bounds results that wait for a slow disk or terminal.
@@ -197,6 +198,7 @@ impl Streamed {
     pub(super) fn report(&self, chain: &Pipeline) -> RunReport {
         let plan = chain.plan();
         let operation = chain.in_operation(&self.stages);
+        let nodes: Vec<&str> = chain.stages().iter().map(|s| s.node.description.name.as_str()).collect();
         let rows = chain.stages().iter().zip(&self.stages).enumerate().map(|(i, (stage, figures))| {
             let items = figures.items.max(1) as f64;
             let corrected = operation.as_ref().map(|operation| operation.busy_seconds[i] * 1e3);
@@ -232,6 +234,7 @@ impl Streamed {
             shipped_weight_bytes: chain.shipped_bytes(),
             input_codec: chain.codecs()[0].to_string(),
             stages: rows.collect(),
+            codec_trial: chain.codec_trial().map(|trial| TrialReport::new(trial, &nodes)),
             whole_model: None,
             gone_nodes: Vec::new(),
         }

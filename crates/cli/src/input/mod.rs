@@ -138,6 +138,15 @@ impl Items {
         }
     }
 
+    /// The first items that differ, at most so many, without moving on.
+    pub(crate) fn few(&self, count: usize) -> Result<Vec<Item>> {
+        let item = |(i, source): (usize, &Source)| match self.kept.get(i) {
+            Some(Some(item)) => Ok(item.clone()),
+            _ => self.load(source),
+        };
+        self.sources.iter().take(count).enumerate().map(item).collect()
+    }
+
     /// Starts over.
     pub(crate) fn rewind(&mut self) {
         self.next = 0;

@@ -11,6 +11,7 @@ pub(crate) mod progress;
 pub(crate) mod report;
 pub(crate) mod results;
 pub(crate) mod table;
+pub(crate) mod trial;
 
 use std::io::{self, Write};
 

@@ -7,6 +7,7 @@ use super::json::optional_float;
 use super::printable;
 use super::table::Column::{Number, Text};
 use super::table::table;
+use super::trial::TrialReport;
 
 /// One stage of a run, measured.
 #[derive(Clone, Debug, Serialize)]
@@ -77,6 +78,9 @@ pub(crate) struct RunReport {
     /// The codec of the link that enters the first stage.
     pub(crate) input_codec: String,
     pub(crate) stages: Vec<StageRow>,
+    /// What trying coarse codecs found, where the plan had chosen some.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) codec_trial: Option<TrialReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) whole_model: Option<WholeReport>,
     /// Nodes that were found, but went before anything was planned.
@@ -184,6 +188,9 @@ impl RunReport {
         );
         if self.input_codec != "raw" {
             text += &format!("\ninputs travelled as {}", self.input_codec);
+        }
+        if let Some(trial) = &self.codec_trial {
+            text += &format!("\n\n{}\n", trial.text());
         }
         text += &format!("\npredicted: {}", self.predicted.text());
         if let Some(corrected) = &self.corrected {
@@ -340,6 +347,7 @@ mod tests {
             shipped_weight_bytes: 18_500_000,
             input_codec: "bf16+shuffle+lz4".into(),
             stages: (0..8).map(stage).collect(),
+            codec_trial: None,
             whole_model: Some(WholeReport {
                 items_per_s: 60.0,
                 latency_ms_p50: 16.0,

@@ -93,12 +93,16 @@ pub(super) fn try_codecs(
     Ok(Some(CodecTrial { limits: *limits, items: bench.references.len(), arbitrary, links, rounds }))
 }
 
-/// Items that differ in their floats; none if the model takes what cannot be made up.
+/// Items that differ in their floats and bytes; none if the model takes what cannot be made up.
 fn arbitrary_items(specs: &[TensorSpec], count: usize) -> Vec<Vec<Tensor>> {
     let base = arbitrary_item(specs);
     let vary = |tensor: &Tensor, n: usize| {
-        let Ok(values) = tensor.as_slice::<f32>() else { return tensor.clone() };
         let (size, shift) = ((n % 4 + 1) as f32 / 2.0, n * 97);
+        if let Ok(pixels) = tensor.as_slice::<u8>() {
+            let pixels: Vec<u8> = (0..pixels.len()).map(|i| ((i + shift) * 7919 % 251) as u8).collect();
+            return Tensor::from_slice(tensor.shape(), &pixels).expect("as many values as before");
+        }
+        let Ok(values) = tensor.as_slice::<f32>() else { return tensor.clone() };
         let values: Vec<f32> = (0..values.len()).map(|i| values[(i + shift) % values.len()] * size).collect();
         Tensor::from_slice(tensor.shape(), &values).expect("as many values as before")
     };

@@ -71,9 +71,9 @@ pub struct Options {
     pub accuracy: Accuracy,
     /// Codecs to which links may switch while the chain runs, besides those that the plan chose from.
     pub alternatives: CodecList,
-    /// Tries the coarse codecs of links before the first item, and takes those back that move the outputs too far.
-    /// Without it they are used untried.
-    pub agreement: Option<Agreement>,
+    /// How far outputs may move where links are to use coarse codecs. They are tried before the first item, and taken
+    /// back where they move the outputs further; only [`Accuracy::Only`] uses one untried.
+    pub agreement: Agreement,
     /// Items in flight at most; twice the stages plus two without it, which keeps every thread busy.
     pub window: Option<usize>,
 }
@@ -92,7 +92,7 @@ impl Default for Options {
             measured: None,
             accuracy: Accuracy::default(),
             alternatives: CodecList::default(),
-            agreement: None,
+            agreement: Agreement::default(),
             window: None,
         }
     }
@@ -317,9 +317,10 @@ impl Pipeline {
             shipped_bytes: shipped + opened.shipped,
             codec_trial: None,
         };
-        if let Some(agreement) = &options.agreement {
+        let named = options.layout.is_none() && matches!(options.accuracy, Accuracy::Only(_));
+        if !named {
             let shapes = &prepared.profile.frames[0];
-            pipeline.codec_trial = agreement::try_codecs(&pipeline, shapes, agreement)?;
+            pipeline.codec_trial = agreement::try_codecs(&pipeline, shapes, &options.agreement)?;
         }
         Ok(pipeline)
     }
@@ -354,7 +355,7 @@ impl Pipeline {
         self.inner.links.in_use()
     }
 
-    /// What trying the coarse codecs of the links found, if there were any and a trial was asked for.
+    /// What trying the coarse codecs of the links found, if there were any and none was named for all links.
     pub fn codec_trial(&self) -> Option<&CodecTrial> {
         self.codec_trial.as_ref()
     }
