@@ -4,9 +4,12 @@ CARGO ?= cargo
 DEFER := target/release/defer
 # Items that `make demo` streams; there are 8 photos, so they go round.
 ITEMS ?= 200
+# How long `make fuzz` takes for each target.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?= $(notdir $(wildcard fuzz/corpus/*))
 REPEAT := $(shell expr \( $(ITEMS) + 7 \) / 8)
 
-.PHONY: build demo test bench bench-codecs experiments check docs clean
+.PHONY: build demo test vectors fuzz bench bench-codecs experiments check docs clean
 
 build:
 	$(CARGO) build --release --locked -p cli
@@ -40,11 +43,32 @@ test: build
 	    export DEFER_TEST_WITHOUT_LINKS=1; \
 	fi; \
 	(set -x; $(CARGO) test --release --locked --workspace --no-fail-fast); status=$$?; \
+	if command -v python3 >/dev/null; then \
+	    $(MAKE) --no-print-directory vectors || status=1; \
+	else \
+	    echo "test: *** NO PYTHON 3: WHETHER OTHERS CAN READ OUR FRAMES IS NOT CHECKED ***"; \
+	fi; \
 	test -z "$$DEFER_TEST_WITHOUT_ONNXRUNTIME" || echo "test: *** the tests that need ONNX Runtime did not run ***"; \
 	test -z "$$DEFER_TEST_WITHOUT_ROOT" || echo "test: *** the test over three machines did not run ***"; \
 	test -z "$$DEFER_TEST_WITHOUT_QUOTAS" || echo "test: *** the tests on emulated devices did not run ***"; \
 	test -z "$$DEFER_TEST_WITHOUT_LINKS" || echo "test: *** the tests on emulated links did not run ***"; \
 	exit $$status
+
+## The test vectors of the wire format, by a decoder that shares no code with ours.
+vectors:
+	python3 docs/wire-vectors/check.py
+
+## Each fuzz target for FUZZ_SECONDS, on what is in fuzz/corpus/. What is found is kept in fuzz/artifacts/; mend it, and
+## copy the file into fuzz/corpus/, where `make test` tries it, too. Needs a nightly toolchain and a C++ compiler.
+fuzz:
+	@rustup run nightly rustc --version >/dev/null 2>&1 \
+	    || { echo "fuzz: needs a nightly toolchain: rustup toolchain install nightly" >&2; exit 1; }
+	@$(CARGO) fuzz --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-fuzz
+	@for target in $(FUZZ_TARGETS); do \
+	    mkdir -p fuzz/target/corpus/$$target; \
+	    (set -x; rustup run nightly cargo fuzz run $$target fuzz/target/corpus/$$target fuzz/corpus/$$target -- \
+	        -max_total_time=$(FUZZ_SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=2048 -malloc_limit_mb=64) || exit 1; \
+	done
 
 bench: export ORT_DISABLE_TELEMETRY = 1
 bench: build

@@ -333,6 +333,24 @@ mod tests {
         check(first + 32, &(1u64 << 61).to_le_bytes(), "the length does not fit type and shape");
     }
 
+    /// Nothing is in it, whatever an axis claims: memory for its lines would be a peer's word.
+    #[test]
+    fn an_empty_tensor_has_no_long_encoding() {
+        let (header, descriptors) = sample();
+        let read = |codec: &str, encoded_len| {
+            let codec = codec.parse().unwrap();
+            let empty =
+                Descriptor { codec, shape: Shape::from([1 << 40, 0]), len: 0, encoded_len, ..descriptors[0] };
+            let mut bytes = Vec::new();
+            write_header(&header, &[empty], &mut bytes);
+            read_header(&bytes, &mut Vec::new())
+        };
+        for codec in ["u8", "u8-axis0", "u8-axis1", "u8-axis0+shuffle+lz4", "shuffle+lz4"] {
+            assert!(read(codec, 0).is_ok(), "{codec}");
+            assert!(read(codec, 1 << 10).is_err(), "{codec}");
+        }
+    }
+
     fn message_of(text: &str) -> &'static str {
         Box::leak(text.to_owned().into_boxed_str())
     }

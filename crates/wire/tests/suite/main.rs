@@ -1,0 +1,19 @@
+//! Codecs and frames from outside: every codec there is, on tensors of every kind, and on bytes that a peer made up.
+//!
+//! `DEFER_WRITE_VECTORS=1` writes the files that these tests otherwise read: `docs/wire-vectors/` and the seeds of
+//! `fuzz/corpus/`.
+
+mod codecs;
+mod corpus;
+mod damage;
+mod frames;
+mod fuzzed;
+mod round_trip;
+mod tensors;
+mod vectors;
+
+/// Whether files are to be written rather than compared.
+#[allow(clippy::disallowed_methods)] // A test is told so by nothing else.
+fn writing() -> bool {
+    std::env::var_os("DEFER_WRITE_VECTORS").is_some()
+}
