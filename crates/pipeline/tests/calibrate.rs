@@ -165,7 +165,7 @@ fn deploy_with_greed(test: &str, others: usize) -> Result<Pipeline, DeployError>
     let times = |i: usize| {
         let factor = if i == 0 { 0.1 } else { 1.0 };
         let unit_seconds = prepared.profile.units.iter().map(|unit| unit.seconds * factor).collect();
-        Some(NodeTimes { unit_seconds, operation: 1.0, error: 0.0 })
+        Some(NodeTimes { unit_seconds, operation: 1.0, error: 0.0, codecs: vec![] })
     };
     let measured = Measured { nodes: (0..=others).map(times).collect(), ..Measured::default() };
     let split = SplitOptions { stages: Some(2), ..SplitOptions::default() };

@@ -5,14 +5,14 @@ use graph::{Model, Route, Stage};
 use tensor::Tensor;
 
 /// Stages with their sessions.
-pub struct Stages {
-    pub stages: Vec<Stage>,
+pub(crate) struct Stages {
+    pub(crate) stages: Vec<Stage>,
     sessions: Vec<Box<dyn Session>>,
 }
 
 impl Stages {
     /// Cuts `model` in `count` stages of about as many cuts each, where one tensor crosses, and loads all of them.
-    pub fn new(model: &Model, count: usize, engine: &dyn Engine) -> Stages {
+    pub(crate) fn new(model: &Model, count: usize, engine: &dyn Engine) -> Stages {
         let stages = equal_cuts(model, count);
         let load = |stage: &Stage| {
             let bytes = stage.to_bytes().unwrap();
@@ -26,7 +26,7 @@ impl Stages {
 
     /// Sends an item through. `cross` has the tensors of each link between two stages in hand, by the number of the
     /// stage before it, and gives what arrives.
-    pub fn run(
+    pub(crate) fn run(
         &mut self,
         item: Vec<Tensor>,
         cross: &mut dyn FnMut(usize, Vec<Tensor>) -> Vec<Tensor>,
@@ -49,7 +49,7 @@ impl Stages {
 }
 
 /// Stages with equally many of the cuts where one tensor crosses: what a list of layers written by hand comes to.
-pub fn equal_cuts(model: &Model, count: usize) -> Vec<Stage> {
+pub(crate) fn equal_cuts(model: &Model, count: usize) -> Vec<Stage> {
     let cuts: Vec<usize> = model.cuts(1).iter().map(|cut| cut.position).collect();
     let mut positions = vec![0];
     positions.extend((1..count).map(|i| cuts[(cuts.len() + 1) * i / count - 1]));
