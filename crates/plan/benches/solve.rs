@@ -18,7 +18,8 @@ struct Row {
     devices: usize,
     units: usize,
     seeds: u64,
-    codecs: bool,
+    /// Offered besides raw, before they are pruned.
+    codecs: usize,
     replicas: bool,
     medium: bool,
     /// Costs that were measured, instead of random ones.
@@ -30,7 +31,7 @@ const PLAIN: Row = Row {
     devices: 8,
     units: 60,
     seeds: 20,
-    codecs: false,
+    codecs: 0,
     replicas: false,
     medium: false,
     model: None,
@@ -40,25 +41,20 @@ const RESNET50: &str = include_str!("../../../experiments/costs/resnet50.toml");
 const VIT_B16: &str = include_str!("../../../experiments/costs/vit-b16.toml");
 const BERT_BASE: &str = include_str!("../../../experiments/costs/bert-base.toml");
 
-const ROWS: [Row; 12] = [
+const ROWS: [Row; 14] = [
     Row { name: "ResNet50, 8 devices", model: Some(RESNET50), ..PLAIN },
     Row { name: "ViT-B/16, 8 devices", model: Some(VIT_B16), ..PLAIN },
     Row { name: "BERT-base, 8 devices", model: Some(BERT_BASE), ..PLAIN },
     Row { name: "8 devices", ..PLAIN },
-    Row { name: "8 devices, codecs", codecs: true, ..PLAIN },
-    Row { name: "8 devices, replicas, codecs", codecs: true, replicas: true, ..PLAIN },
+    Row { name: "8 devices, codecs", codecs: 3, ..PLAIN },
+    Row { name: "8 devices, 10 codecs", codecs: 9, ..PLAIN },
+    Row { name: "8 devices, replicas, codecs", codecs: 3, replicas: true, ..PLAIN },
     Row { name: "8 devices on one medium", medium: true, ..PLAIN },
     Row { name: "8 devices, 250 units", units: 250, ..PLAIN },
     Row { name: "16 devices", devices: 16, seeds: 10, ..PLAIN },
-    Row { name: "16 devices, codecs", devices: 16, seeds: 10, codecs: true, ..PLAIN },
-    Row {
-        name: "10 devices, replicas, codecs",
-        devices: 10,
-        seeds: 10,
-        codecs: true,
-        replicas: true,
-        ..PLAIN
-    },
+    Row { name: "16 devices, codecs", devices: 16, seeds: 10, codecs: 3, ..PLAIN },
+    Row { name: "16 devices, 10 codecs", devices: 16, seeds: 10, codecs: 9, ..PLAIN },
+    Row { name: "10 devices, replicas, codecs", devices: 10, seeds: 10, codecs: 3, replicas: true, ..PLAIN },
     Row { name: "64 devices, 1000 units", devices: 64, units: 1000, ..PLAIN },
 ];
 
@@ -116,9 +112,8 @@ fn problem(row: &Row, random: &mut Rng) -> Problem {
     if row.medium {
         problem.media.push(Medium { name: "air".to_owned(), links: pairs().collect() });
     }
-    if row.codecs {
-        problem.codecs.extend(codecs(&problem));
-    }
+    problem.codecs.extend(codecs(&problem).into_iter().take(row.codecs));
+    problem.prune_codecs(0.03);
     problem
 }
 
@@ -155,7 +150,7 @@ fn device(index: usize, part_bytes: u64, random: &mut Rng) -> Device {
     }
 }
 
-/// bf16, u8, and u8 with an entropy coder: ratio, encoding and decoding speed in bytes per second.
+/// What is offered at most, those first that differ most: ratio, encoding and decoding speed in bytes per second.
 fn codecs(problem: &Problem) -> Vec<Codec> {
     let codec = |(name, ratio, encode, decode): (&str, f64, f64, f64)| {
         let cost = |speed: f64| CodecCost {
@@ -169,7 +164,18 @@ fn codecs(problem: &Problem) -> Vec<Codec> {
             devices: problem.devices.iter().map(|d| cost(d.speed)).collect(),
         }
     };
-    [("bf16", 2.0, 30e9, 40e9), ("u8", 4.0, 4.8e9, 31e9), ("u8+zstd", 5.8, 1.6e9, 5.2e9)].map(codec).to_vec()
+    let all = [
+        ("bf16", 2.0, 30e9, 40e9),
+        ("u8", 4.0, 4.8e9, 31e9),
+        ("u8+zstd1", 5.8, 1.6e9, 5.2e9),
+        ("bf16+shuffle+zstd1", 3.4, 0.8e9, 2.8e9),
+        ("bf16+bitmap", 2.4, 4e9, 6e9),
+        ("bf16+shuffle+lz4", 2.3, 1.4e9, 7e9),
+        ("bf16+shuffle+zstd-5", 2.9, 1.2e9, 3.5e9),
+        ("u8+lz4", 4.6, 2.5e9, 12e9),
+        ("u8+zstd-5", 5.2, 2.2e9, 6.5e9),
+    ];
+    all.map(codec).to_vec()
 }
 
 /// From `low` to `factor` times that, evenly in the logarithm.
