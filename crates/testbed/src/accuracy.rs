@@ -8,17 +8,17 @@ mod results;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use indicatif::ProgressBar;
 use serde::Deserialize;
 
 use crate::cgroup::Groups;
+use crate::common::{self, Origin, Programs};
 use crate::devices::{Cluster, Devices, Program, cluster_file};
 use crate::interrupt::Interrupt;
 use crate::stream::{Job, Streamed, stream};
-use results::{Origin, Row};
+use results::Row;
 
 /// What was predicted of a chain of real nodes under CPU quotas, and what was measured; needs root
 #[derive(Debug, clap::Args)]
@@ -26,12 +26,8 @@ pub(crate) struct Args {
     /// The experiment
     #[arg(default_value = "experiments/accuracy.toml")]
     experiment: PathBuf,
-    /// The `defer` command [default: the one beside this program]
-    #[arg(long, value_name = "PATH")]
-    defer: Option<PathBuf>,
-    /// The ONNX Runtime library, or a folder that holds it
-    #[arg(long, value_name = "PATH")]
-    onnxruntime: Option<PathBuf>,
+    #[command(flatten)]
+    programs: Programs,
     /// Only clusters of this name
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
@@ -98,14 +94,12 @@ const LONE_ITEMS: usize = 20;
 pub(crate) fn execute(args: &Args) -> Result<()> {
     let experiment = read(&args.experiment)?;
     let folder = args.experiment.parent().unwrap_or(Path::new("."));
-    let own = std::env::current_exe().context("cannot find the path of this program")?;
-    let defer = args.defer.clone().unwrap_or_else(|| own.with_file_name("defer"));
-    ensure!(defer.exists(), "`{}` does not exist; `cargo build --release -p cli` makes it", defer.display());
+    let defer = args.programs.defer()?;
     let interrupt = Interrupt::listen().context("cannot listen for signals")?;
     let groups = Groups::new()?;
     let work = tempfile::tempdir().context("cannot make a folder to work in")?;
     let cache = work.path().join("cache");
-    let (engine, onnxruntime) = (experiment.engine.as_str(), args.onnxruntime.as_deref());
+    let (engine, onnxruntime) = (experiment.engine.as_str(), args.programs.onnxruntime.as_deref());
     let program = Program { path: &defer, engine, cache: &cache, onnxruntime };
     let repeats = args.repeats;
     let origin = Origin::now();
@@ -164,7 +158,7 @@ impl Bench<'_> {
         fs::write(&file, cluster_file(cluster)?).context("cannot write a cluster file")?;
         let mut rows = Vec::new();
         for model in &run.models {
-            let path = self.model(model)?;
+            let path = common::model(model, self.folder, self.work, &self.program)?;
             for (objective, lone) in plans(&run.objectives) {
                 let (warm_up, items) = match lone {
                     true => (2, LONE_ITEMS),
@@ -174,6 +168,8 @@ impl Bench<'_> {
                     model: &path,
                     cluster: &file,
                     objective: objective.name(),
+                    codec: None,
+                    fresh: true,
                     window: lone.then_some(1),
                     warm_up,
                     items,
@@ -205,23 +201,6 @@ impl Bench<'_> {
             }
             attempt += 1;
         }
-    }
-
-    /// The file of a model: the one in `models/`, or one of the zoo, made now.
-    fn model(&self, name: &str) -> Result<PathBuf> {
-        let vendored = self.folder.join("../models").join(name).with_extension("onnx");
-        if vendored.exists() {
-            return Ok(vendored);
-        }
-        let path = self.work.join(name).with_extension("onnx");
-        if !path.exists() {
-            let made =
-                Command::new(self.program.path).args(["zoo", name, "--quiet", "-o"]).arg(&path).output();
-            let made = made.with_context(|| format!("cannot start {}", self.program.path.display()))?;
-            let message = String::from_utf8_lossy(&made.stderr);
-            ensure!(made.status.success(), "there is no model `{name}`: {}", message.trim());
-        }
-        Ok(path)
     }
 }
 

@@ -4,6 +4,8 @@
 
 mod accuracy;
 mod cgroup;
+mod codecs;
+mod common;
 mod devices;
 mod host;
 mod interrupt;
@@ -32,6 +34,8 @@ enum Command {
     Placement(placement::Args),
     /// What was predicted of a chain of real nodes under CPU quotas, and what was measured; needs root
     Accuracy(accuracy::Args),
+    /// What codecs do to throughput on links of several rates; needs root
+    Codecs(codecs::Args),
 }
 
 fn main() -> ExitCode {
@@ -41,6 +45,7 @@ fn main() -> ExitCode {
         Command::Clean => clean(),
         Command::Placement(args) => placement::execute(&args),
         Command::Accuracy(args) => accuracy::execute(&args),
+        Command::Codecs(args) => codecs::execute(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

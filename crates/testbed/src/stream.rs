@@ -30,6 +30,10 @@ pub(crate) struct Job<'a> {
     pub(crate) model: &'a Path,
     pub(crate) cluster: &'a Path,
     pub(crate) objective: &'a str,
+    /// The level of accuracy or the codec of all links, instead of what is usual.
+    pub(crate) codec: Option<&'a str>,
+    /// Whether to measure even what is known of the model and the devices.
+    pub(crate) fresh: bool,
     pub(crate) window: Option<usize>,
     /// Items that fill the chain and settle it.
     pub(crate) warm_up: usize,
@@ -53,6 +57,9 @@ pub(crate) struct Stage {
     pub(crate) predicted_busy_ms: f64,
     pub(crate) corrected_busy_ms: Option<f64>,
     pub(crate) cpu_ms: f64,
+    pub(crate) out_bytes: f64,
+    /// Of the link that leaves the stage.
+    pub(crate) codec: String,
 }
 
 /// The report of a run, as far as it is of use here.
@@ -60,6 +67,8 @@ pub(crate) struct Stage {
 pub(crate) struct Report {
     pub(crate) predicted: Prediction,
     pub(crate) corrected: Option<Prediction>,
+    /// Of the link that enters the first stage.
+    pub(crate) input_codec: String,
     pub(crate) stages: Vec<Stage>,
 }
 
@@ -91,15 +100,13 @@ pub(crate) fn stream(
     interrupt: &Interrupt,
 ) -> Result<Streamed> {
     let mut command = Command::new(program.path);
-    command.arg("run").arg(job.model).args([
-        "--json",
-        "--random",
-        "1",
-        "--profile",
-        "fresh",
-        "--timeout",
-        "30s",
-    ]);
+    command.arg("run").arg(job.model).args(["--json", "--random", "1", "--timeout", "30s"]);
+    if job.fresh {
+        command.args(["--profile", "fresh"]);
+    }
+    if let Some(codec) = job.codec {
+        command.args(["--codec", codec]);
+    }
     command.args(["--repeat", &(job.warm_up + job.items).to_string(), "--objective", job.objective]);
     command.arg("--cluster").arg(job.cluster);
     if let Some(window) = job.window {
@@ -208,10 +215,10 @@ mod tests {
         let item = r#"{"item":0,"input":"random 0","latency_ms":2.5,"outputs":{}}"#;
         assert!(matches!(serde_json::from_str(item).unwrap(), Line::Item { latency_ms: 2.5 }));
         let prediction = r#"{"period_ms":4.0,"items_per_s":250.0,"latency_ms":9.0,"bottleneck":"a"}"#;
-        let stage =
-            r#"{"node":"a","engine":"e","predicted_busy_ms":3.0,"corrected_busy_ms":null,"cpu_ms":1.0}"#;
-        let report =
-            format!(r#"{{"report":{{"predicted":{prediction},"corrected":null,"stages":[{stage}]}}}}"#);
+        let stage = r#"{"node":"a","engine":"e","predicted_busy_ms":3.0,"corrected_busy_ms":null,"cpu_ms":1.0,"out_bytes":5.0,"codec":"raw"}"#;
+        let report = format!(
+            r#"{{"report":{{"predicted":{prediction},"corrected":null,"input_codec":"raw","stages":[{stage}]}}}}"#
+        );
         let Line::Report { report } = serde_json::from_str(&report).unwrap() else { panic!("no report") };
         assert_eq!((report.predicted.period_ms, report.stages[0].predicted_busy_ms), (4.0, 3.0));
         assert!(report.corrected.is_none());

@@ -1,30 +1,15 @@
 //! Rows, tables and the model of energy of the experiment on accuracy. Pure, but for writing the files.
 
-use std::fs;
 use std::path::Path;
-use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::Serialize;
 
+use crate::common::{self, Origin};
 use crate::devices::{Device, node_name};
 use crate::host::Disturbance;
 use crate::stream::{Job, Streamed, median};
 use crate::table::markdown;
-
-/// What measured.
-#[derive(Clone, Debug)]
-pub(super) struct Origin {
-    machine: String,
-    commit: String,
-}
-
-impl Origin {
-    /// This machine, and what is checked out before anything is written.
-    pub(super) fn now() -> Origin {
-        Origin { machine: machine(), commit: commit() }
-    }
-}
 
 /// One run.
 #[derive(Clone, Debug, Serialize)]
@@ -136,15 +121,7 @@ fn joules(used: &[(Device, f64)], period_ms: f64) -> f64 {
 
 /// Writes all rows, and the tables of their medians.
 pub(super) fn write(folder: &Path, rows: &[Row]) -> Result<()> {
-    let lines = rows.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
-    let results = folder.join("results");
-    fs::create_dir_all(&results).with_context(|| format!("cannot make `{}`", results.display()))?;
-    save(&results.join("accuracy.ndjson"), &(lines.join("\n") + "\n"))?;
-    save(&folder.join("accuracy.md"), &text(rows))
-}
-
-fn save(path: &Path, text: &str) -> Result<()> {
-    fs::write(path, text).with_context(|| format!("cannot write `{}`", path.display()))
+    common::write(folder, "accuracy", rows, &text(rows))
 }
 
 /// Rows of the same run, in the order in which they came.
@@ -264,20 +241,6 @@ fn objective(kind: &[&Row], all: &[Vec<&Row>]) -> Option<Vec<String>> {
         format!("{other:.decimals$}"),
         format!("{:.2}", own / other),
     ])
-}
-
-fn machine() -> String {
-    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let named = info.lines().find_map(|line| line.strip_prefix("model name"));
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    format!("{}, {cores} cores", named.unwrap_or("unknown").trim_start_matches([' ', '\t', ':']).trim())
-}
-
-/// The commit that is checked out, with a mark when files differ from it; empty without git.
-fn commit() -> String {
-    let described = Command::new("git").args(["describe", "--always", "--dirty", "--abbrev=12"]).output();
-    let described = described.ok().filter(|output| output.status.success());
-    described.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -1,0 +1,93 @@
+//! What experiments with real nodes share: where the programs are, models, origins of figures, files of results.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+
+use crate::devices::Program;
+
+/// What runs the models.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Programs {
+    /// The `defer` command [default: the one beside this program]
+    #[arg(long, value_name = "PATH")]
+    defer: Option<PathBuf>,
+    /// The ONNX Runtime library, or a folder that holds it
+    #[arg(long, value_name = "PATH")]
+    pub(crate) onnxruntime: Option<PathBuf>,
+}
+
+impl Programs {
+    /// The `defer` command.
+    pub(crate) fn defer(&self) -> Result<PathBuf> {
+        let own = std::env::current_exe().context("cannot find the path of this program")?;
+        let defer = self.defer.clone().unwrap_or_else(|| own.with_file_name("defer"));
+        ensure!(
+            defer.exists(),
+            "`{}` does not exist; `cargo build --release -p cli` makes it",
+            defer.display()
+        );
+        Ok(defer)
+    }
+}
+
+/// The file of a model: the one in `models/` beside the folder of experiments, or one of the zoo, made in `work` now.
+pub(crate) fn model(name: &str, folder: &Path, work: &Path, program: &Program<'_>) -> Result<PathBuf> {
+    let vendored = folder.join("../models").join(name).with_extension("onnx");
+    if vendored.exists() {
+        return Ok(vendored);
+    }
+    let path = work.join(name).with_extension("onnx");
+    if !path.exists() {
+        let made = Command::new(program.path).args(["zoo", name, "--quiet", "-o"]).arg(&path).output();
+        let made = made.with_context(|| format!("cannot start {}", program.path.display()))?;
+        let message = String::from_utf8_lossy(&made.stderr);
+        ensure!(made.status.success(), "there is no model `{name}`: {}", message.trim());
+    }
+    Ok(path)
+}
+
+/// What measured.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    /// The processor and the number of its cores.
+    pub(crate) machine: String,
+    pub(crate) commit: String,
+}
+
+impl Origin {
+    /// This machine, and what is checked out before anything is written.
+    pub(crate) fn now() -> Origin {
+        Origin { machine: machine(), commit: commit() }
+    }
+}
+
+fn machine() -> String {
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let named = info.lines().find_map(|line| line.strip_prefix("model name"));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    format!("{}, {cores} cores", named.unwrap_or("unknown").trim_start_matches([' ', '\t', ':']).trim())
+}
+
+/// The commit that is checked out, with a mark when files differ from it; empty without git.
+fn commit() -> String {
+    let described = Command::new("git").args(["describe", "--always", "--dirty", "--abbrev=12"]).output();
+    let described = described.ok().filter(|output| output.status.success());
+    described.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
+}
+
+/// Writes `results/NAME.ndjson`, a line for each row, and `NAME.md` into the folder of experiments.
+pub(crate) fn write(folder: &Path, name: &str, rows: &[impl Serialize], text: &str) -> Result<()> {
+    let lines = rows.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
+    let results = folder.join("results");
+    fs::create_dir_all(&results).with_context(|| format!("cannot make `{}`", results.display()))?;
+    save(&results.join(name).with_extension("ndjson"), &(lines.join("\n") + "\n"))?;
+    save(&folder.join(name).with_extension("md"), text)
+}
+
+fn save(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write `{}`", path.display()))
+}
