@@ -332,6 +332,7 @@ fn intact(encoded: &[u8], descriptor: &Descriptor) -> bool {
 mod tests {
     use super::*;
     use tensor::{DType, Dim, Shape};
+    use wire::{Fidelity, Values};
 
     const HEADER: Header = Header { kind: Kind::Item, epoch: 1, sequence: 5 };
 
@@ -347,24 +348,51 @@ mod tests {
     }
 
     fn sent(codec: Codec) -> Vec<u8> {
+        let mut bytes = sent_item(codec, Checksums::On);
+        let len = bytes.len();
+        FrameWriter::new(&mut bytes, codec, Checksums::On).send_failure(1, 6, "no result").unwrap();
+        assert_eq!(bytes.len(), len + frame::header_len(1) + "no result".len());
+        bytes
+    }
+
+    fn sent_item(codec: Codec, checksums: Checksums) -> Vec<u8> {
         let mut bytes = Vec::new();
-        let mut writer = FrameWriter::new(&mut bytes, codec, Checksums::On);
+        let mut writer = FrameWriter::new(&mut bytes, codec, checksums);
         let tensors = tensors();
         let views: Vec<_> = tensors.iter().map(Tensor::view).collect();
         let len = writer.send(&HEADER, &views).unwrap();
-        writer.send_failure(1, 6, "no result").unwrap();
-        assert_eq!(bytes.len() as u64, len + (frame::header_len(1) + "no result".len()) as u64);
+        assert_eq!(bytes.len() as u64, len);
         bytes
+    }
+
+    /// What a reader makes of the bytes of one frame.
+    fn read(bytes: &[u8], codec: Codec) -> Result<(Received, Vec<Tensor>), ReceiveError> {
+        let mut reader = FrameReader::new(bytes, specs(), codec, 1 << 20);
+        let mut buffers = reader.buffers();
+        let (received, timing) = reader.receive(&mut buffers)?;
+        assert_eq!(timing.bytes, bytes.len() as u64);
+        Ok((received, buffers))
+    }
+
+    /// All that have a number, with 1 as the parameter where there is one.
+    fn codecs() -> Vec<Codec> {
+        let stages = (0..32 * 4 * 4u32).map(|n| [n / 16, n / 4 % 4, n % 4].map(|stage| stage as u8));
+        let codec = |[v, f, e]: [u8; 3]| Codec::from_code([v, f, e, 0]).or(Codec::from_code([v, f, e, 1]));
+        stages.filter_map(codec).collect()
     }
 
     #[test]
     fn frames_failures_and_the_end_arrive_as_sent() {
-        for codec in [Codec::RAW, Codec::LZ4] {
+        for codec in codecs() {
             let bytes = sent(codec);
             let mut reader = FrameReader::new(&bytes[..], specs(), codec, 1 << 20);
             let mut buffers = reader.buffers();
             assert_eq!(reader.receive(&mut buffers).unwrap().0, Received::Item(HEADER));
-            assert_eq!(buffers, tensors());
+            let near = |(got, n): (&f32, u8)| (got - f32::from(n)).abs() < 0.01;
+            let (x, zfp) = (buffers[0].as_slice::<f32>().unwrap(), matches!(codec.values, Values::Zfp(_)));
+            assert!(x.iter().zip(1..).all(near) || zfp, "{codec}: {x:?}");
+            assert!(codec.fidelity() != Fidelity::Exact || buffers == tensors(), "{codec}");
+            assert_eq!(buffers[1], tensors()[1], "{codec}");
             let failure = Header { kind: Kind::Failure, sequence: 6, ..HEADER };
             assert_eq!(
                 reader.receive(&mut buffers).unwrap().0,
@@ -405,24 +433,80 @@ mod tests {
     }
 
     #[test]
+    fn values_that_a_codec_does_not_stand_for_travel_as_they_are() {
+        let codec: Codec = "u8+lz4".parse().unwrap();
+        let values = [1.0, f32::NAN, f32::INFINITY, -0.0, 5.0, 6.0];
+        let mut sent = tensors();
+        sent[0] = Tensor::from_slice(Shape::from([2, 3]), &values).unwrap();
+        let mut bytes = Vec::new();
+        let views: Vec<_> = sent.iter().map(Tensor::view).collect();
+        FrameWriter::new(&mut bytes, codec, Checksums::On).send(&HEADER, &views).unwrap();
+        let (_, got) = read(&bytes, codec).unwrap();
+        assert_eq!(got[0].bytes(), sent[0].bytes());
+        assert_eq!(got[1], sent[1]);
+    }
+
+    #[test]
     fn damage_and_truncation_anywhere_are_noticed() {
-        for codec in [Codec::RAW, Codec::LZ4] {
-            let good = sent(codec);
-            let frame_len = good.len() - frame::header_len(1) - "no result".len();
-            let read = |bytes: &[u8]| {
-                let mut reader = FrameReader::new(bytes, specs(), codec, 1 << 20);
-                let mut buffers = reader.buffers();
-                reader.receive(&mut buffers).map(|(received, _)| received)
-            };
-            for position in 0..frame_len {
-                let mut bad = good.clone();
-                bad[position] ^= 0x10;
-                assert!(read(&bad).is_err(), "{codec}: byte {position} flipped");
-                if position > 0 {
-                    assert!(read(&good[..position]).is_err(), "{codec}: cut at {position}");
+        for codec in codecs() {
+            let mut frame = sent_item(codec, Checksums::On);
+            for bit in 0..8 * frame.len() {
+                frame[bit / 8] ^= 1 << (bit % 8);
+                assert!(read(&frame, codec).is_err(), "{codec}: bit {bit} flipped");
+                frame[bit / 8] ^= 1 << (bit % 8);
+            }
+            for len in 1..frame.len() {
+                assert!(read(&frame[..len], codec).is_err(), "{codec}: cut at {len}");
+            }
+            assert!(read(&frame, codec).is_ok(), "{codec}");
+        }
+    }
+
+    /// What is left of a plan's word when the sender's is damaged: type and shape.
+    fn is_as_planned(read: &Result<(Received, Vec<Tensor>), ReceiveError>) -> bool {
+        let Ok((Received::Item(_), tensors)) = read else { return true };
+        let matches = |(spec, tensor): (&TensorSpec, &Tensor)| {
+            let expected = tensor.dtype().byte_len(tensor.shape().elements().unwrap());
+            spec.check(tensor.dtype(), tensor.shape()).is_ok() && expected == Some(tensor.bytes().len())
+        };
+        specs().iter().zip(tensors).all(matches)
+    }
+
+    #[test]
+    fn without_checksums_damage_is_noticed_or_gives_other_values_of_the_same_shape() {
+        for codec in codecs() {
+            let mut frame = sent_item(codec, Checksums::Off);
+            for bit in 0..8 * frame.len() {
+                frame[bit / 8] ^= 1 << (bit % 8);
+                let read = read(&frame, codec);
+                assert!(is_as_planned(&read), "{codec}: bit {bit} flipped");
+                assert!(bit >= 8 * frame::header_len(2) || read.is_err(), "{codec}: bit {bit} of the header");
+                frame[bit / 8] ^= 1 << (bit % 8);
+            }
+        }
+    }
+
+    /// A peer that means harm computes the checksum of what it made up.
+    #[test]
+    fn headers_that_lie_are_refused_or_give_what_the_plan_says() {
+        let (end, mut accepted) = (frame::header_len(2) - 8, 0);
+        for codec in codecs() {
+            let good = sent_item(codec, Checksums::Off);
+            for position in 0..end {
+                for change in [0x01, 0x02, 0x04, 0x80, 0xff] {
+                    let mut bad = good.clone();
+                    bad[position] ^= change;
+                    let sum = checksum(&bad[..end]);
+                    bad[end..end + 8].copy_from_slice(&sum.to_le_bytes());
+                    let mut reader = FrameReader::new(&bad[..], specs(), codec, 1 << 20);
+                    let mut buffers = reader.buffers();
+                    let read = reader.receive(&mut buffers).map(|(received, _)| (received, buffers));
+                    accepted += usize::from(read.is_ok());
+                    assert!(is_as_planned(&read), "{codec}: byte {position} changed by {change}");
                 }
             }
         }
+        assert!(accepted > 0, "epoch and sequence number may be any");
     }
 
     #[test]
