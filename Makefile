@@ -74,8 +74,11 @@ bench: export ORT_DISABLE_TELEMETRY = 1
 bench: build
 	$(CARGO) bench --locked --workspace --benches
 
-## The table of codecs, on made feature maps or on the activations (.npy) in the folder DEFER_ACTIVATIONS.
+## The table of codecs on what crosses the links of the vendored models, and of the ONNX files in CODEC_MODELS.
+bench-codecs: export DEFER_ACTIVATIONS = $(CURDIR)/target/activations
 bench-codecs:
+	$(CARGO) bench --locked -p pipeline --bench activations -- $(DEFER_ACTIVATIONS) \
+	    $(CURDIR)/models/efficientnet_lite0.onnx $(CURDIR)/models/resnet20_mnist.onnx $(CODEC_MODELS)
 	$(CARGO) bench --locked -p wire --bench codec
 
 ## The tables in experiments/, which need nothing but the costs that are there.

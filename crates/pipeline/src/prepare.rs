@@ -243,10 +243,12 @@ impl Prepared {
         }
     }
 
-    /// The best plan for one of its problems.
+    /// The best plan for one of its problems, with codecs only where they are worth something.
     pub fn plan(&self, problem: &Problem, split: &SplitOptions) -> Result<Solution, PrepareError> {
         let options = self.options(split)?;
-        Ok(plan::solve(problem, &options)?)
+        let solution = plan::solve(problem, &options)?;
+        let plan = solution.plan.plain_where_it_costs_nothing(problem, options.objective);
+        Ok(Solution { plan, ..solution })
     }
 
     /// The planner's options.

@@ -22,6 +22,7 @@ pub mod names;
 mod network;
 mod order;
 mod places;
+mod plain;
 mod predict;
 mod prices;
 mod problem;

@@ -16,7 +16,7 @@ use crate::{Codec, CodecList};
 pub use figures::{CodecTime, LinkFigures, Machine, RUNNING_SHARE, StageFigures, StageTime};
 
 /// First byte of every message. Nodes and dispatchers of another version refuse each other with a message.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// The largest greeting of a data connection, bytes.
 pub const MAX_HELLO_LEN: usize = 4096;
@@ -471,8 +471,8 @@ mod tests {
     #[test]
     fn another_version_is_named() {
         let mut bytes = encode(&Request::Describe);
-        bytes[0] = 2;
-        assert_eq!(decode::<Request>(&bytes), Err(ControlError::Version { found: 2 }));
+        bytes[0] = VERSION + 1;
+        assert_eq!(decode::<Request>(&bytes), Err(ControlError::Version { found: VERSION + 1 }));
     }
 
     #[test]

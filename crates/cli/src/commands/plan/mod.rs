@@ -242,7 +242,8 @@ fn planned(
     problem: &Problem,
     options: &Options,
 ) -> Result<(Plan, PlanReport)> {
-    let solution = plan::solve(problem, options).hint(LESS)?;
+    let mut solution = plan::solve(problem, options).hint(LESS)?;
+    solution.plan = solution.plan.plain_where_it_costs_nothing(problem, options.objective);
     let mut report = report::report(prepared, problem, &solution.plan);
     report.proof = Some(report::proof(&solution, options.objective));
     report.period_given_up = report::period_given_up(&solution);
