@@ -282,8 +282,8 @@ fn a_node_keeps_its_memory_limit_and_its_engine() {
 #[test]
 fn a_model_too_large_for_one_node_still_runs_on_two() {
     let place = Place::new();
-    // Weights, activations and queues of the whole model take 26 MB, those of half of it 20.
-    let _nodes = ["a", "b"].map(|name| place.node(name, &["--memory", "25MB", "--threads", "1"]));
+    // Weights, activations and queues of the whole model take 25 MB, those of half of it 20.
+    let _nodes = ["a", "b"].map(|name| place.node(name, &["--memory", "22MB", "--threads", "1"]));
     let (model, photo) = (vendored("efficientnet_lite0.onnx"), vendored("photos/apple.jpg"));
     let args = ["--group", place.group(), "--stages", "2", "--whole", &model, &photo];
     let ended = place.run(&args);

@@ -271,7 +271,7 @@ mod tests {
         let rows: Vec<Row> =
             rows.into_iter().map(|(codec, repeat, period)| row(codec, repeat, period)).collect();
         let text = text(&rows);
-        for part in ["## slow", "| raw   | 4.00", "| near  | 10.00   | 2.50x", "| 2.000", "1 raw, 2 near |"] {
+        for part in ["## slow", "| raw   | 4.00", "| near  | 10.00   | 2.50x", "| 2.000", "1 raw, 2 near "] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
     }
