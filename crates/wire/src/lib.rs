@@ -7,6 +7,7 @@ mod checksum;
 pub mod codec;
 pub mod control;
 pub mod frame;
+pub mod weights;
 
 pub use checksum::checksum;
 pub use codec::{Codec, CodecError, CodecList, Entropy, Fidelity, Filter, Room, Values};

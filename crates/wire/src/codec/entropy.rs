@@ -25,7 +25,7 @@ const ZSTD_MAGIC: [u8; 4] = 0xFD2F_B528_u32.to_le_bytes();
 
 /// What packing needs to remember from item to item: tables and contexts, made when first used.
 #[derive(Default)]
-pub(super) struct Packers {
+pub(crate) struct Packers {
     lz4: Option<CompressTable>,
     zstd_in: Option<CCtx<'static>>,
     zstd_out: Option<DCtx<'static>>,
@@ -33,7 +33,7 @@ pub(super) struct Packers {
 
 impl Entropy {
     /// The most bytes that so many become. Of lengths that no memory has it gives what no memory has.
-    pub(super) fn max_len(self, len: usize) -> usize {
+    pub(crate) fn max_len(self, len: usize) -> usize {
         match self {
             Entropy::None => len,
             // What `block::get_maximum_output_size` gives, which overflows.
@@ -43,7 +43,7 @@ impl Entropy {
     }
 
     /// Packs bytes into `out`, which has [`Entropy::max_len`]; gives how many they have become.
-    pub(super) fn pack(self, bytes: &[u8], out: &mut [u8], packers: &mut Packers) -> usize {
+    pub(crate) fn pack(self, bytes: &[u8], out: &mut [u8], packers: &mut Packers) -> usize {
         match self {
             Entropy::None => {
                 out[..bytes.len()].copy_from_slice(bytes);
@@ -61,7 +61,7 @@ impl Entropy {
 
     /// Unpacks all of the bytes into `out`; gives how many they have become, which `out` has room for, or else it is an
     /// error.
-    pub(super) fn unpack(
+    pub(crate) fn unpack(
         self,
         packed: &[u8],
         out: &mut [u8],

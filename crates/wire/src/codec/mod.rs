@@ -23,8 +23,8 @@ pub use list::{CodecList, CodecListError};
 pub use name::UnknownCodec;
 pub use zfp::{Zfp, ZfpMode, ZfpView};
 
-use entropy::Packers;
-use filter::Layout;
+pub(crate) use entropy::Packers;
+pub(crate) use filter::Layout;
 
 /// What a tensor's values become.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]

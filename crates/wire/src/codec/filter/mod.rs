@@ -23,7 +23,7 @@ pub enum Filter {
 
 /// What elements lie in the bytes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Layout {
+pub(crate) struct Layout {
     /// Bytes of one; it divides all of them.
     pub element: usize,
     /// Elements in a row of the last axis, at least one.
@@ -32,7 +32,7 @@ pub(super) struct Layout {
 
 impl Filter {
     /// The most bytes that so many become.
-    pub(super) fn max_len(self, len: usize, layout: Layout) -> usize {
+    pub(crate) fn max_len(self, len: usize, layout: Layout) -> usize {
         match self {
             Filter::None | Filter::Shuffle | Filter::RowDelta => len,
             Filter::ZeroBitmap => bitmap::bits_len(len / layout.element) + len,
@@ -40,7 +40,7 @@ impl Filter {
     }
 
     /// Arranges bytes in `out`, which has [`Filter::max_len`]; gives how many they have become.
-    pub(super) fn apply(self, layout: Layout, bytes: &[u8], out: &mut [u8]) -> usize {
+    pub(crate) fn apply(self, layout: Layout, bytes: &[u8], out: &mut [u8]) -> usize {
         let Layout { element, row } = layout;
         match self {
             Filter::None => out.copy_from_slice(bytes),
@@ -52,7 +52,7 @@ impl Filter {
     }
 
     /// Undoes it: fills `out`.
-    pub(super) fn undo(self, layout: Layout, bytes: &[u8], out: &mut [u8]) -> Result<(), String> {
+    pub(crate) fn undo(self, layout: Layout, bytes: &[u8], out: &mut [u8]) -> Result<(), String> {
         let Layout { element, row } = layout;
         if self == Filter::ZeroBitmap {
             return bitmap::decode(bytes, element, out);
