@@ -125,6 +125,30 @@ fn flags_choose_cuts_codec_and_window() {
 }
 
 #[test]
+fn rounded_weights_are_shipped_on_request_and_said() {
+    let place = Place::new();
+    let (plain, report) = digits(&place, &[]);
+    assert_eq!(report["rounded_weights"], Value::Null);
+    for (to, largest) in [("bf16", 0.004), ("u8", 0.004)] {
+        let (items, report) = digits(&place, &["--weights", to, "--whole"]);
+        check_digits(&items, 10);
+        let rounded = &report["rounded_weights"];
+        assert_eq!(rounded["to"], to);
+        let change = rounded["largest_change"].as_f64().unwrap();
+        assert!(change > 0.0 && change < largest, "{report}");
+        let shipped = report["shipped_weight_bytes"].as_u64().unwrap();
+        assert!(shipped > 500_000, "other weights have other names: {report}");
+        assert!(
+            report["shipped_wire_bytes"].as_u64().unwrap() > shipped,
+            "one machine packs nothing: {report}"
+        );
+        assert!(largest_difference(&plain, &items) > 0.0, "{to}");
+        let whole = report["whole_model"]["largest_difference"].as_f64().unwrap();
+        assert!(whole < 1e-4, "the whole model is the rounded one: {report}");
+    }
+}
+
+#[test]
 fn arrays_of_any_size_come_and_go_under_their_names() {
     let place = Place::new();
     let npz = |name: &str, rows: usize, a: f32| {

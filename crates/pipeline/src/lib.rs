@@ -43,3 +43,4 @@ pub use operation::Operation;
 pub use prepare::{PrepareError, PrepareOptions, Prepared, SplitOptions};
 pub use profile::{Profile, ProfileError, UnitCost, arbitrary_item, profile};
 pub use timing::{CONFIDENCE, Timing};
+pub use transport::Shipped;

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use engine::{Engine, ModelSource, SessionOptions};
-use graph::{Caveat, Cut, Model, ModelError, Simplified};
+use graph::{Caveat, Cut, Model, ModelError, Rounded, Rounding, Simplified};
 use plan::{Boundary, ModelCosts, Objective, PlanError, Problem, Queues, Resources, Solution, Unit};
 use tensor::{Dim, Shape, SpecError, Tensor};
 use wire::Codec;
@@ -50,6 +50,8 @@ pub struct PrepareOptions {
     pub store: Option<PathBuf>,
     /// Whether to measure even what is known.
     pub fresh: bool,
+    /// What large weights are rounded to, so that fewer bytes are shipped; without it the model stays as it is.
+    pub rounding: Option<Rounding>,
 }
 
 impl Default for PrepareOptions {
@@ -62,6 +64,7 @@ impl Default for PrepareOptions {
             codecs: Vec::new(),
             store: None,
             fresh: false,
+            rounding: None,
         }
     }
 }
@@ -75,6 +78,8 @@ pub struct Prepared {
     pub model: Model,
     /// What simplifying changed.
     pub simplified: Simplified,
+    /// What rounding changed, where it was asked for.
+    pub rounded: Option<Rounded>,
     /// What it costs.
     pub profile: Profile,
 }
@@ -158,7 +163,7 @@ pub struct SplitOptions {
 }
 
 impl Prepared {
-    /// Simplifies and measures a model. `progress` hears of units measured and in all.
+    /// Simplifies, perhaps rounds, and measures a model. `progress` hears of units measured and in all.
     pub fn new(
         mut model: Model,
         name: &str,
@@ -170,6 +175,8 @@ impl Prepared {
         check_item(&model, &item)?;
         let simplified = model.simplify(&mut |bytes| fold(engine, bytes))?;
         check_caveats(&model, engine.name())?;
+        // Of what is shipped: simplifying has multiplied weights by those of normalisations.
+        let rounded = options.rounding.map(|rounding| model.round_weights(rounding));
         let cuts = thin(model.cuts(options.max_live), MAX_CUTS);
         let store = options.store.clone().map(Store::new);
         let key = kept::key(&model, &cuts, engine, options.threads, &item);
@@ -208,7 +215,7 @@ impl Prepared {
             .filter_map(|spec| Some((spec.name.clone(), spec.fixed_shape()?)))
             .collect();
         model.set_shapes(&shapes);
-        Ok(Prepared { name: name.to_owned(), model, simplified, profile })
+        Ok(Prepared { name: name.to_owned(), model, simplified, rounded, profile })
     }
 
     /// What it costs on these devices, with the codecs that are worth a thought there.

@@ -51,7 +51,7 @@ fn a_chain_of_three_gives_what_the_whole_model_gives_in_order() {
     let model = vendored_model("resnet20_mnist.onnx");
     let items = items(&model, 20);
     let pipeline = deploy(&model, &cluster, &in_stages(3)).unwrap();
-    assert!(pipeline.shipped_bytes() > 100_000);
+    assert!(pipeline.shipped().bytes > 100_000);
     let pending: Vec<_> = items.iter().map(|item| pipeline.submit(item.clone()).unwrap()).collect();
     for (pending, item) in pending.into_iter().zip(&items) {
         let difference = compare(&whole(&model, item), &pending.wait().unwrap());

@@ -40,10 +40,10 @@ fn what_nodes_hold_is_not_shipped_again() {
     let first = deploy(&model, &cluster, &options).unwrap();
     let weights: u64 = first.stages().iter().map(|stage| stage.weight_bytes).sum();
     assert!(weights > 500_000);
-    assert_eq!(first.shipped_bytes(), weights);
+    assert_eq!(first.shipped().bytes, weights);
     // Beside the first one, and after it.
     let second = deploy(&model, &cluster, &options).unwrap();
-    assert_eq!(second.shipped_bytes(), 0);
+    assert_eq!(second.shipped().bytes, 0);
     first.close();
     assert_right(&model, &second);
     second.close();
@@ -60,7 +60,7 @@ fn what_nodes_hold_is_not_shipped_again() {
     restarted(&mut nodes, "n0", &caches[0]);
     restarted(&mut nodes, "n1", &caches[1]);
     let third = deploy(&model, &join(&nodes), &options).unwrap();
-    assert_eq!(third.shipped_bytes(), third.stages()[1].weight_bytes);
+    assert_eq!(third.shipped().bytes, third.stages()[1].weight_bytes);
     assert_right(&model, &third);
 }
 
@@ -85,10 +85,10 @@ fn a_damaged_cache_entry_is_fetched_again() {
         fs::write(&path, &bytes).unwrap();
     }
     let pipeline = deploy(&model, &cluster, &options).unwrap();
-    assert_eq!(pipeline.shipped_bytes(), damaged);
+    assert_eq!(pipeline.shipped().bytes, damaged);
     assert_right(&model, &pipeline);
     pipeline.close();
-    assert_eq!(deploy(&model, &cluster, &options).unwrap().shipped_bytes(), 0);
+    assert_eq!(deploy(&model, &cluster, &options).unwrap().shipped().bytes, 0);
 }
 
 #[test]

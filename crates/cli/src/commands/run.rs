@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use graph::{Hash, Model};
+use clap::ValueEnum;
+use graph::{Hash, Model, Rounding};
 use pipeline::{
     Accuracy, Agreement, Coding, Layout, MAX_TRIAL_ITEMS, Options, PrepareOptions, Prepared, SplitOptions,
 };
@@ -24,7 +25,7 @@ use crate::input::{Dims, Items, Random};
 use crate::interrupt::Interrupt;
 use crate::output::answer::Classes;
 use crate::output::files::Target;
-use crate::output::report::WholeReport;
+use crate::output::report::{RoundedWeights, WholeReport};
 use crate::output::results::Results;
 use crate::plan_file::PlanFile;
 use crate::preprocess::Settings;
@@ -70,6 +71,10 @@ pub(crate) struct Args {
     /// Run the whole model on one node as well, and print speed and largest difference beside the chain's
     #[arg(long)]
     pub(crate) whole: bool,
+    /// Round the large weights, so that fewer bytes are shipped: to bf16, or to 256 steps from the least to the largest
+    /// of a tensor. The whole model on one node is then the rounded one, too
+    #[arg(long, value_name = "TYPE")]
+    pub(crate) weights: Option<Weights>,
     /// Write the outputs: an .npz file for one item, a folder of them for several; arrays named as the outputs
     #[arg(long, short, value_name = "PATH")]
     pub(crate) output: Option<PathBuf>,
@@ -95,6 +100,31 @@ pub(crate) struct Args {
     pub(crate) photos: Photos,
 }
 
+/// What weights may be rounded to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Weights {
+    /// The nearest bfloat16
+    Bf16,
+    /// 256 steps from the least to the largest of a tensor
+    U8,
+}
+
+impl Weights {
+    fn rounding(self) -> Rounding {
+        match self {
+            Weights::Bf16 => Rounding::Bf16,
+            Weights::U8 => Rounding::U8,
+        }
+    }
+}
+
+/// What rounding the weights did, for the report.
+fn rounded(weights: Option<Weights>, prepared: &Prepared) -> Option<RoundedWeights> {
+    let (to, rounded) = (weights?.to_possible_value()?, prepared.rounded?);
+    let to = to.get_name().to_owned();
+    Some(RoundedWeights { to, tensors: rounded.tensors, largest_change: rounded.largest })
+}
+
 pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     let interrupt = Interrupt::listen().context("cannot listen for signals")?;
     let mut job = Job::prepare(&args)?;
@@ -112,6 +142,7 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
         sample: sample.map(|item| item.tensors),
         own_sample: args.random.is_none(),
         codecs: fleet.codecs(args.links.codec, layout.as_ref(), args.nodes.profile),
+        rounding: args.weights.map(Weights::rounding),
         ..measuring
     };
     let name = args.model.file_stem().unwrap_or_default().to_string_lossy().into_owned();
@@ -126,7 +157,7 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     // Where everything is decided there is nothing to measure for.
     let profile = if layout.is_some() { Profile::None } else { args.nodes.profile };
     let measured = fleet.calibrate(&prepared, profile, cache, common)?;
-    let shipped_before = measured.as_ref().map_or(0, |measured| measured.shipped_bytes);
+    let shipped_before = measured.as_ref().map(|measured| measured.shipped).unwrap_or_default();
     let gone = measured.as_ref().map(|measured| measured.gone.clone()).unwrap_or_default();
     let agreement = Agreement {
         limits: args.agreement.limits(),
@@ -171,7 +202,9 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
         });
     let streamed = streamed.hint_with(|| fleet.look())?;
     let mut report = streamed.report(&chain);
-    report.shipped_weight_bytes += shipped_before;
+    report.shipped_weight_bytes += shipped_before.bytes;
+    report.shipped_wire_bytes += shipped_before.wire_bytes;
+    report.rounded_weights = rounded(args.weights, &prepared);
     report.gone_nodes = gone;
     fleet.learn(&prepared, profile, cache, &chain, streamed.figures())?;
     chain.close();

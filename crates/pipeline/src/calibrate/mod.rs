@@ -32,6 +32,7 @@ use crate::dispatcher::trial;
 use crate::machine;
 use crate::prepare::Prepared;
 use crate::store::Store;
+use crate::transport::Shipped;
 
 /// Figures of links are measured again after this long: networks change with who else uses them.
 const LINK_AGE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -68,8 +69,8 @@ pub struct Measured {
     pub links: Vec<MeasuredLink>,
     /// What could not be measured, and why, for people.
     pub unknown: Vec<String>,
-    /// Bytes of weights that were shipped to be timed; nodes keep them.
-    pub shipped_bytes: u64,
+    /// Weights that were shipped to be timed; nodes keep them.
+    pub shipped: Shipped,
 }
 
 /// What the units cost on one node.
@@ -128,7 +129,7 @@ pub fn calibrate(
     let suspects: Vec<usize> = (0..nodes).filter(|&i| !found[i].unknown.is_empty()).collect();
     let gone = job.leave_out_gone(&suspects, &mut measured)?;
     for (i, found) in found.into_iter().enumerate() {
-        measured.shipped_bytes += found.shipped_bytes;
+        measured.shipped += found.shipped;
         if !gone.contains(&i) {
             measured.nodes.push(found.times);
             measured.unknown.extend(found.unknown);
@@ -200,12 +201,12 @@ type Probed = Result<(LinkFigures, LinkFigures), String>;
 struct Found {
     times: Option<NodeTimes>,
     unknown: Vec<String>,
-    shipped_bytes: u64,
+    shipped: Shipped,
 }
 
 impl Found {
     fn nothing(reason: String) -> Found {
-        Found { times: None, unknown: vec![reason], shipped_bytes: 0 }
+        Found { times: None, unknown: vec![reason], shipped: Shipped::default() }
     }
 }
 
@@ -299,13 +300,13 @@ impl Job<'_> {
         let units = &self.prepared.profile.units;
         let kinds: Vec<usize> = (0..units.len()).map(|i| self.kind(i)).collect();
         let (mut timed, mut error) = (Vec::new(), 0.0f64);
-        let mut found = Found { times: None, unknown: Vec::new(), shipped_bytes: 0 };
+        let mut found = Found { times: None, unknown: Vec::new(), shipped: Shipped::default() };
         for unit in units::representatives(units, &kinds) {
             match self.time_unit(node, unit) {
                 Ok((time, shipped)) => {
                     timed.push((unit, time.sustained_seconds()));
                     error = error.max(time.half_width_seconds / time.seconds);
-                    found.shipped_bytes += shipped;
+                    found.shipped += shipped;
                 }
                 Err(reason) => found.unknown.push(format!("unit {} was not timed: {reason}", unit + 1)),
             }
@@ -372,7 +373,7 @@ impl Job<'_> {
         units::kind(operators.iter().map(|operator| operator.op_type.as_str()))
     }
 
-    fn time_unit(&self, node: &NodeInfo, unit: usize) -> Result<(StageTime, u64), String> {
+    fn time_unit(&self, node: &NodeInfo, unit: usize) -> Result<(StageTime, Shipped), String> {
         // By name too: two nodes that are alike in all they say may have different shares of one machine.
         let key = format!(
             "version {}, operators {:?} of {} in {:?} on {}: {}",
@@ -388,7 +389,7 @@ impl Job<'_> {
             && now.checked_sub(at).is_some_and(|age| age <= TIME_AGE)
             && time.check().is_ok()
         {
-            return Ok((time, 0));
+            return Ok((time, Shipped::default()));
         }
         let control = self.cluster.control();
         let (time, shipped) = trial::time_units(control, self.prepared, unit..unit + 1, node)?;

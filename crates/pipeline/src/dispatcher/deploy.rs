@@ -8,14 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use graph::Weight;
 use wire::control::{Hello, Purpose, Request, Response, StageOrder, WeightHash};
+use wire::weights::Width;
 
 use super::Progress;
 use super::orders::Order;
 use super::state::{Action, Event, State};
 use crate::cluster::NodeInfo;
 use crate::control::{AskError, Control};
-use crate::transport::{Timeouts, connect, weights};
+use crate::transport::weights::{self, Outgoing, Packing};
+use crate::transport::{Shipped, Timeouts, connect};
 
 /// How long a node may look through its cache: it hashes every weight it has.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(120);
@@ -39,8 +42,8 @@ pub(super) struct Opened {
     pub(super) results: TcpStream,
     /// Engine of each stage.
     pub(super) engines: Vec<String>,
-    /// Bytes of weights shipped.
-    pub(super) shipped: u64,
+    /// Weights shipped.
+    pub(super) shipped: Shipped,
 }
 
 /// A deployment that is being built.
@@ -77,8 +80,8 @@ impl Building {
         Ok(Opened { state: self.state, input, results, engines, shipped })
     }
 
-    /// Has every node give its stage up; gives the bytes of weights that were shipped.
-    pub(super) fn release(mut self) -> u64 {
+    /// Has every node give its stage up; gives the weights that were shipped.
+    pub(super) fn release(mut self) -> Shipped {
         for action in self.state.on_event(Event::Finished) {
             assert_eq!(action, Action::Release, "nothing else is left to do");
             release(&self.control, &self.orders);
@@ -116,7 +119,7 @@ enum Report {
     Loaded(usize, String),
     Opened(TcpStream, TcpStream),
     ToShip(u64),
-    Shipped(u64),
+    Shipped(Shipped),
 }
 
 #[derive(Default)]
@@ -124,7 +127,7 @@ struct Done {
     streams: Option<(TcpStream, TcpStream)>,
     engines: Vec<String>,
     to_ship: u64,
-    shipped: u64,
+    shipped: Shipped,
     loaded: usize,
 }
 
@@ -136,9 +139,9 @@ impl Done {
                 self.to_ship += bytes;
                 None
             }
-            Report::Shipped(bytes) => {
-                self.shipped += bytes;
-                progress(Progress::Shipping { sent: self.shipped, total: self.to_ship });
+            Report::Shipped(more) => {
+                self.shipped += more;
+                progress(Progress::Shipping { sent: self.shipped.bytes, total: self.to_ship });
                 None
             }
             Report::Loaded(stage, engine) => {
@@ -237,18 +240,19 @@ fn ship(
     missing: &[WeightHash],
     reports: &Sender<Report>,
 ) -> io::Result<()> {
-    let by_hash: HashMap<WeightHash, &[u8]> =
-        order.weights.iter().map(|w| (w.hash.0, &w.bytes[..])).collect();
+    let by_hash: HashMap<WeightHash, &Weight> = order.weights.iter().map(|w| (w.hash.0, w)).collect();
     let unknown = || io::Error::new(io::ErrorKind::InvalidData, "it asks for a weight it was not ordered");
-    let weights: Vec<(WeightHash, &[u8])> = missing
-        .iter()
-        .map(|hash| Ok((*hash, *by_hash.get(hash).ok_or_else(unknown)?)))
-        .collect::<io::Result<_>>()?;
-    let total = weights.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+    let outgoing = |hash: &WeightHash| {
+        let weight = by_hash.get(hash).ok_or_else(unknown)?;
+        Ok(Outgoing { hash: *hash, width: Width::of(weight.dtype), bytes: &weight.bytes })
+    };
+    let weights: Vec<Outgoing<'_>> = missing.iter().map(outgoing).collect::<io::Result<_>>()?;
+    let total = weights.iter().map(|weight| weight.bytes.len() as u64).sum();
     let _ = reports.send(Report::ToShip(total));
     let mut stream = open(control, order, Purpose::Weights)?;
-    let sent = |bytes| drop(reports.send(Report::Shipped(bytes)));
-    weights::send(&mut stream, weights.into_iter(), &sent)
+    let packing = Packing::for_link(&stream)?;
+    let sent = |more| drop(reports.send(Report::Shipped(more)));
+    weights::send(&mut stream, weights.into_iter(), packing, &sent)
 }
 
 /// Asks the node of stage `i`; a refusal is an error that names it.

@@ -34,6 +34,7 @@ use crate::node::stage::OUTPUT_FAILED;
 use crate::node::state::ENDED;
 use crate::operation::Operation;
 use crate::prepare::{PrepareError, PrepareOptions, Prepared, SplitOptions, check_item};
+use crate::transport::Shipped;
 pub use agreement::{Agreement, CodecTrial, MAX_TRIAL_ITEMS, TriedLink};
 use flight::{Ends, Flight};
 pub use flight::{ItemError, Pending};
@@ -222,7 +223,7 @@ pub struct Pipeline {
     state: state::State,
     plan: Plan,
     stages: Vec<DeployedStage>,
-    shipped_bytes: u64,
+    shipped: Shipped,
     codec_trial: Option<CodecTrial>,
 }
 
@@ -279,9 +280,10 @@ impl Pipeline {
             }
         }
         let settled = settle::settle(prepared, cluster, options)?;
-        let Settled { plan, codecs, building, times, shipped } = settled;
+        let Settled { plan, codecs, building, times, mut shipped } = settled;
         let (control, orders) = (cluster.control().clone(), building.orders().clone());
         let opened = building.connect(&|p| options.tell(p)).map_err(DeployError::Node)?;
+        shipped += opened.shipped;
 
         let window = options.window.unwrap_or(2 * orders.len() + 2).max(1);
         let links = Links::new(codecs[0], orders.iter().map(|order| &order.message));
@@ -309,14 +311,7 @@ impl Pipeline {
         let stages = stages.collect();
         let inner = Arc::new(Inner { control, orders, model: prepared.model.clone(), links, flight });
         inner.watch()?;
-        let mut pipeline = Pipeline {
-            inner,
-            state: opened.state,
-            plan,
-            stages,
-            shipped_bytes: shipped + opened.shipped,
-            codec_trial: None,
-        };
+        let mut pipeline = Pipeline { inner, state: opened.state, plan, stages, shipped, codec_trial: None };
         let named = options.layout.is_none() && matches!(options.accuracy, Accuracy::Only(_));
         if !named {
             let shapes = &prepared.profile.frames[0];
@@ -345,9 +340,9 @@ impl Pipeline {
         &self.stages
     }
 
-    /// Bytes of weights that had to be shipped.
-    pub fn shipped_bytes(&self) -> u64 {
-        self.shipped_bytes
+    /// Weights that had to be shipped.
+    pub fn shipped(&self) -> Shipped {
+        self.shipped
     }
 
     /// Codecs that the links use: from the dispatcher to the first stage, between stages, and back.

@@ -16,6 +16,7 @@ use crate::calibrate::Costs;
 use crate::cluster::Cluster;
 use crate::layout::{Layout, codecs_of, ours};
 use crate::prepare::{PrepareError, Prepared, SplitOptions, TIMING_ERROR, check_caveats, is_narrow};
+use crate::transport::Shipped;
 
 /// Plans that are loaded at most. Corrections are small, so a second plan nearly always stands; more would be
 /// the noise of the measurements.
@@ -29,8 +30,8 @@ pub(super) struct Settled {
     pub(super) building: Building,
     /// What each stage took as a whole, where it was measured.
     pub(super) times: Vec<Option<StageTime>>,
-    /// Bytes of weights shipped for plans that did not stand.
-    pub(super) shipped: u64,
+    /// Weights shipped for plans that did not stand.
+    pub(super) shipped: Shipped,
 }
 
 /// A plan with the codecs along its chain, by name: problems made with other costs number theirs otherwise.
@@ -59,7 +60,7 @@ pub(super) fn settle(
     // With one node there is nothing to choose, and for one stage the calibration has chosen.
     let choice = nodes.len() > 1 && options.split.stages != Some(1) && options.layout.is_none();
     let rounds = if options.measured.is_some() && choice { MAX_ROUNDS } else { 0 };
-    let mut shipped = 0;
+    let mut shipped = Shipped::default();
     let mut standing: Option<Chosen> = None;
     for round in 1.. {
         let building = match load(prepared, &chosen, cluster, options) {
@@ -105,7 +106,7 @@ pub(super) fn settle(
 
 impl Settled {
     /// A plan whose stages were not timed.
-    fn untimed(Chosen { plan, codecs, .. }: Chosen, building: Building, shipped: u64) -> Settled {
+    fn untimed(Chosen { plan, codecs, .. }: Chosen, building: Building, shipped: Shipped) -> Settled {
         Settled { times: vec![None; plan.stages.len()], plan, codecs, building, shipped }
     }
 }

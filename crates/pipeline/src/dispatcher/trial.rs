@@ -22,7 +22,7 @@ use crate::control::Control;
 use crate::prepare::Prepared;
 use crate::probe;
 use crate::timing::LONGEST;
-use crate::transport::{Timeouts, connect};
+use crate::transport::{Shipped, Timeouts, connect};
 
 /// How long a node may run a stage, which ends by itself before this unless one run takes longer.
 const TIME_TIMEOUT: Duration = Duration::from_secs(300);
@@ -60,13 +60,13 @@ pub(super) fn time(
     }
 }
 
-/// Has a node load some units, run them and give them up again; with the bytes of weights shipped for it.
+/// Has a node load some units, run them and give them up again; with the weights shipped for it.
 pub(crate) fn time_units(
     control: &Arc<Control>,
     prepared: &Prepared,
     units: Range<usize>,
     node: &NodeInfo,
-) -> Result<(StageTime, u64), String> {
+) -> Result<(StageTime, Shipped), String> {
     let dispatcher = control.id();
     let common = Common { deployment: draw_id(&dispatcher), dispatcher: &dispatcher, epoch: FIRST_EPOCH };
     let costs = &prepared.profile.units[units.clone()];

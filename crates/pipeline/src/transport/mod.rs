@@ -11,3 +11,4 @@ pub use frames::{Checksums, FrameReader, FrameWriter, ReceiveError, Received, Ti
 pub(crate) use in_use::InUse;
 pub use tcp::{GREETING_TIMEOUT, Timeouts, connect, greet, tune, welcome};
 pub(crate) use tcp::{read_message, write_message};
+pub use weights::Shipped;

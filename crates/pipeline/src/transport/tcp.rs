@@ -49,9 +49,14 @@ pub fn tune(stream: &TcpStream) -> io::Result<()> {
 impl Checksums {
     /// What frames on a connection need: checksums, unless both ends are on this machine.
     pub fn for_link(stream: &TcpStream) -> io::Result<Checksums> {
-        let (near, far) = (stream.local_addr()?.ip(), stream.peer_addr()?.ip());
-        Ok(if near == far || far.is_loopback() { Checksums::Off } else { Checksums::On })
+        Ok(if stays_here(stream)? { Checksums::Off } else { Checksums::On })
     }
+}
+
+/// Whether both ends of a connection are on this machine.
+pub(super) fn stays_here(stream: &TcpStream) -> io::Result<bool> {
+    let (near, far) = (stream.local_addr()?.ip(), stream.peer_addr()?.ip());
+    Ok(near == far || far.is_loopback())
 }
 
 /// Connects to the first address that answers and greets it. The error names every address tried.
