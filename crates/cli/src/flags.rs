@@ -201,7 +201,8 @@ pub(crate) struct Links {
     /// What links may lose of the values they carry: exact (no bit), near (16 bits are kept of each), relaxed (256
     /// steps from the least to the largest) let the plan choose a codec for each link; or one codec for all of them:
     /// raw, or f16, bf16, u8 or u8-axisN, then delta, bitmap or shuffle, then lz4, zstd-5 or zstd1, as in
-    /// bf16+shuffle+zstd1
+    /// bf16+shuffle+zstd1; or what the DEFER paper has: json, json-lz4, zfp-tol, defer-zfp-lz4. A codec by name is used
+    /// as it is; what relaxed chooses is tried on your inputs first
     #[arg(long, value_name = "LEVEL|NAME", default_value = "near")]
     pub(crate) codec: Accuracy,
 }

@@ -4,8 +4,8 @@ use crate::{End, Problem};
 
 impl Problem {
     /// Takes away the codecs that no plan is better with: those that another one beats in bytes at every boundary and in
-    /// time on every machine, and those that take longer to encode or to decode on any link than the bytes of the first
-    /// codec take to travel. Codecs that are worse than a better one by no more than `tolerance`, a share, in no respect
+    /// time on every machine, and those that take longer to encode and to decode, on every link, than the bytes of the
+    /// first codec take to travel. Codecs that are worse than a better one by no more than `tolerance`, a share, in no respect
     /// but better are taken away as well. The first codec always stays.
     ///
     /// # Panics

@@ -236,11 +236,14 @@ impl<R: Read> FrameReader<R> {
         let Some((header, mut timing)) = self.read_header()? else {
             return Ok((Received::End, Timing { started: Instant::now(), bytes: 0 }));
         };
-        timing.bytes += self.descriptors.iter().map(|d| d.encoded_len as u64).sum::<u64>();
         if header.kind == Kind::Failure {
-            return Ok((Received::Failure(header, self.read_reason(&header)?), timing));
+            let reason = self.read_reason(&header)?;
+            timing.bytes += self.descriptors[0].encoded_len as u64;
+            return Ok((Received::Failure(header, reason), timing));
         }
         self.check_against_plan(tensors.len())?;
+        // What was held against the plan has a sum.
+        timing.bytes += self.descriptors.iter().map(|d| d.encoded_len as u64).sum::<u64>();
         for (index, tensor) in tensors.iter_mut().enumerate() {
             self.read_tensor(header.sequence, index, tensor)?;
         }
@@ -297,8 +300,11 @@ impl<R: Read> FrameReader<R> {
                 stream.read_exact(bytes)?;
                 return if intact(bytes, &d) { Ok(()) } else { Err(damaged.into()) };
             }
-            encoded.resize(d.encoded_len, 0);
-            stream.read_exact(encoded)?;
+            // Grows by what arrives: of some codecs the largest encoding is many times the tensor.
+            encoded.clear();
+            if stream.take(d.encoded_len as u64).read_to_end(encoded)? < d.encoded_len {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
             if !intact(encoded, &d) {
                 return Err(damaged.into());
             }
