@@ -131,7 +131,7 @@ fn the_planner_finds_the_order_of_devices() {
     let cluster = place.file(
         "cluster.toml",
         b"version = 1\n[[device]]\nname = 'a'\n[[device]]\nname = 'b'\n\
-          [[link]]\nfrom = 'a'\nto = 'b'\nbandwidth = '10kbit/s'\n",
+          [[link]]\nfrom = 'a'\nto = 'b'\nbandwidth = '1kbit/s'\n",
     );
     let plan = |more: &[&str]| {
         let args =

@@ -5,7 +5,7 @@
 
 use plan::{Assignment, Objective, Plan};
 use wire::control::StageTime;
-use wire::{Codec, CodecList, Fidelity};
+use wire::{Codec, CodecList};
 
 use super::deploy::Building;
 use super::links::LinkCodecs;
@@ -140,11 +140,7 @@ fn given(
     let mut problem = prepared.problem(costs.resources(), &coding);
     let assignment = layout.assignment(prepared, &coding, &mut problem)?;
     let plan = plan::predict(&problem, &assignment).map_err(PrepareError::Plan)?;
-    // Where a coarse codec does not stand its trial, the best of those that are not takes its place.
-    let codecs: Vec<Codec> = layout.codecs().collect();
-    let coarse = codecs.iter().any(|codec| codec.fidelity() == Fidelity::Coarse);
-    let others = if coarse { Accuracy::Near.candidates() } else { Vec::new() };
-    Ok(Chosen { plan, codecs, others })
+    Ok(Chosen { plan, codecs: layout.codecs().collect(), others: Vec::new() })
 }
 
 /// What a plan promises now that its stages are known, even where they take more memory than their nodes have: whether
