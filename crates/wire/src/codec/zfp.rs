@@ -50,11 +50,18 @@ pub(super) const MAX_RATE: u8 = 32;
 /// becomes infinite.
 const LOSSY_LIMIT: f32 = f32::from_bits(0x7E80_0000);
 
+/// Elements whose blocks can be summed up without a wrap: a block holds 256, one of which may be the tensor's, and
+/// takes some bytes for each.
+const MOST_ELEMENTS: usize = 1 << 40;
+
 impl Zfp {
     /// The most bytes that a tensor of a shape becomes.
     pub(super) fn max_len(self, shape: Shape) -> usize {
+        // In no memory, and beyond what the sum of the blocks is made for.
+        if shape.elements().is_none_or(|elements| elements > MOST_ELEMENTS) {
+            return usize::MAX;
+        }
         match self.dims(shape) {
-            // Blocks that the shape does not bound are in no memory.
             Some(dims) => self.config(dims).maximum_size(ZfpScalarType::F32, dims).unwrap_or(usize::MAX),
             None => 0,
         }
