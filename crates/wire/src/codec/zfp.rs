@@ -39,7 +39,7 @@ pub enum ZfpMode {
     Reversible,
     /// Two to this power, added or taken away from each value, as far as `f32` of a block's largest can tell.
     Tolerance(i8),
-    /// What does not fit into so many bits a value, [`MAX_RATE`] at most. Blocks of 4 values take 9 bits at least.
+    /// What does not fit into so many bits a value, 32 at most. Blocks of 4 values take 9 bits at least.
     Rate(u8),
 }
 
