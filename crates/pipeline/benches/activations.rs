@@ -9,7 +9,6 @@ mod stages;
 
 use std::path::{Path, PathBuf};
 
-use engine::{Engine, OnnxRuntime, Rten};
 use graph::Model;
 use image::imageops::FilterType;
 use pipeline::arbitrary_item;
@@ -19,7 +18,6 @@ use tensor::{DType, Shape, Tensor, TensorSpec};
 const STAGES: usize = 8;
 
 #[expect(clippy::print_stdout, reason = "says what it wrote")]
-#[expect(clippy::disallowed_methods, reason = "a bench is configured by its environment")]
 fn main() {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     let Some(folder) = arguments.next().map(PathBuf::from) else {
@@ -27,10 +25,7 @@ fn main() {
         return;
     };
     std::fs::create_dir_all(&folder).unwrap();
-    let engine: Box<dyn Engine> = match std::env::var_os("DEFER_ONNXRUNTIME") {
-        Some(path) => Box::new(OnnxRuntime::load(Path::new(&path)).unwrap()),
-        None => Box::new(Rten),
-    };
+    let engine = stages::engine();
     for path in arguments.map(PathBuf::from).filter(|path| path.exists()) {
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
         let model = Model::load(&path).unwrap();

@@ -12,7 +12,6 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use engine::{Engine, OnnxRuntime, Rten};
 use graph::Model;
 use image::imageops::{self, FilterType};
 use image::{DynamicImage, RgbImage};
@@ -26,12 +25,8 @@ const STAGES: [usize; 2] = [4, 8];
 const CODECS: [&str; 6] = ["shuffle+zstd1", "bf16+shuffle+zstd1", "u8+zstd1", "f16", "bf16", "u8"];
 
 #[expect(clippy::print_stdout, reason = "a bench prints its table")]
-#[expect(clippy::disallowed_methods, reason = "a bench is configured by its environment")]
 fn main() {
-    let engine: Box<dyn Engine> = match std::env::var_os("DEFER_ONNXRUNTIME") {
-        Some(path) => Box::new(OnnxRuntime::load(Path::new(&path)).unwrap()),
-        None => Box::new(Rten),
-    };
+    let engine = stages::engine();
     println!("engine {}; against the same stages with raw links", engine.name());
     println!(
         "{:>20} {:>6} {:>6} {:>20} {:>10} {:>16} {:>12} {:>12}",

@@ -11,7 +11,6 @@ mod stages;
 use std::path::Path;
 use std::time::Instant;
 
-use engine::{Engine, OnnxRuntime, Rten};
 use graph::{Model, zoo};
 use pipeline::arbitrary_item;
 use stages::Stages;
@@ -35,12 +34,8 @@ const CONFIGURATIONS: [(&str, &str, &str); 9] = [
 ];
 
 #[expect(clippy::print_stdout, reason = "a bench prints its table")]
-#[expect(clippy::disallowed_methods, reason = "a bench is configured by its environment")]
 fn main() {
-    let engine: Box<dyn Engine> = match std::env::var_os("DEFER_ONNXRUNTIME") {
-        Some(path) => Box::new(OnnxRuntime::load(Path::new(&path)).unwrap()),
-        None => Box::new(Rten),
-    };
+    let engine = stages::engine();
     println!(
         "{:>14} {:>14} {:>18} {:>12} {:>16} {:>14} {:>16}",
         "model",

@@ -9,7 +9,7 @@ mod results;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 use serde::Deserialize;
 
@@ -40,7 +40,6 @@ pub(crate) struct Args {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Experiment {
-    version: u32,
     /// The engine that runs models.
     engine: String,
     /// Runs of each kind.
@@ -86,8 +85,6 @@ impl Objective {
     }
 }
 
-const VERSION: u32 = 1;
-
 /// Items that say how long one that is alone takes: each takes many periods.
 const LONE_ITEMS: usize = 20;
 
@@ -125,13 +122,8 @@ pub(crate) fn execute(args: &Args) -> Result<()> {
 }
 
 fn read(path: &Path) -> Result<Experiment> {
-    let shown = path.display();
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read the experiment `{shown}`"))?;
-    let experiment: Experiment =
-        toml::from_str(&text).with_context(|| format!("`{shown}` is no experiment"))?;
-    let Experiment { version, warm_up, items, .. } = experiment;
-    ensure!(version == VERSION, "`{shown}` has version {version}, this reads {VERSION}");
-    ensure!(warm_up >= 1 && items >= 2, "`{shown}` needs at least one item to warm up and two to measure");
+    let experiment: Experiment = common::read(path)?;
+    common::check_items(path, experiment.warm_up, experiment.items)?;
     Ok(experiment)
 }
 

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 
@@ -33,7 +33,6 @@ pub(crate) struct Args {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Experiment {
-    version: u32,
     engine: String,
     model: String,
     repeats: usize,
@@ -69,8 +68,6 @@ struct Row {
     machine: String,
     commit: String,
 }
-
-const VERSION: u32 = 1;
 
 pub(crate) fn execute(args: &Args) -> Result<()> {
     let experiment = read(&args.experiment)?;
@@ -124,13 +121,8 @@ impl Experiment {
 }
 
 fn read(path: &Path) -> Result<Experiment> {
-    let shown = path.display();
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read the experiment `{shown}`"))?;
-    let experiment: Experiment =
-        toml::from_str(&text).with_context(|| format!("`{shown}` is no experiment"))?;
-    let Experiment { version, warm_up, items, .. } = experiment;
-    ensure!(version == VERSION, "`{shown}` has version {version}, this reads {VERSION}");
-    ensure!(warm_up >= 1 && items >= 2, "`{shown}` needs at least one item to warm up and two to measure");
+    let experiment: Experiment = common::read(path)?;
+    common::check_items(path, experiment.warm_up, experiment.items)?;
     Ok(experiment)
 }
 

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::devices::Program;
 
@@ -32,6 +33,30 @@ impl Programs {
         );
         Ok(defer)
     }
+}
+
+/// The version of experiments' files that this program reads.
+const VERSION: i64 = 1;
+
+/// Reads an experiment. Its version is looked at first: what else another one holds is not known.
+pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let shown = path.display();
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read the experiment `{shown}`"))?;
+    let no_experiment = || format!("`{shown}` is no experiment");
+    let mut table: toml::Table = toml::from_str(&text).with_context(no_experiment)?;
+    match table.remove("version") {
+        Some(toml::Value::Integer(VERSION)) => {}
+        Some(version) => bail!("`{shown}` has version {version}, this reads {VERSION}"),
+        None => bail!("`{shown}` does not say its `version`, which is {VERSION}"),
+    }
+    table.try_into().with_context(no_experiment)
+}
+
+/// Whether a run is long enough to be measured.
+pub(crate) fn check_items(path: &Path, warm_up: usize, items: usize) -> Result<()> {
+    let shown = path.display();
+    ensure!(warm_up >= 1 && items >= 2, "`{shown}` needs at least one item to warm up and two to measure");
+    Ok(())
 }
 
 /// The file of a model: the one in `models/` beside the folder of experiments, or one of the zoo, made in `work` now.

@@ -1,8 +1,19 @@
 //! A chain of stages in this process, so that what crosses each link can be looked at and changed.
 
-use engine::{Engine, ModelSource, Optimisation, Session, SessionOptions};
+use std::path::Path;
+
+use engine::{Engine, ModelSource, OnnxRuntime, Optimisation, Rten, Session, SessionOptions};
 use graph::{Model, Route, Stage};
 use tensor::Tensor;
+
+/// The engine of the library that DEFER_ONNXRUNTIME names, or else the built-in one.
+#[expect(clippy::disallowed_methods, reason = "a bench is configured by its environment")]
+pub(crate) fn engine() -> Box<dyn Engine> {
+    match std::env::var_os("DEFER_ONNXRUNTIME") {
+        Some(path) => Box::new(OnnxRuntime::load(Path::new(&path)).unwrap()),
+        None => Box::new(Rten),
+    }
+}
 
 /// Stages with their sessions.
 pub(crate) struct Stages {
