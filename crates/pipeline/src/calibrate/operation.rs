@@ -24,8 +24,8 @@ const FACTORS: RangeInclusive<f64> = 0.8..=1.5;
 const MIN_ITEMS: u64 = 20;
 
 /// Keeps what a run of this model says of its nodes, for the next time that they are calibrated: `figures` is what
-/// each stage did in that run, from two looks with [`Pipeline::measure`]. Without a store, with too few items,
-/// where stages were not timed before, or where links use other codecs than planned, nothing is kept.
+/// each stage did in that run, from two looks with [`Pipeline::measure`]. Without a store, with too few items, or
+/// where stages were not timed before, nothing is kept.
 pub fn keep_operation(
     prepared: &Prepared,
     chain: &Pipeline,
@@ -35,11 +35,6 @@ pub fn keep_operation(
     let enough = figures.iter().all(|stage| stage.items >= MIN_ITEMS);
     let Some(store) = options.store.clone().filter(|_| enough).map(Store::new) else { return };
     let times: Option<Vec<StageTime>> = chain.stages().iter().map(|stage| stage.time).collect();
-    // The plan speaks of other codecs than the chain used.
-    let refused = chain.codec_trial().is_some_and(|trial| trial.links.iter().any(|l| l.chosen != l.tried));
-    if refused {
-        return;
-    }
     let (Some(times), Some(operation)) = (times, chain.in_operation(figures)) else { return };
     let model = format!("{:?}", prepared.model.hash());
     let factors = factors(chain.plan(), &times, &operation);

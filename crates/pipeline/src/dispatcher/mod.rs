@@ -280,7 +280,7 @@ impl Pipeline {
             }
         }
         let settled = settle::settle(prepared, cluster, options)?;
-        let Settled { plan, codecs, building, times, mut shipped } = settled;
+        let Settled { plan, codecs, building, times, costs, mut shipped } = settled;
         let (control, orders) = (cluster.control().clone(), building.orders().clone());
         let opened = building.connect(&|p| options.tell(p)).map_err(DeployError::Node)?;
         shipped += opened.shipped;
@@ -316,6 +316,12 @@ impl Pipeline {
         if !named {
             let shapes = &prepared.profile.frames[0];
             pipeline.codec_trial = agreement::try_codecs(&pipeline, shapes, &options.agreement)?;
+            let used = pipeline.codecs();
+            if used != codecs {
+                // What was planned for codecs that were taken back is no promise any more.
+                (_, pipeline.plan) =
+                    settle::promised(prepared, &pipeline.plan, &used, &costs, options.accuracy);
+            }
         }
         Ok(pipeline)
     }

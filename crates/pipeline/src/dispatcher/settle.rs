@@ -30,6 +30,8 @@ pub(super) struct Settled {
     pub(super) building: Building,
     /// What each stage took as a whole, where it was measured.
     pub(super) times: Vec<Option<StageTime>>,
+    /// What the plan was made with, corrected by these times.
+    pub(super) costs: Costs,
     /// Weights shipped for plans that did not stand.
     pub(super) shipped: Shipped,
 }
@@ -70,12 +72,12 @@ pub(super) fn settle(
                 tracing::warn!("a better plan could not be loaded: {e}");
                 chosen = standing.take().expect("checked above");
                 let building = load(prepared, &chosen, cluster, options)?;
-                return Ok(Settled::untimed(chosen, building, shipped));
+                return Ok(Settled::untimed(chosen, building, costs, shipped));
             }
             Err(e) => return Err(e),
         };
         if rounds == 0 {
-            return Ok(Settled::untimed(chosen, building, shipped));
+            return Ok(Settled::untimed(chosen, building, costs, shipped));
         }
         options.tell(Progress::Timing { round });
         let times = time(prepared, &chosen.plan, &building, cluster);
@@ -93,7 +95,7 @@ pub(super) fn settle(
             }
             Ok(None) => {
                 let Chosen { plan, codecs, .. } = chosen;
-                return Ok(Settled { plan, codecs, building, times, shipped });
+                return Ok(Settled { plan, codecs, building, times, costs, shipped });
             }
             Ok(Some(better)) => {
                 shipped += building.release();
@@ -106,8 +108,9 @@ pub(super) fn settle(
 
 impl Settled {
     /// A plan whose stages were not timed.
-    fn untimed(Chosen { plan, codecs, .. }: Chosen, building: Building, shipped: Shipped) -> Settled {
-        Settled { times: vec![None; plan.stages.len()], plan, codecs, building, shipped }
+    fn untimed(chosen: Chosen, building: Building, costs: Costs, shipped: Shipped) -> Settled {
+        let Chosen { plan, codecs, .. } = chosen;
+        Settled { times: vec![None; plan.stages.len()], plan, codecs, building, costs, shipped }
     }
 }
 
@@ -146,17 +149,28 @@ fn given(
 /// What a plan promises now that its stages are known, even where they take more memory than their nodes have: whether
 /// they fit is given.
 fn judge(prepared: &Prepared, chosen: &mut Chosen, costs: &Costs, accuracy: Accuracy) -> bool {
+    let (fits, plan) = promised(prepared, &chosen.plan, &chosen.codecs, costs, accuracy);
+    chosen.plan = plan;
+    fits
+}
+
+/// What a plan promises with these codecs along its chain and on these costs, and whether it fits into memory.
+pub(super) fn promised(
+    prepared: &Prepared,
+    plan: &Plan,
+    codecs: &[Codec],
+    costs: &Costs,
+    accuracy: Accuracy,
+) -> (bool, Plan) {
     let coding = costs.coding(accuracy);
     let mut problem = prepared.problem(costs.resources(), &coding);
     let index = |&codec: &Codec| coding.index(codec, &prepared.profile, &mut problem);
-    let codecs = chosen.codecs.iter().map(index).collect();
-    let assignment = Assignment { codecs, ..chosen.plan.assignment() };
+    let codecs = codecs.iter().map(index).collect();
+    let assignment = Assignment { codecs, ..plan.assignment() };
     let fits = plan::predict(&problem, &assignment).is_ok();
     problem.devices.iter_mut().for_each(|device| device.memory_bytes = None);
-    if let Ok(corrected) = plan::predict(&problem, &assignment) {
-        chosen.plan = corrected;
-    }
-    fits
+    let plan = plan::predict(&problem, &assignment).unwrap_or_else(|_| plan.clone());
+    (fits, plan)
 }
 
 fn load(
