@@ -138,10 +138,10 @@ fn nodes_time_the_codecs_that_were_tried() {
     let slow = plan::Link { bandwidth: 1e5, ..plan::Link::FREE };
     resources.links = plan::Links::uniform(2, slow);
     let problem = prepared.problem(resources, &costs.coding(Accuracy::Near));
-    let bf16 = problem.codecs.iter().find(|codec| codec.name.starts_with("bf16")).expect("it pays");
-    let position = tried.iter().position(|codec| codec.to_string() == bf16.name).unwrap();
+    let f16 = problem.codecs.iter().find(|codec| codec.name.starts_with("f16")).expect("it pays");
+    let position = tried.iter().position(|codec| codec.to_string() == f16.name).unwrap();
     let (figures, factor) =
         (&prepared.profile.codecs[position], measured.nodes[0].as_ref().unwrap().codecs[position]);
-    assert_eq!(bf16.dispatcher.encode_seconds, figures.time.encode_seconds);
-    assert_eq!(bf16.devices[0].encode_seconds, figures.time.encode_seconds * factor.encode);
+    assert_eq!(f16.dispatcher.encode_seconds, figures.time.encode_seconds);
+    assert_eq!(f16.devices[0].encode_seconds, figures.time.encode_seconds * factor.encode);
 }

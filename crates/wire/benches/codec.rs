@@ -15,7 +15,7 @@ use tensor::{Shape, Tensor};
 use wire::{Codec, Room};
 
 /// A row for each of these, after those without a codec.
-const CODECS: [&str; 27] = [
+const CODECS: [&str; 29] = [
     "f16",
     "bf16",
     "u8",
@@ -36,6 +36,8 @@ const CODECS: [&str; 27] = [
     "zstd1",
     "shuffle+zstd1",
     "bitmap+zstd1",
+    "f16+shuffle+zstd1",
+    "f16+bitmap+zstd1",
     "bf16+shuffle+zstd1",
     "bf16+bitmap+zstd1",
     "bf16+bitmap+zstd-5",

@@ -254,11 +254,11 @@ mod tests {
 
     #[test]
     fn devices_are_as_fast_as_they_were_timed_or_as_they_are() {
-        let timed = CodecFactor { codec: codec("bf16"), encode: 3.0, decode: 5.0 };
+        let timed = CodecFactor { codec: codec("f16"), encode: 3.0, decode: 5.0 };
         let coding = Coding { accuracy: Accuracy::Near, factors: vec![vec![timed]] };
-        let codecs = coding.codecs(&profile(&["bf16", "bf16+shuffle+lz4"]), &problem());
+        let codecs = coding.codecs(&profile(&["f16", "f16+shuffle+lz4"]), &problem());
         let names: Vec<&str> = codecs.iter().map(|codec| codec.name.as_str()).collect();
-        assert_eq!(names, ["raw", "bf16", "bf16+shuffle+lz4"]);
+        assert_eq!(names, ["raw", "f16", "f16+shuffle+lz4"]);
         let seconds = |codec: usize, device: usize| {
             let CodecCost { encode_seconds, decode_seconds } = codecs[codec].devices[device];
             (encode_seconds, decode_seconds)

@@ -4,7 +4,6 @@ use std::io::{self, BufReader, IoSlice, Read, Write};
 use std::time::Instant;
 
 use tensor::{SpecError, Tensor, TensorError, TensorSpec, TensorView};
-use wire::codec::EncodeError;
 use wire::frame::{self, MAX_TENSORS, PREFIX_LEN};
 use wire::{Codec, CodecList, Descriptor, FrameError, Header, Kind, Room, checksum};
 
@@ -66,7 +65,7 @@ impl<W: Write> FrameWriter<W> {
         let mut parts = [IoSlice::new(&[]); MAX_TENSORS + 1];
         let mut total = 0;
         for ((tensor, room), part) in tensors.iter().zip(&mut self.rooms).zip(&mut parts[1..]) {
-            let (codec, encoded) = encode(self.codec, *tensor, room);
+            let (codec, encoded) = self.codec.encode_or_wider(*tensor, room);
             self.descriptors.push(Descriptor {
                 codec,
                 dtype: tensor.dtype(),
@@ -103,15 +102,6 @@ impl<W: Write> FrameWriter<W> {
     /// The stream underneath.
     pub fn stream(&self) -> &W {
         &self.stream
-    }
-}
-
-/// The tensor as the link's codec has it, or as it is, where that has nothing for values like these.
-fn encode<'a>(codec: Codec, tensor: TensorView<'a>, room: &'a mut Room) -> (Codec, &'a [u8]) {
-    let codec = codec.for_dtype(tensor.dtype());
-    match codec.encode(tensor, room) {
-        Ok(encoded) => (codec, encoded),
-        Err(EncodeError::NotFinite) => (Codec::RAW, tensor.bytes()),
     }
 }
 
@@ -439,17 +429,21 @@ mod tests {
     }
 
     #[test]
-    fn values_that_a_codec_does_not_stand_for_travel_as_they_are() {
-        let codec: Codec = "u8+lz4".parse().unwrap();
-        let values = [1.0, f32::NAN, f32::INFINITY, -0.0, 5.0, 6.0];
-        let mut sent = tensors();
-        sent[0] = Tensor::from_slice(Shape::from([2, 3]), &values).unwrap();
-        let mut bytes = Vec::new();
-        let views: Vec<_> = sent.iter().map(Tensor::view).collect();
-        FrameWriter::new(&mut bytes, codec, Checksums::On).send(&HEADER, &views).unwrap();
-        let (_, got) = read(&bytes, codec).unwrap();
-        assert_eq!(got[0].bytes(), sent[0].bytes());
-        assert_eq!(got[1], sent[1]);
+    fn values_that_a_codec_does_not_stand_for_travel_as_a_wider_one() {
+        let endless = [1.0, f32::NAN, f32::INFINITY, -0.0, 5.0, 6.0];
+        // Exact in bf16, out of the range of f16.
+        let large = [2f32.powi(100), -0.0, 5.0, 6.0, 0.5, 1.0];
+        for (codec, values) in [("u8+lz4", endless), ("f16+shuffle+lz4", large), ("bf16", [f32::MAX; 6])] {
+            let codec: Codec = codec.parse().unwrap();
+            let mut sent = tensors();
+            sent[0] = Tensor::from_slice(Shape::from([2, 3]), &values).unwrap();
+            let mut bytes = Vec::new();
+            let views: Vec<_> = sent.iter().map(Tensor::view).collect();
+            FrameWriter::new(&mut bytes, codec, Checksums::On).send(&HEADER, &views).unwrap();
+            let (_, got) = read(&bytes, codec).unwrap();
+            assert_eq!(got[0].bytes(), sent[0].bytes(), "{codec}");
+            assert_eq!(got[1], sent[1]);
+        }
     }
 
     #[test]

@@ -1,14 +1,26 @@
 //! Values as halves: half the bytes, each value rounded to the nearest, ties to even. Infinities and NaN stay what they
-//! are, signs too; values beyond the range become infinities, as IEEE 754 rounds.
+//! are, signs too. Tensors that the type has no room for are refused: no number becomes infinite, and the largest has all
+//! of its bits.
 //!
 //! The conversions are branch-free integer arithmetic, which the compiler turns into vector code; it does so once per
 //! set of instructions, and the processor's own is chosen at run time.
 
+use std::ops::Range;
+
 use multiversion::multiversion;
 
+use super::EncodeError;
+
+/// Bits of the largest number of a tensor, without its sign, that IEEE 754 halves stand for: not denormal, as the step
+/// of those is too coarse, nor rounded to infinity.
+const F16_LARGEST: Range<u32> = (127 - 14) << 23..0x477f_f000;
+
+/// The same for bfloat16, whose denormals are as those of `f32`.
+const BF16_LARGEST: Range<u32> = 0..0x7f7f_8000;
+
 /// Of `f32` in memory form, into two bytes each.
-pub(super) fn encode_f16(values: &[u8], out: &mut [u8]) {
-    to_f16(values.as_chunks().0, out.as_chunks_mut().0);
+pub(super) fn encode_f16(values: &[u8], out: &mut [u8]) -> Result<(), EncodeError> {
+    fits(to_f16(values.as_chunks().0, out.as_chunks_mut().0), F16_LARGEST)
 }
 
 /// The other way.
@@ -17,8 +29,8 @@ pub(super) fn decode_f16(bytes: &[u8], out: &mut [u8]) {
 }
 
 /// Of `f32` in memory form, into two bytes each.
-pub(super) fn encode_bf16(values: &[u8], out: &mut [u8]) {
-    to_bf16(values.as_chunks().0, out.as_chunks_mut().0);
+pub(super) fn encode_bf16(values: &[u8], out: &mut [u8]) -> Result<(), EncodeError> {
+    fits(to_bf16(values.as_chunks().0, out.as_chunks_mut().0), BF16_LARGEST)
 }
 
 /// The other way.
@@ -26,9 +38,17 @@ pub(super) fn decode_bf16(bytes: &[u8], out: &mut [u8]) {
     from_bf16(bytes.as_chunks().0, out.as_chunks_mut().0);
 }
 
+/// Zeros, infinities and NaN fit anywhere.
+fn fits(largest: u32, range: Range<u32>) -> Result<(), EncodeError> {
+    match largest == 0 || range.contains(&largest) {
+        true => Ok(()),
+        false => Err(EncodeError::OutOfRange),
+    }
+}
+
 #[multiversion(targets = "simd")]
-fn to_f16(values: &[[u8; 4]], out: &mut [[u8; 2]]) {
-    narrow(values, out, f16_of);
+fn to_f16(values: &[[u8; 4]], out: &mut [[u8; 2]]) -> u32 {
+    narrow(values, out, f16_of)
 }
 
 #[multiversion(targets = "simd")]
@@ -37,8 +57,8 @@ fn from_f16(halves: &[[u8; 2]], out: &mut [[u8; 4]]) {
 }
 
 #[multiversion(targets = "simd")]
-fn to_bf16(values: &[[u8; 4]], out: &mut [[u8; 2]]) {
-    narrow(values, out, bf16_of);
+fn to_bf16(values: &[[u8; 4]], out: &mut [[u8; 2]]) -> u32 {
+    narrow(values, out, bf16_of)
 }
 
 #[multiversion(targets = "simd")]
@@ -46,10 +66,18 @@ fn from_bf16(halves: &[[u8; 2]], out: &mut [[u8; 4]]) {
     widen(halves, out, of_bf16);
 }
 
+/// Gives the bits of the largest number, without its sign; 0 if there is none.
 #[inline(always)]
-fn narrow(values: &[[u8; 4]], out: &mut [[u8; 2]], each: impl Fn(u32) -> u16) {
+fn narrow(values: &[[u8; 4]], out: &mut [[u8; 2]], each: impl Fn(u32) -> u16) -> u32 {
     assert_eq!(values.len(), out.len(), "as many elements out as in");
-    values.iter().zip(out).for_each(|(&value, out)| *out = each(u32::from_le_bytes(value)).to_le_bytes());
+    let mut largest = 0;
+    for (&value, out) in values.iter().zip(out) {
+        let bits = u32::from_le_bytes(value);
+        *out = each(bits).to_le_bytes();
+        let size = bits & !SIGN;
+        largest = largest.max(if size < INFINITY { size } else { 0 });
+    }
+    largest
 }
 
 #[inline(always)]
@@ -127,9 +155,11 @@ mod tests {
         (0..=u16::MAX).flat_map(move |upper| lower.map(|lower| u32::from(upper) << 16 | lower))
     }
 
-    fn narrowed(values: &[[u8; 4]], by: impl Fn(&[[u8; 4]], &mut [[u8; 2]])) -> Vec<u16> {
+    fn narrowed(values: &[[u8; 4]], by: impl Fn(&[[u8; 4]], &mut [[u8; 2]]) -> u32) -> Vec<u16> {
         let mut out = vec![[0; 2]; values.len()];
-        by(values, &mut out);
+        let largest = by(values, &mut out);
+        let finite = values.iter().map(|&value| f32::from_le_bytes(value).abs()).filter(|v| v.is_finite());
+        assert_eq!(f32::from_bits(largest), finite.fold(0.0, f32::max));
         out.into_iter().map(u16::from_le_bytes).collect()
     }
 
@@ -180,6 +210,30 @@ mod tests {
             let halves = &halves[..len.min(halves.len())];
             assert_eq!(widened(halves, from_f16), widened(halves, |h, out| widen(h, out, of_f16)));
             assert_eq!(widened(halves, from_bf16), widened(halves, |h, out| widen(h, out, of_bf16)));
+        }
+    }
+
+    #[test]
+    fn what_halves_have_no_room_for_is_refused() {
+        let (inf, nan) = (f32::INFINITY, f32::NAN);
+        for (values, f16, bf16) in [
+            ([1.0, -3.0], true, true),
+            ([0.0, -0.0], true, true),
+            ([inf, nan], true, true),
+            ([-inf, 1.0], true, true),
+            ([-65519.9, 1.0], true, true),
+            ([-65520.0, 1.0], false, true),
+            ([f32::from_bits(0x7f7f_7fff), inf], false, true),
+            ([f32::from_bits(0x7f7f_8000), inf], false, false),
+            ([-f32::MAX, 1.0], false, false),
+            // The largest number has to have all bits, the others need not.
+            ([1e-30, 6.2e-5], true, true),
+            ([1e-30, 6.1e-5], false, true),
+            ([nan, f32::from_bits(1)], false, true),
+        ] {
+            let (bytes, mut out) = (values.map(f32::to_le_bytes), [0; 4]);
+            assert_eq!(encode_f16(bytes.as_flattened(), &mut out).is_ok(), f16, "f16 of {values:?}");
+            assert_eq!(encode_bf16(bytes.as_flattened(), &mut out).is_ok(), bf16, "bf16 of {values:?}");
         }
     }
 }

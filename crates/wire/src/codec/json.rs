@@ -22,7 +22,7 @@ pub(super) fn encode(values: &[u8], out: &mut [u8]) -> Result<usize, EncodeError
     for &value in values.as_chunks::<4>().0 {
         let value = f32::from_le_bytes(value);
         if !value.is_finite() {
-            return Err(EncodeError::NotFinite);
+            return Err(EncodeError::OutOfRange);
         }
         let text = digits.format_finite(value);
         let text = text.strip_suffix(".0").unwrap_or(text).as_bytes();
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn what_json_cannot_say_is_refused() {
         for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
-            assert_eq!(text_of(&[1.0, value]), Err(EncodeError::NotFinite));
+            assert_eq!(text_of(&[1.0, value]), Err(EncodeError::OutOfRange));
         }
     }
 

@@ -67,9 +67,14 @@ impl CodecList {
         codec == Codec::RAW || self.0.contains(&codec)
     }
 
-    /// Whether a tensor of a type may travel as `codec`: as what one of the list's codecs makes of that type, or raw.
+    /// Whether a tensor of a type may travel as `codec`: as what one of the list's codecs makes of that type, or as what
+    /// is [wider](Codec::wider), at last raw.
     pub fn admits(&self, codec: Codec, dtype: DType) -> bool {
-        codec == Codec::RAW || self.0.iter().any(|listed| listed.for_dtype(dtype) == codec)
+        let makes = |listed: &Codec| {
+            let own = listed.for_dtype(dtype);
+            own == codec || own.wider() == codec
+        };
+        codec == Codec::RAW || self.0.iter().any(makes)
     }
 
     /// Its codecs: raw, then the others in order of preference.
@@ -110,11 +115,16 @@ mod tests {
             (Codec::LZ4, DType::F32, false),
             (BF16, DType::F32, false),
             (Codec::RAW, DType::F32, true),
+            (Codec { values: Values::F16, ..packed }, DType::F32, false),
         ] {
             assert_eq!(list.admits(codec, dtype), admitted, "{codec} of {dtype:?}");
         }
         assert!(list.contains(Codec::RAW) && list.contains(packed) && !list.contains(Codec::LZ4));
         assert_eq!(CodecList::default().to_string(), "raw");
+        let halves = CodecList::from(Codec { values: Values::F16, ..packed });
+        for (codec, admitted) in [(packed, true), (BF16, false), (Codec::LZ4, false)] {
+            assert_eq!(halves.admits(codec, DType::F32), admitted, "{codec}");
+        }
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub struct Codec {
 pub enum Fidelity {
     /// Less than half precision: the effect on a model's outputs is to be measured first.
     Coarse,
-    /// Each value to 8 significant bits at least, within the range of the type.
+    /// Each value to 8 significant bits at least, or to 2^-11 of the tensor's largest: halves.
     Half,
     /// Bit for bit what was sent.
     Exact,
@@ -71,10 +71,10 @@ pub enum Fidelity {
 /// Values that a codec does not stand for: the tensor has to travel another way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EncodeError {
-    /// There is no line from or to infinity, no number in JSON, no error to bound; or the value is so large that decoding
-    /// might make it infinite.
-    #[error("a value is not finite, or might not be after decoding")]
-    NotFinite,
+    /// There is no line from or to infinity, no number in JSON, no error to bound; or a value is so large that decoding
+    /// might make it infinite, or all are so small that little would be left of them.
+    #[error("a value is not finite, or might not be after decoding, or all are too small")]
+    OutOfRange,
 }
 
 /// Bytes that are no encoding of the expected tensor.
@@ -141,18 +141,52 @@ impl Codec {
         self.entropy.max_len(form.head.saturating_add(self.filter.max_len(form.body(), form.layout)))
     }
 
+    /// What tensors travel as for whose values this codec has no room: `bf16` for `f16`, which has the range of `f32`, raw
+    /// for all others. Filter and packing stay.
+    pub fn wider(self) -> Codec {
+        match self.values {
+            Values::F16 => Codec { values: Values::Bf16, ..self },
+            _ => Codec::RAW,
+        }
+    }
+
     /// Encodes a tensor. The result lies in `room`, or is the tensor's own bytes.
+    ///
+    /// # Errors
+    /// When the codec does not stand for its values.
     pub fn encode<'a>(self, tensor: TensorView<'a>, room: &'a mut Room) -> Result<&'a [u8], EncodeError> {
-        let (dtype, shape) = (tensor.dtype(), tensor.shape());
-        let form = self.form(dtype, shape, tensor.bytes().len());
+        let len = self.to_values(tensor, &mut room.values)?;
+        Ok(self.pack(tensor, len, room))
+    }
+
+    /// Encodes a tensor as a link does that uses this codec: as it is for the tensor's type, or as the first that is
+    /// [wider](Codec::wider) and stands for the values. Gives the codec that it was.
+    pub fn encode_or_wider<'a>(self, tensor: TensorView<'a>, room: &'a mut Room) -> (Codec, &'a [u8]) {
+        let mut codec = self.for_dtype(tensor.dtype());
+        loop {
+            match codec.to_values(tensor, &mut room.values) {
+                Ok(len) => return (codec, codec.pack(tensor, len, room)),
+                Err(EncodeError::OutOfRange) => codec = codec.wider(),
+            }
+        }
+    }
+
+    /// The first stage. Gives the bytes that `values` then has; none of plain ones, which stay where they are.
+    fn to_values(self, tensor: TensorView<'_>, values: &mut Buffer) -> Result<usize, EncodeError> {
+        if self.values == Values::Plain {
+            return Ok(0);
+        }
+        values.resize(self.form(tensor.dtype(), tensor.shape(), tensor.bytes().len()).len);
+        self.values.encode(tensor, values.as_mut_bytes())
+    }
+
+    /// The other stages, of a tensor whose values became the first `len` bytes of the room's.
+    fn pack<'a>(self, tensor: TensorView<'a>, len: usize, room: &'a mut Room) -> &'a [u8] {
+        let form = self.form(tensor.dtype(), tensor.shape(), tensor.bytes().len());
         let Room { values, filtered, packed, packers } = room;
         let bytes = match self.values {
             Values::Plain => tensor.bytes(),
-            lossy => {
-                values.resize(form.len);
-                let len = lossy.encode(tensor, values.as_mut_bytes())?;
-                &values.as_bytes()[..len]
-            }
+            _ => &values.as_bytes()[..len],
         };
         let bytes = match self.filter {
             _ if !self.values.has_elements() => bytes,
@@ -165,14 +199,14 @@ impl Codec {
                 &filtered.as_bytes()[..len]
             }
         };
-        Ok(match self.entropy {
+        match self.entropy {
             Entropy::None => bytes,
             entropy => {
                 packed.resize(entropy.max_len(bytes.len()));
                 let len = entropy.pack(bytes, packed.as_mut_bytes(), packers);
                 &packed.as_bytes()[..len]
             }
-        })
+        }
     }
 
     /// Decodes into `out`, which has the length of the tensor's memory form: all of it is written and all input
@@ -287,8 +321,8 @@ impl Values {
             Values::Json => return json::encode(values, out),
             Values::Zfp(zfp) => return zfp.encode(tensor, out),
             Values::Plain => out.copy_from_slice(values),
-            Values::F16 => halves::encode_f16(values, out),
-            Values::Bf16 => halves::encode_bf16(values, out),
+            Values::F16 => halves::encode_f16(values, out)?,
+            Values::Bf16 => halves::encode_bf16(values, out)?,
             Values::U8 => affine::encode(values, affine::Lines::one(), out)?,
             Values::U8Axis(axis) => affine::encode(values, affine::Lines::of(tensor.shape(), axis), out)?,
         }
@@ -387,6 +421,29 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn values_without_room_travel_as_a_wider_codec() {
+        let mut room = Room::default();
+        for (named, values, used) in [
+            ("f16+shuffle+zstd1", [1.0, 2.0], "f16+shuffle+zstd1"),
+            ("f16+shuffle+zstd1", [1.0, 1e5], "bf16+shuffle+zstd1"),
+            ("f16", [1e-9, 1e-7], "bf16"),
+            ("f16+bitmap", [f32::MAX, 0.0], "raw"),
+            ("bf16+lz4", [f32::MAX, 0.0], "raw"),
+            ("u8+zstd1", [f32::NAN, 0.0], "raw"),
+            ("lz4", [f32::NAN, 0.0], "lz4"),
+        ] {
+            let tensor = Tensor::from_slice(Shape::from([2]), &values).unwrap();
+            let (codec, encoded) = named.parse::<Codec>().unwrap().encode_or_wider(tensor.view(), &mut room);
+            let encoded = encoded.to_vec();
+            assert_eq!(codec.to_string(), used, "{named} of {values:?}");
+            assert_eq!(codec.encode(tensor.view(), &mut room).unwrap(), encoded, "{named} of {values:?}");
+        }
+        let integers = Tensor::from_slice(Shape::from([2]), &[1i64, 2]).unwrap();
+        let codec: Codec = "f16+lz4".parse().unwrap();
+        assert_eq!(codec.encode_or_wider(integers.view(), &mut room).0, Codec::LZ4);
     }
 
     #[test]

@@ -73,7 +73,7 @@ impl Zfp {
         let values = tensor.as_slice::<f32>().expect("f32 in memory form is aligned");
         // NaN is not below either.
         if self.mode != ZfpMode::Reversible && !values.iter().all(|value| value.abs() < LOSSY_LIMIT) {
-            return Err(EncodeError::NotFinite);
+            return Err(EncodeError::OutOfRange);
         }
         let field = ZfpField::new(values, dims).expect("the dimensions are those of the tensor");
         let mut stream = ZfpBitStreamRefMut::from_bytes(out).expect("the output is aligned");
@@ -246,7 +246,7 @@ mod tests {
             let zfp = Zfp { view: ZfpView::Line, mode };
             for value in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, -LOSSY_LIMIT] {
                 let tensor = Tensor::from_slice(shape, &[1.0, value, 2.0]).unwrap();
-                assert_eq!(encoded(zfp, &tensor), Err(EncodeError::NotFinite), "{value}");
+                assert_eq!(encoded(zfp, &tensor), Err(EncodeError::OutOfRange), "{value}");
             }
         }
     }

@@ -171,7 +171,7 @@ fn line_of_keys(least: i32, most: i32) -> Result<Line, EncodeError> {
     let [least, most] = [least, most].map(|k| f32::from_bits(key(k) as u32));
     match least.is_finite() && most.is_finite() {
         true => Ok(Line::between(least, most)),
-        false => Err(EncodeError::NotFinite),
+        false => Err(EncodeError::OutOfRange),
     }
 }
 
