@@ -132,7 +132,7 @@ fn a_plan_that_stages_prove_wrong_is_given_up() {
         let unit_seconds = prepared.profile.units.iter().map(|unit| unit.seconds * factor).collect();
         Some(NodeTimes { unit_seconds, operation: 1.0, error: 0.0, codecs: vec![] })
     };
-    let wrong = Measured { nodes: vec![times(0.1), times(10.0)], ..Measured::default() };
+    let wrong = Measured { nodes: vec![times(0.5), times(2.0)], ..Measured::default() };
     let rounds = Arc::new(Mutex::new(Vec::new()));
     let heard = rounds.clone();
     let progress = move |progress| {

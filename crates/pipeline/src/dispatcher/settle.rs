@@ -206,14 +206,16 @@ fn time(prepared: &Prepared, plan: &Plan, building: &Building, cluster: &Cluster
     times.into_iter().map(Option::flatten).collect()
 }
 
-/// Corrects the costs by what the stages took. Gives how far the times may be wrong, as a share.
+/// Corrects the costs by what the stages took. Gives how far the times may be wrong, as a share of the longest: what is
+/// noise in a stage that takes next to nothing is no reason to keep a plan.
 fn correct(prepared: &Prepared, plan: &Plan, times: &[Option<StageTime>], costs: &mut Costs) -> f64 {
+    let longest = times.iter().flatten().map(|time| time.seconds).fold(f64::MIN_POSITIVE, f64::max);
     let mut error = TIMING_ERROR;
     for (stage, time) in std::iter::zip(&plan.stages, times) {
         let Some(time) = time else { continue };
         let device = stage.replicas[0].device;
         costs.correct(device, stage.units.clone(), time);
-        error = error.max(time.half_width_seconds / time.seconds);
+        error = error.max(time.half_width_seconds / longest);
         if let Some(growth) = time.peak_bytes {
             let bytes = prepared.profile.peak_bytes(&stage.units, growth);
             costs.correct_memory(device, stage.units.clone(), bytes);
