@@ -6,18 +6,16 @@
 
 mod results;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use indicatif::ProgressBar;
 use serde::Deserialize;
 
-use crate::cgroup::Groups;
-use crate::common::{self, Origin, Programs};
-use crate::devices::{Cluster, Devices, Program, cluster_file};
-use crate::interrupt::Interrupt;
-use crate::stream::{Job, Streamed, stream};
+use crate::common::{self, Programs};
+use crate::devices::Cluster;
+use crate::lab::Lab;
+use crate::stream::Job;
 use results::Row;
 
 /// What was predicted of a chain of real nodes under CPU quotas, and what was measured; needs root
@@ -90,32 +88,14 @@ const LONE_ITEMS: usize = 20;
 
 pub(crate) fn execute(args: &Args) -> Result<()> {
     let experiment = read(&args.experiment)?;
-    let folder = args.experiment.parent().unwrap_or(Path::new("."));
-    let defer = args.programs.defer()?;
-    let interrupt = Interrupt::listen().context("cannot listen for signals")?;
-    let groups = Groups::new()?;
-    let work = tempfile::tempdir().context("cannot make a folder to work in")?;
-    let cache = work.path().join("cache");
-    let (engine, onnxruntime) = (experiment.engine.as_str(), args.programs.onnxruntime.as_deref());
-    let program = Program { path: &defer, engine, cache: &cache, onnxruntime };
-    let repeats = args.repeats;
-    let origin = Origin::now();
-    let bench = Bench {
-        experiment: &experiment,
-        groups,
-        work: work.path(),
-        folder,
-        program,
-        interrupt,
-        repeats,
-        origin,
-    };
+    let lab = Lab::new(&args.experiment, &experiment.engine, &args.programs)?;
+    let bench = Bench { experiment: &experiment, lab, repeats: args.repeats };
     let mut rows = Vec::new();
     for run in &experiment.run {
         if args.cluster.as_ref().is_none_or(|name| *name == run.cluster) {
             rows.extend(bench.run(run)?);
             // What is known is kept, whatever becomes of the rest.
-            results::write(folder, &rows)?;
+            results::write(&bench.lab.folder, &rows)?;
         }
     }
     Ok(())
@@ -130,15 +110,9 @@ fn read(path: &Path) -> Result<Experiment> {
 /// What all runs have in common.
 struct Bench<'a> {
     experiment: &'a Experiment,
-    groups: Groups,
-    work: &'a Path,
-    /// Where the experiment is.
-    folder: &'a Path,
-    program: Program<'a>,
-    interrupt: Interrupt,
+    lab: Lab,
     /// Instead of those of the experiment.
     repeats: Option<usize>,
-    origin: Origin,
 }
 
 impl Bench<'_> {
@@ -146,53 +120,33 @@ impl Bench<'_> {
         let clusters = &self.experiment.cluster;
         let cluster = clusters.iter().find(|cluster| cluster.name == run.cluster);
         let cluster = cluster.with_context(|| format!("there is no cluster `{}`", run.cluster))?;
-        let file = self.work.join(format!("{}.toml", cluster.name));
-        fs::write(&file, cluster_file(cluster)?).context("cannot write a cluster file")?;
+        let file = self.lab.cluster(cluster)?;
+        let bar = ProgressBar::new_spinner();
         let mut rows = Vec::new();
         for model in &run.models {
-            let path = common::model(model, self.folder, self.work, &self.program)?;
+            let path = self.lab.model(model)?;
             for (objective, lone) in plans(&run.objectives) {
                 let (warm_up, items) = match lone {
                     true => (2, LONE_ITEMS),
                     false => (self.experiment.warm_up, self.experiment.items),
                 };
                 let job = Job {
-                    model: &path,
-                    cluster: &file,
                     objective: objective.name(),
-                    codec: None,
                     fresh: true,
                     window: lone.then_some(1),
-                    warm_up,
-                    items,
+                    ..Job::new(&path, &file, warm_up, items)
                 };
                 let repeats = self.repeats.or(run.repeats).unwrap_or(self.experiment.repeats);
                 for repeat in 0..repeats {
-                    let streamed = self.undisturbed(cluster, &job, &format!("{model} {repeat}"))?;
-                    let (name, devices) = (&cluster.name, &cluster.devices);
-                    rows.push(Row::new(name, devices, model, &job, repeat, streamed, &self.origin));
+                    bar.set_message(format!("{} {model} {} {repeat}", cluster.name, job.objective));
+                    bar.tick();
+                    let (streamed, _) = self.lab.undisturbed(cluster, &job, self.experiment.attempts)?;
+                    rows.push(Row::new(cluster, model, &job, repeat, streamed, &self.lab.origin));
                 }
             }
         }
+        bar.finish_and_clear();
         Ok(rows)
-    }
-
-    /// Runs until nothing disturbs it, a few times at most: the row says when the last one was disturbed, too.
-    fn undisturbed(&self, cluster: &Cluster, job: &Job<'_>, what: &str) -> Result<Streamed> {
-        let bar = ProgressBar::new_spinner();
-        let mut attempt = 1;
-        loop {
-            bar.set_message(format!("{} {what} {}, attempt {attempt}", cluster.name, job.objective));
-            bar.tick();
-            // Nodes of their own for each run: nothing is left in memory from another one.
-            let devices = Devices::start(cluster, &self.groups, &self.program, &self.interrupt)?;
-            let streamed = stream(job, &devices, &self.program, &self.interrupt)?;
-            if attempt >= self.experiment.attempts || !streamed.disturbance.is_too_much() {
-                bar.finish_and_clear();
-                return Ok(streamed);
-            }
-            attempt += 1;
-        }
     }
 }
 
@@ -209,6 +163,7 @@ fn plans(objectives: &[Objective]) -> Vec<(Objective, bool)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::devices::cluster_file;
 
     #[test]
     fn the_experiment_is_right() {

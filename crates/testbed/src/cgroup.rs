@@ -1,10 +1,10 @@
-//! Control groups with a CPU quota, of version 1 or 2: each emulates the CPU of a slow device.
+//! Control groups with a CPU quota and a memory limit, of version 1 or 2: each emulates a small device.
 //!
 //! All groups of a process lie under one of its own, which goes when it is dropped; one that a crashed process left
 //! behind is removed by the next, see [`crate::stale`]. Called by [`crate::devices`]; it never ends a process.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -16,14 +16,23 @@ use crate::stale;
 /// The quota is dealt out anew after this long: short, so that a device is slow rather than often stopped.
 pub(crate) const PERIOD_MICROS: u64 = 20_000;
 
+/// The file of a group that lists its processes.
+const PROCESSES: &str = "cgroup.procs";
+
+/// What the groups of version 2 control.
+const CONTROLLERS: &str = "+cpu +memory";
+
 /// How long processes that ended may take to leave their group.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where CPU quotas are set on this system.
+/// Where this system limits processes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Hierarchy {
     version: Version,
+    /// CPU quotas.
     root: PathBuf,
+    /// Memory: the same with version 2, and elsewhere with version 1. There may be none.
+    memory: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +48,17 @@ impl Version {
         match self {
             Version::One => vec![("cpu.shares", "262144".to_owned())],
             Version::Two => {
-                vec![("cpu.weight", "10000".to_owned()), ("cgroup.subtree_control", "+cpu".to_owned())]
+                vec![("cpu.weight", "10000".to_owned()), ("cgroup.subtree_control", CONTROLLERS.to_owned())]
             }
+        }
+    }
+
+    /// The file of a device's group that limits its memory, MB.
+    fn memory(self, mb: u64) -> (&'static str, String) {
+        let bytes = mb.saturating_mul(1_000_000).to_string();
+        match self {
+            Version::One => ("memory.limit_in_bytes", bytes),
+            Version::Two => ("memory.max", bytes),
         }
     }
 
@@ -63,8 +81,8 @@ pub(crate) struct Groups {
     version: Version,
     name: String,
     path: PathBuf,
-    /// By which the processes of this testbed are known.
-    _held: File,
+    memory: Option<PathBuf>,
+    folder: stale::Folder,
 }
 
 /// Whether quotas can be set: sets one.
@@ -73,7 +91,7 @@ pub(crate) struct Groups {
 /// As [`Groups::new`].
 pub(crate) fn probe() -> Result<()> {
     let groups = Groups::new()?;
-    groups.device("probe", 0.5)?;
+    groups.device("probe", 0.5, None)?;
     groups.remove("probe");
     Ok(())
 }
@@ -83,7 +101,14 @@ pub(crate) fn probe() -> Result<()> {
 /// # Errors
 /// As [`Groups::new`].
 pub(crate) fn clean() -> Result<BTreeSet<String>> {
-    stale::clean(&hierarchy()?.root)
+    stale::clean(&hierarchy()?.roots())
+}
+
+impl Hierarchy {
+    fn roots(&self) -> Vec<&Path> {
+        let memory = self.memory.iter().filter(|memory| **memory != self.root);
+        std::iter::once(&self.root).chain(memory).map(PathBuf::as_path).collect()
+    }
 }
 
 impl Groups {
@@ -92,17 +117,18 @@ impl Groups {
     /// # Errors
     /// Without root, or without a hierarchy that has the CPU controller.
     pub(crate) fn new() -> Result<Groups> {
-        let Hierarchy { version, root } = hierarchy()?;
-        stale::clean(&root)?;
+        let hierarchy = hierarchy()?;
+        stale::clean(&hierarchy.roots())?;
+        let Hierarchy { version, root, memory } = hierarchy;
         if version == Version::Two {
             let control = root.join("cgroup.subtree_control");
-            fs::write(&control, "+cpu").with_context(|| format!("cannot write `{}`", control.display()))?;
+            fs::write(&control, CONTROLLERS)
+                .with_context(|| format!("cannot write `{}`", control.display()))?;
         }
         let name = stale::own_name()?;
-        let path = root.join(&name);
-        fs::create_dir(&path).with_context(|| format!("cannot make the group `{}`", path.display()))?;
-        let held = stale::mark_members(&path)?;
-        let groups = Groups { version, name, path, _held: held };
+        let (folder, path) = (stale::Folder::new(&name)?, root.join(&name));
+        let groups = Groups { version, memory: memory.map(|root| root.join(&name)), name, path, folder };
+        groups.all().into_iter().try_for_each(make)?;
         write_all(&groups.path, &version.shared())?;
         Ok(groups)
     }
@@ -112,25 +138,54 @@ impl Groups {
         &self.name
     }
 
-    /// Makes the group of a device with this share of a core. Gives the file that a process joins it by, through
-    /// writing its id there.
-    pub(crate) fn device(&self, name: &str, share: f64) -> Result<PathBuf> {
-        let path = self.path.join(name);
-        fs::create_dir(&path).with_context(|| format!("cannot make the group `{}`", path.display()))?;
-        write_all(&path, &self.version.quota(share))?;
-        Ok(path.join("cgroup.procs"))
+    /// A folder to work in, which goes with this.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
     }
 
-    /// Removes a device's group once its processes have ended.
+    /// Makes the groups of a device with this share of a core, and so much memory, MB. Gives the files that a process
+    /// joins them by, through writing its id there.
+    ///
+    /// # Errors
+    /// Also when memory is to be limited, and this system does not do that.
+    pub(crate) fn device(&self, name: &str, share: f64, memory_mb: Option<u64>) -> Result<Vec<PathBuf>> {
+        let path = self.path.join(name);
+        make(&path)?;
+        write_all(&path, &self.version.quota(share))?;
+        let mut joined = vec![path.join(PROCESSES)];
+        if let Some(mb) = memory_mb {
+            let memory =
+                self.memory.as_ref().context("no control group hierarchy with the memory controller")?;
+            let memory = memory.join(name);
+            if memory != path {
+                make(&memory)?;
+                joined.push(memory.join(PROCESSES));
+            }
+            write_all(&memory, &[self.version.memory(mb)])?;
+        }
+        Ok(joined)
+    }
+
+    /// Removes a device's groups once its processes have ended.
     pub(crate) fn remove(&self, name: &str) {
-        remove_group(&self.path.join(name));
+        self.all().into_iter().for_each(|group| remove_group(&group.join(name)));
+    }
+
+    /// The group of this process in each hierarchy.
+    fn all(&self) -> Vec<&Path> {
+        let memory = self.memory.iter().filter(|memory| **memory != self.path);
+        std::iter::once(&self.path).chain(memory).map(PathBuf::as_path).collect()
     }
 }
 
 impl Drop for Groups {
     fn drop(&mut self) {
-        remove_tree(&self.path);
+        self.all().into_iter().for_each(remove_tree);
     }
+}
+
+fn make(group: &Path) -> Result<()> {
+    fs::create_dir(group).with_context(|| format!("cannot make the group `{}`", group.display()))
 }
 
 /// Where this system sets CPU quotas.
@@ -138,25 +193,30 @@ fn hierarchy() -> Result<Hierarchy> {
     let is_root = rustix::process::geteuid().is_root();
     ensure!(is_root, "devices are emulated by control groups and network namespaces: run this as root");
     let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
-    let has_cpu = |root: &Path| {
+    let has = |root: &Path, wanted: &str| {
         let controllers = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
-        controllers.split_whitespace().any(|controller| controller == "cpu")
+        controllers.split_whitespace().any(|controller| controller == wanted)
     };
-    find(&mounts, &has_cpu).context("no control group hierarchy with the CPU controller")
+    find(&mounts, &has).context("no control group hierarchy with the CPU controller")
 }
 
-/// The hierarchy with the CPU controller, of version 1 if there are both. `has_cpu` looks into one of version 2.
-fn find(mounts: &str, has_cpu: &dyn Fn(&Path) -> bool) -> Option<Hierarchy> {
-    let of = |version: Version| {
+/// The hierarchies of the CPU and the memory controller, of version 1 if there are both versions. `has` looks into one of
+/// version 2.
+fn find(mounts: &str, has: &dyn Fn(&Path, &str) -> bool) -> Option<Hierarchy> {
+    let of = |version: Version, controller: &str| {
         mounts.lines().find_map(|line| {
             let mut fields = line.split(' ').skip(1);
             let (path, kind, options) = (PathBuf::from(fields.next()?), fields.next()?, fields.next()?);
             let found = match version {
-                Version::One => kind == "cgroup" && options.split(',').any(|option| option == "cpu"),
-                Version::Two => kind == "cgroup2" && has_cpu(&path),
+                Version::One => kind == "cgroup" && options.split(',').any(|option| option == controller),
+                Version::Two => kind == "cgroup2" && has(&path, controller),
             };
-            found.then_some(Hierarchy { version, root: path })
+            found.then_some(path)
         })
+    };
+    let of = |version: Version| {
+        let memory = || of(version, "memory");
+        of(version, "cpu").map(|root| Hierarchy { version, root, memory: memory() })
     };
     of(Version::One).or_else(|| of(Version::Two))
 }
@@ -202,18 +262,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_hierarchy_with_the_cpu_controller_is_found() {
+    fn the_hierarchies_of_the_controllers_are_found() {
         let one = "cgroup /sys/fs/cgroup/cpuacct cgroup rw,cpuacct 0 0\ncgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n";
+        let memory = "cgroup /sys/fs/cgroup/memory cgroup rw,memory 0 0\n";
         let two = "cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
-        let check = |mounts: &str, has_cpu: bool, expected: Option<(Version, &str)>| {
-            let found = find(mounts, &|_| has_cpu);
-            let expected = expected.map(|(version, root)| Hierarchy { version, root: root.into() });
+        let check = |mounts: &str, has: &str, expected: Option<(Version, &str, Option<&str>)>| {
+            let found = find(mounts, &|_, wanted| has.split(' ').any(|controller| controller == wanted));
+            let expected = expected.map(|(version, root, memory)| Hierarchy {
+                version,
+                root: root.into(),
+                memory: memory.map(PathBuf::from),
+            });
             assert_eq!(found, expected, "{mounts}");
         };
-        check(&format!("{two}{one}"), true, Some((Version::One, "/sys/fs/cgroup/cpu")));
-        check(two, true, Some((Version::Two, "/sys/fs/cgroup/unified")));
-        check(two, false, None);
-        check("proc /proc proc rw 0 0\nbroken\n", true, None);
+        let (cpu, unified) = ("/sys/fs/cgroup/cpu", "/sys/fs/cgroup/unified");
+        check(&format!("{two}{one}"), "cpu memory", Some((Version::One, cpu, None)));
+        check(&format!("{one}{memory}"), "", Some((Version::One, cpu, Some("/sys/fs/cgroup/memory"))));
+        check(two, "cpu", Some((Version::Two, unified, None)));
+        check(two, "cpu memory", Some((Version::Two, unified, Some(unified))));
+        check(two, "memory", None);
+        check("proc /proc proc rw 0 0\nbroken\n", "cpu memory", None);
     }
 
     #[test]
@@ -221,6 +289,7 @@ mod tests {
         let files = |version: Version| version.quota(0.15).into_iter().map(|(f, c)| format!("{f} {c}"));
         assert!(files(Version::One).eq(["cpu.cfs_period_us 20000", "cpu.cfs_quota_us 3000"]));
         assert!(files(Version::Two).eq(["cpu.max 3000 20000"]));
+        assert_eq!(Version::One.memory(128), ("memory.limit_in_bytes", "128000000".to_owned()));
         assert_eq!(Version::Two.quota(1.5), [("cpu.max", "30000 20000".to_owned())]);
     }
 }

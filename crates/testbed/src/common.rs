@@ -1,6 +1,7 @@
 //! What experiments with real nodes share: where the programs are, models, origins of figures, files of results.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -107,10 +108,29 @@ fn commit() -> String {
 /// Writes `results/NAME.ndjson`, a line for each row, and `NAME.md` into the folder of experiments.
 pub(crate) fn write(folder: &Path, name: &str, rows: &[impl Serialize], text: &str) -> Result<()> {
     let lines = rows.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?;
+    save(&results(folder, name)?, &(lines.join("\n") + "\n"))?;
+    page(folder, name, text)
+}
+
+/// Adds a line to `results/NAME.ndjson`.
+pub(crate) fn append(folder: &Path, name: &str, row: &impl Serialize) -> Result<()> {
+    let path = results(folder, name)?;
+    let line = serde_json::to_string(row)? + "\n";
+    let file = OpenOptions::new().append(true).create(true).open(&path);
+    let written = file.and_then(|mut file| file.write_all(line.as_bytes()));
+    written.with_context(|| format!("cannot write `{}`", path.display()))
+}
+
+/// Writes `NAME.md`.
+pub(crate) fn page(folder: &Path, name: &str, text: &str) -> Result<()> {
+    save(&folder.join(name).with_extension("md"), text)
+}
+
+/// Where the results of an experiment are, in a folder that is there.
+pub(crate) fn results(folder: &Path, name: &str) -> Result<PathBuf> {
     let results = folder.join("results");
     fs::create_dir_all(&results).with_context(|| format!("cannot make `{}`", results.display()))?;
-    save(&results.join(name).with_extension("ndjson"), &(lines.join("\n") + "\n"))?;
-    save(&folder.join(name).with_extension("md"), text)
+    Ok(results.join(name).with_extension("ndjson"))
 }
 
 fn save(path: &Path, text: &str) -> Result<()> {

@@ -12,29 +12,35 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use plan::End;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use crate::cgroup::Groups;
+use crate::host;
 use crate::interrupt::Interrupt;
-use crate::network::{self, Network};
+use crate::network::{self, MOST_DEVICES, Network};
 
 /// How long a node may take to end after it was asked to: it may wait for its quota many times.
 const END_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Joins the groups that come before `--`, before the process is the node, so that nothing of the node is outside; then
+/// becomes the rest, on the core with that number.
+const JOIN: &str =
+    r#"while [ "$1" != -- ]; do echo $$ > "$1" || exit; shift; done; shift; exec taskset -c "$@""#;
 
 /// Devices as an experiment describes them.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Cluster {
     pub(crate) name: String,
+    #[serde(deserialize_with = "one_by_one")]
     pub(crate) devices: Vec<Device>,
     /// Without it, all share the loopback interface, which is no limit.
     #[serde(default)]
     pub(crate) network: Option<network::Description>,
 }
 
-/// A device as an experiment describes it.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// A slow device.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Device {
     /// CPU time it may take, as a share of a core.
     pub(crate) quota: f64,
@@ -42,6 +48,51 @@ pub(crate) struct Device {
     pub(crate) idle_watts: f64,
     /// Power when it computes.
     pub(crate) busy_watts: f64,
+    /// What its processes may take together, MB. Without it, memory is no limit.
+    pub(crate) memory_mb: Option<u64>,
+}
+
+/// Equal devices as an experiment describes them.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Alike {
+    quota: f64,
+    idle_watts: f64,
+    busy_watts: f64,
+    #[serde(default)]
+    memory_mb: Option<u64>,
+    /// How many there are of them.
+    #[serde(default = "one")]
+    count: usize,
+}
+
+fn one() -> usize {
+    1
+}
+
+fn one_by_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Device>, D::Error> {
+    let alike = Vec::<Alike>::deserialize(deserializer)?;
+    let devices = |Alike { quota, idle_watts, busy_watts, memory_mb, count }: Alike| {
+        std::iter::repeat_n(Device { quota, idle_watts, busy_watts, memory_mb }, count.min(MOST_DEVICES))
+    };
+    Ok(alike.into_iter().flat_map(devices).collect())
+}
+
+impl Cluster {
+    /// The device of a node that was started for it.
+    pub(crate) fn device(&self, node: &str) -> Device {
+        let found = (0..self.devices.len()).find(|&i| node_name(&self.name, i) == node);
+        self.devices[found.expect("`defer run` uses the nodes of its cluster file")]
+    }
+}
+
+impl Device {
+    /// Energy that it takes while results come with this period, modelled: it waits all the time, and takes more while
+    /// it is busy, which is its CPU time at the rate of its quota.
+    pub(crate) fn joules(&self, cpu_ms: f64, period_ms: f64) -> f64 {
+        let busy_ms = (cpu_ms / self.quota).min(period_ms);
+        (self.idle_watts * period_ms + (self.busy_watts - self.idle_watts) * busy_ms) / 1e3
+    }
 }
 
 /// The program and what all its processes are given.
@@ -94,12 +145,14 @@ impl<'a> Devices<'a> {
         for (i, device) in devices.iter().enumerate() {
             interrupt.check()?;
             let name = node_name(cluster, i);
-            let procs = groups.device(&name, device.quota)?;
+            let joined = groups.device(&name, device.quota, device.memory_mb)?;
             let mut command = Command::new("sh");
-            // The process joins its group before it is the node, so that nothing of the node is outside.
-            command.args(["-c", r#"echo $$ > "$1" && shift && exec taskset -c "$@""#, "sh"]).arg(procs);
+            command.args(["-c", JOIN, "sh"]).args(joined).arg("--");
             command.arg((i % cores).to_string()).arg(program.path);
             command.args(["node", "--json", "--until-stdin-closes", "--threads", "1", "--name", &name]);
+            if let Some(mb) = device.memory_mb {
+                command.args(["--memory", &format!("{mb}MB")]);
+            }
             program.engine(&mut command);
             // A group of its own, so that Ctrl-C reaches this process alone, which then takes all down.
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
@@ -133,6 +186,12 @@ impl<'a> Devices<'a> {
                 command.spawn().with_context(|| format!("cannot start {program}"))
             }
         }
+    }
+
+    /// By node: the most memory that it had at once so far, bytes; 0 where the system does not tell.
+    pub(crate) fn peak_bytes(&self) -> Vec<(String, u64)> {
+        let peak = |child: &Child| host::peak_bytes(child.id()).unwrap_or(0);
+        self.nodes.iter().map(|(name, child)| (name.clone(), peak(child))).collect()
     }
 
     /// Process ids of the nodes.
@@ -177,12 +236,13 @@ pub(crate) fn end(child: &mut Child, deadline: Instant) -> Result<()> {
 /// The cluster file for these devices: their power, and nothing that is to be measured.
 pub(crate) fn cluster_file(cluster: &Cluster) -> Result<String> {
     let Cluster { name, devices, network } = cluster;
+    ensure!((1..=MOST_DEVICES).contains(&devices.len()), "`{name}` has {} devices", devices.len());
     if let Some(network) = network {
         network.uplinks(devices.len()).with_context(|| format!("the network of `{name}`"))?;
     }
     let mut text = "version = 1\n".to_owned();
     for (i, device) in devices.iter().enumerate() {
-        let Device { quota, idle_watts, busy_watts } = device;
+        let Device { quota, idle_watts, busy_watts, .. } = device;
         if !(*quota > 0.0 && *quota <= 1.0) {
             bail!("device {} of `{name}` has a quota of {quota}, which is no share of a core", i + 1);
         }
@@ -199,8 +259,36 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_device_takes_more_while_it_is_busy() {
+        let device = Device { quota: 0.25, idle_watts: 2.0, busy_watts: 6.0, memory_mb: None };
+        // 25 ms of CPU time at a quarter of a core is 100 ms of being busy.
+        for (cpu_ms, joules) in [(25.0, 0.8), (0.0, 0.4), (50.0, 1.2), (100.0, 1.2)] {
+            assert!((device.joules(cpu_ms, 200.0) - joules).abs() < 1e-12, "{cpu_ms} ms");
+        }
+    }
+
+    #[test]
+    fn equal_devices_are_said_once() {
+        let text = r#"
+            name = "c"
+            devices = [{ quota = 0.5, idle_watts = 1, busy_watts = 2, count = 3 },
+                       { quota = 0.25, idle_watts = 1, busy_watts = 2, memory_mb = 128 }]
+        "#;
+        let cluster: Cluster = toml::from_str(text).unwrap();
+        let quotas: Vec<f64> = cluster.devices.iter().map(|device| device.quota).collect();
+        assert_eq!(quotas, [0.5, 0.5, 0.5, 0.25]);
+        assert_eq!(cluster.device("c-4").memory_mb, Some(128));
+        for (from, to) in [("count = 3", "count = 0"), ("count = 3", "count = 1000000000000")] {
+            let broken: Cluster = toml::from_str(&text.replace(from, to)).unwrap();
+            let broken = Cluster { devices: broken.devices[..broken.devices.len() - 1].to_vec(), ..broken };
+            assert_eq!(cluster_file(&broken).is_err(), to.ends_with(" 0"), "{to}");
+        }
+        assert!(toml::from_str::<Cluster>(&text.replace("memory_mb", "memory")).is_err());
+    }
+
+    #[test]
     fn the_cluster_file_names_the_nodes_and_their_power() {
-        let device = Device { quota: 0.15, idle_watts: 2.0, busy_watts: 5.5 };
+        let device = Device { quota: 0.15, idle_watts: 2.0, busy_watts: 5.5, memory_mb: None };
         let of =
             |device: Device| Cluster { name: "even".to_owned(), devices: vec![device; 2], network: None };
         let cluster = plan::Cluster::from_toml(&cluster_file(&of(device)).unwrap()).unwrap();

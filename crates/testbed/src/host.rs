@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Cores that processes other than ours may have taken.
 const MOST_FOREIGN: f64 = 0.15;
@@ -31,7 +31,7 @@ struct Ticks {
 }
 
 /// What the machine did besides our processes, in cores.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 pub(crate) struct Disturbance {
     pub(crate) foreign_cores: f64,
     pub(crate) softirq_cores: f64,
@@ -94,6 +94,17 @@ fn process_ticks(stat: &str) -> Option<u64> {
     Some(field(11)? + field(12)?)
 }
 
+/// The most memory that a process had at once, bytes.
+pub(crate) fn peak_bytes(process: u32) -> Option<u64> {
+    peak(&fs::read_to_string(format!("/proc/{process}/status")).ok()?)
+}
+
+fn peak(status: &str) -> Option<u64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,6 +117,13 @@ mod tests {
         let stat = "42 (a) b) S 1 42 42 0 -1 4194560 1 2 3 4 70 30 9 9 20 0 1 0 5";
         assert_eq!(process_ticks(stat), Some(100));
         assert_eq!(process_ticks(""), None);
+    }
+
+    #[test]
+    fn the_peak_is_what_a_process_had_at_once() {
+        assert_eq!(peak("Name:\tcat\nVmPeak:\t  900 kB\nVmHWM:\t    64 kB\nVmRSS:\t    8 kB\n"), Some(65536));
+        assert_eq!(peak("Name:\tkthreadd\n"), None);
+        assert!(peak_bytes(std::process::id()).is_some_and(|bytes| bytes > 1 << 16));
     }
 
     #[test]

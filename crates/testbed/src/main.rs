@@ -4,11 +4,12 @@
 
 mod accuracy;
 mod cgroup;
-mod codecs;
 mod common;
 mod devices;
+mod grid;
 mod host;
 mod interrupt;
+mod lab;
 mod links;
 mod network;
 mod placement;
@@ -34,8 +35,7 @@ enum Command {
     Placement(placement::Args),
     /// What was predicted of a chain of real nodes under CPU quotas, and what was measured; needs root
     Accuracy(accuracy::Args),
-    /// What codecs do to throughput on links of several rates; needs root
-    Codecs(codecs::Args),
+    Run(grid::Args),
 }
 
 fn main() -> ExitCode {
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
         Command::Clean => clean(),
         Command::Placement(args) => placement::execute(&args),
         Command::Accuracy(args) => accuracy::execute(&args),
-        Command::Codecs(args) => codecs::execute(&args),
+        Command::Run(args) => grid::execute(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -27,7 +27,7 @@ pub(crate) const NAMESPACES: &str = "/run/netns";
 const NETWORK: [u8; 3] = [10, 213, 78];
 
 /// As many as there are addresses beside the dispatcher's.
-const MOST_DEVICES: usize = 250;
+pub(crate) const MOST_DEVICES: usize = 250;
 
 /// What a link that was idle may send at once beyond its rate. No larger, or short messages would be too fast; a piece
 /// may exceed it, so that the kernel need not cut it up.

@@ -1,25 +1,27 @@
 //! What a testbed is called in the system, and how one whose process crashed is found, ended and removed.
 //!
-//! Control groups and network namespaces outlive a process, so both have it in their names. Called whenever a testbed
-//! is set up, and by `defer-testbed clean`; it never touches what belongs to a process that lives.
+//! Control groups, network namespaces and folders outlive a process, so all have it in their names. Called whenever a
+//! testbed is set up, and by `defer-testbed clean`; it never touches what belongs to a process that lives.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 
 use crate::{cgroup, host, network};
 
 /// What everything is called that a testbed makes; its process and when that began follow.
 const PREFIX: &str = "defer-testbed-";
 
-/// A file in the group of a testbed that its processes hold open, all of them, and nobody else.
-const HELD: &str = "cgroup.procs";
+/// A file in the folder of a testbed that its processes hold open, all of them, and nobody else.
+const HELD: &str = "held";
 
 /// How long a killed process may take to end: it may be in the middle of a call.
 const END_TIMEOUT: Duration = Duration::from_secs(20);
@@ -50,31 +52,67 @@ pub(crate) fn own_name() -> Result<String> {
     Ok(format!("{PREFIX}{process}-{began}"))
 }
 
-/// Marks this process and all that it will start as members of the testbed with this group, by a file that they hold
-/// open.
-pub(crate) fn mark_members(group: &Path) -> Result<File> {
-    let path = group.join(HELD);
-    let file = File::open(&path).with_context(|| format!("cannot open `{}`", path.display()))?;
-    fcntl_setfd(&file, FdFlags::empty()).context("cannot hand an open file down")?;
-    Ok(file)
+/// The folder in which a testbed works. Who holds a file of it open is a member of the testbed: this process, and all
+/// that it starts from now on.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    folder: TempDir,
+    _held: File,
 }
 
-/// Ends and removes the testbeds whose processes are no more: what runs, then namespaces, then groups, so that one
-/// that is interrupted is found again. `root` is where their groups are. Gives the names of what was removed.
+impl Folder {
+    /// That of the testbed of this name, among the files of this system that nobody keeps.
+    pub(crate) fn new(name: &str) -> Result<Folder> {
+        Folder::within(&std::env::temp_dir(), name)
+    }
+
+    fn within(root: &Path, name: &str) -> Result<Folder> {
+        let folder = tempfile::Builder::new().prefix(&format!("{name}-")).tempdir_in(root);
+        let folder = folder.context("cannot make a folder to work in")?;
+        let path = folder.path().join(HELD);
+        let held = File::create(&path).with_context(|| format!("cannot make `{}`", path.display()))?;
+        fcntl_setfd(&held, FdFlags::empty()).context("cannot hand an open file down")?;
+        Ok(Folder { folder, _held: held })
+    }
+
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// Ends and removes the testbeds whose processes are no more: what runs, then namespaces, groups and folders, so that
+/// one that is interrupted is found again. `roots` are where their groups are. Gives the names of what was removed.
 ///
 /// # Errors
 /// When something cannot be ended or removed.
-pub(crate) fn clean(root: &Path) -> Result<BTreeSet<String>> {
-    let groups = stale(root);
-    groups.iter().try_for_each(|group| end_members(&root.join(group)))?;
+pub(crate) fn clean(roots: &[&Path]) -> Result<BTreeSet<String>> {
+    let temporary = std::env::temp_dir();
+    let folders: BTreeSet<String> =
+        stale(&temporary).into_iter().filter(|name| is_own(&temporary.join(name))).collect();
+    folders.iter().try_for_each(|folder| end_members(&temporary.join(folder)))?;
     let namespaces = stale(Path::new(network::NAMESPACES));
     namespaces.iter().try_for_each(|namespace| network::remove_namespace(namespace))?;
-    for group in &groups {
-        let path = root.join(group);
-        cgroup::remove_tree(&path);
-        ensure!(!path.exists(), "cannot remove the group `{}` of a testbed that crashed", path.display());
+    let mut groups = BTreeSet::new();
+    for root in roots {
+        for group in stale(root) {
+            let path = root.join(&group);
+            cgroup::remove_tree(&path);
+            ensure!(!path.exists(), "cannot remove the group `{}` of a testbed that crashed", path.display());
+            groups.insert(group);
+        }
     }
-    Ok(groups.union(&namespaces).cloned().collect())
+    for folder in &folders {
+        let path = temporary.join(folder);
+        fs::remove_dir_all(&path).with_context(|| format!("cannot remove `{}`", path.display()))?;
+    }
+    Ok(groups.into_iter().chain(namespaces).chain(folders).collect())
+}
+
+/// Whether a folder is this user's: anybody may make one of any name where nobody keeps files.
+fn is_own(path: &Path) -> bool {
+    let own = |data: fs::Metadata| data.is_dir() && data.uid() == rustix::process::geteuid().as_raw();
+    fs::symlink_metadata(path).is_ok_and(own)
 }
 
 /// What a folder has of testbeds whose processes are no more.
@@ -88,8 +126,8 @@ fn stale(folder: &Path) -> BTreeSet<String> {
 
 /// Kills what a crashed testbed still runs. Who was killed in the middle of starting somebody else has done so, and
 /// nodes may wait for their quota: it looks until nobody is left.
-fn end_members(group: &Path) -> Result<()> {
-    let held = group.join(HELD);
+fn end_members(folder: &Path) -> Result<()> {
+    let held = folder.join(HELD);
     let deadline = Instant::now() + END_TIMEOUT;
     loop {
         let members = holders(&held)?;
@@ -162,12 +200,11 @@ mod tests {
         assert!(owner.lives());
         assert!(!Owner { began: owner.began + 1, ..owner }.lives(), "another process of the same id");
 
-        let folder = tempfile::tempdir().unwrap();
-        let held = folder.path().canonicalize().unwrap().join(HELD);
-        fs::write(&held, "").unwrap();
-        let file = mark_members(held.parent().unwrap()).unwrap();
+        let root = tempfile::tempdir().unwrap();
+        let Folder { folder, _held } = Folder::within(&root.path().canonicalize().unwrap(), "x").unwrap();
+        let held = folder.path().join(HELD);
         let mut member = cat();
-        drop(file);
+        drop(_held);
         let members: Vec<u32> = holders(&held).unwrap().iter().map(|id| id.as_raw_pid() as u32).collect();
         assert_eq!(members, [member.id()]);
         end_members(held.parent().unwrap()).unwrap();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::devices::{Devices, Program, end};
 use crate::host::{Disturbance, Look};
@@ -35,14 +35,36 @@ pub(crate) struct Job<'a> {
     /// Whether to measure even what is known of the model and the devices.
     pub(crate) fresh: bool,
     pub(crate) window: Option<usize>,
+    /// Instead of as many as are best.
+    pub(crate) stages: Option<usize>,
+    /// Where the model is cut, with the devices in their order, instead of where it is best.
+    pub(crate) cut: Option<&'a str>,
     /// Items that fill the chain and settle it.
     pub(crate) warm_up: usize,
     /// Items that are measured, after those.
     pub(crate) items: usize,
 }
 
+impl<'a> Job<'a> {
+    /// A run for throughput as it is usual.
+    pub(crate) fn new(model: &'a Path, cluster: &'a Path, warm_up: usize, items: usize) -> Job<'a> {
+        Job {
+            model,
+            cluster,
+            objective: "throughput",
+            codec: None,
+            fresh: false,
+            window: None,
+            stages: None,
+            cut: None,
+            warm_up,
+            items,
+        }
+    }
+}
+
 /// What was predicted.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Prediction {
     pub(crate) period_ms: f64,
     pub(crate) latency_ms: f64,
@@ -56,7 +78,10 @@ pub(crate) struct Stage {
     pub(crate) engine: String,
     pub(crate) predicted_busy_ms: f64,
     pub(crate) corrected_busy_ms: Option<f64>,
+    pub(crate) weight_bytes: u64,
+    pub(crate) compute_ms: f64,
     pub(crate) cpu_ms: f64,
+    pub(crate) in_bytes: f64,
     pub(crate) out_bytes: f64,
     /// Of the link that leaves the stage.
     pub(crate) codec: String,
@@ -70,6 +95,8 @@ pub(crate) struct Report {
     /// Of the link that enters the first stage.
     pub(crate) input_codec: String,
     pub(crate) stages: Vec<Stage>,
+    /// Weights as they travelled.
+    pub(crate) shipped_wire_bytes: u64,
 }
 
 /// A run that went through.
@@ -80,8 +107,13 @@ pub(crate) struct Streamed {
     pub(crate) period_ms: f64,
     /// The period of the second half over that of the first: 1 when it was steady.
     pub(crate) drift: f64,
-    /// Median over the measured items.
+    /// Median and 99th percentile over the measured items.
     pub(crate) latency_ms: f64,
+    pub(crate) latency_ms_p99: f64,
+    /// From the start of the dispatcher to the first result: calibrating, planning, shipping.
+    pub(crate) first_result_ms: f64,
+    /// By node: the most memory that it had at once, bytes.
+    pub(crate) peak_bytes: Vec<(String, u64)>,
     pub(crate) disturbance: Disturbance,
 }
 
@@ -108,17 +140,24 @@ pub(crate) fn stream(
         command.args(["--codec", codec]);
     }
     command.args(["--repeat", &(job.warm_up + job.items).to_string(), "--objective", job.objective]);
+    if let Some(stages) = job.stages {
+        command.args(["--stages", &stages.to_string()]);
+    }
+    if let Some(cut) = job.cut {
+        command.args(["--keep-order", "--cut", cut]);
+    }
     command.arg("--cluster").arg(job.cluster);
     if let Some(window) = job.window {
         command.args(["--window", &window.to_string()]);
     }
     program.engine(&mut command);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
+    let started = Instant::now();
     let mut dispatcher = Dispatcher(devices.dispatch(&mut command)?);
     let stdout = dispatcher.0.stdout.take().context("a dispatcher without output")?;
     let lines = read(stdout)?;
     let processes = [devices.processes(), vec![dispatcher.0.id(), std::process::id()]].concat();
-    let taken = take(&lines, job, &processes, interrupt)?;
+    let taken = take(&lines, job, started, devices, &processes, interrupt)?;
     let status = dispatcher.0.wait().context("cannot wait for the dispatcher")?;
     ensure!(status.success(), "`defer run` failed; its message is above");
     taken.context("`defer run` ended without a report")
@@ -155,6 +194,8 @@ fn read(stdout: ChildStdout) -> Result<Receiver<(Instant, String)>> {
 fn take(
     lines: &Receiver<(Instant, String)>,
     job: &Job<'_>,
+    started: Instant,
+    devices: &Devices<'_>,
     processes: &[u32],
     interrupt: &Interrupt,
 ) -> Result<Option<Streamed>> {
@@ -188,10 +229,17 @@ fn take(
                 let (half, all) = (since(job.items / 2), since(job.items));
                 let drift =
                     (all - half) / (job.items - job.items / 2) as f64 / (half / (job.items / 2) as f64);
-                let latency_ms = median(latencies.split_off(job.warm_up));
-                let period_ms = all / job.items as f64;
-                let disturbance = after.since(&before);
-                return Ok(Some(Streamed { report, period_ms, drift, latency_ms, disturbance }));
+                let measured = latencies.split_off(job.warm_up);
+                return Ok(Some(Streamed {
+                    report,
+                    period_ms: all / job.items as f64,
+                    drift,
+                    latency_ms_p99: percentile(measured.clone(), 0.99),
+                    latency_ms: median(measured),
+                    first_result_ms: (arrivals[0] - started).as_secs_f64() * 1e3,
+                    peak_bytes: devices.peak_bytes(),
+                    disturbance: after.since(&before),
+                }));
             }
         }
     }
@@ -206,6 +254,13 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
+/// The value at this share of all, by the nearest rank; 0 of nothing.
+fn percentile(mut values: Vec<f64>, share: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let rank = (share * values.len() as f64).ceil() as usize;
+    values.get(rank.saturating_sub(1)).copied().unwrap_or(0.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,9 +270,9 @@ mod tests {
         let item = r#"{"item":0,"input":"random 0","latency_ms":2.5,"outputs":{}}"#;
         assert!(matches!(serde_json::from_str(item).unwrap(), Line::Item { latency_ms: 2.5 }));
         let prediction = r#"{"period_ms":4.0,"items_per_s":250.0,"latency_ms":9.0,"bottleneck":"a"}"#;
-        let stage = r#"{"node":"a","engine":"e","predicted_busy_ms":3.0,"corrected_busy_ms":null,"cpu_ms":1.0,"out_bytes":5.0,"codec":"raw"}"#;
+        let stage = r#"{"node":"a","engine":"e","predicted_busy_ms":3.0,"corrected_busy_ms":null,"weight_bytes":7,"compute_ms":0.5,"cpu_ms":1.0,"in_bytes":4.0,"out_bytes":5.0,"codec":"raw"}"#;
         let report = format!(
-            r#"{{"report":{{"predicted":{prediction},"corrected":null,"input_codec":"raw","stages":[{stage}]}}}}"#
+            r#"{{"report":{{"predicted":{prediction},"corrected":null,"input_codec":"raw","stages":[{stage}],"shipped_wire_bytes":9}}}}"#
         );
         let Line::Report { report } = serde_json::from_str(&report).unwrap() else { panic!("no report") };
         assert_eq!((report.predicted.period_ms, report.stages[0].predicted_busy_ms), (4.0, 3.0));
@@ -229,5 +284,8 @@ mod tests {
         assert_eq!(median(vec![]), 0.0);
         assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(vec![4.0, 1.0]), 2.5);
+        let hundred: Vec<f64> = (1..=100).rev().map(f64::from).collect();
+        assert_eq!((percentile(hundred.clone(), 0.99), percentile(hundred, 1.0)), (99.0, 100.0));
+        assert_eq!((percentile(vec![], 0.5), percentile(vec![3.0], 0.01)), (0.0, 3.0));
     }
 }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::common::{self, Origin};
-use crate::devices::{Device, node_name};
+use crate::devices::Cluster;
 use crate::host::Disturbance;
 use crate::stream::{Job, Streamed, median};
 use crate::table::markdown;
@@ -53,20 +53,16 @@ struct StageRow {
 
 impl Row {
     pub(super) fn new(
-        cluster: &str,
-        devices: &[Device],
+        cluster: &Cluster,
         model: &str,
         job: &Job<'_>,
         repeat: usize,
         streamed: Streamed,
         origin: &Origin,
     ) -> Row {
-        let Streamed { report, period_ms, drift, latency_ms, disturbance } = streamed;
-        let of_node = |node: &str| {
-            let found = (0..devices.len()).find(|&i| node_name(cluster, i) == node);
-            devices[found.expect("`defer run` uses the nodes of its cluster file")]
-        };
-        let used: Vec<(Device, f64)> = report.stages.iter().map(|s| (of_node(&s.node), s.cpu_ms)).collect();
+        let Streamed { report, period_ms, drift, latency_ms, disturbance, .. } = streamed;
+        let of_node = |node: &str| cluster.device(node);
+        let joules = report.stages.iter().map(|s| of_node(&s.node).joules(s.cpu_ms, period_ms)).sum();
         let stages = report.stages.iter().map(|stage| StageRow {
             node: stage.node.clone(),
             quota: of_node(&stage.node).quota,
@@ -76,7 +72,7 @@ impl Row {
         });
         let corrected = report.corrected.as_ref();
         Row {
-            cluster: cluster.to_owned(),
+            cluster: cluster.name.clone(),
             model: model.to_owned(),
             objective: job.objective.to_owned(),
             window: job.window,
@@ -91,7 +87,7 @@ impl Row {
             period_ms,
             drift,
             latency_ms,
-            modelled_joules: joules(&used, period_ms),
+            modelled_joules: joules,
             disturbed: disturbance.is_too_much(),
             disturbance,
             machine: origin.machine.clone(),
@@ -107,16 +103,6 @@ impl Row {
 
 fn busy(stage: &StageRow) -> f64 {
     stage.corrected_busy_ms.unwrap_or(stage.predicted_busy_ms)
-}
-
-/// Energy of an item, joules: every device in use waits for the whole period, and takes more while it is busy, which
-/// is its CPU time at the rate of its quota.
-fn joules(used: &[(Device, f64)], period_ms: f64) -> f64 {
-    let of = |(device, cpu_ms): &(Device, f64)| {
-        let busy_ms = (cpu_ms / device.quota).min(period_ms);
-        device.idle_watts * period_ms + (device.busy_watts - device.idle_watts) * busy_ms
-    };
-    used.iter().map(of).sum::<f64>() / 1e3
 }
 
 /// Writes all rows, and the tables of their medians.
@@ -247,8 +233,6 @@ fn objective(kind: &[&Row], all: &[Vec<&Row>]) -> Option<Vec<String>> {
 mod tests {
     use super::*;
 
-    const DEVICE: Device = Device { quota: 0.25, idle_watts: 2.0, busy_watts: 6.0 };
-
     fn row(objective: &str, window: Option<usize>, repeat: usize, period_ms: f64) -> Row {
         let stage = StageRow {
             node: "c-1".to_owned(),
@@ -279,15 +263,6 @@ mod tests {
             machine: "a machine".to_owned(),
             commit: "c0ffee".to_owned(),
         }
-    }
-
-    #[test]
-    fn a_device_takes_more_while_it_is_busy() {
-        // 25 ms of CPU time at a quarter of a core is 100 ms of being busy.
-        assert!((joules(&[(DEVICE, 25.0)], 200.0) - (0.4 + 0.4)).abs() < 1e-12);
-        // Never busier than always.
-        assert!((joules(&[(DEVICE, 100.0)], 200.0) - 1.2).abs() < 1e-12);
-        assert!((joules(&[(DEVICE, 25.0), (DEVICE, 0.0)], 200.0) - 1.2).abs() < 1e-12);
     }
 
     #[test]

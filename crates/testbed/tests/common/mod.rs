@@ -29,10 +29,10 @@ pub(crate) fn groups() -> PathBuf {
     if version_1.exists() { version_1 } else { Path::new("/sys/fs/cgroup") }.to_owned()
 }
 
-/// Groups and namespaces of the testbed of a process.
+/// Groups, namespaces and folders of the testbed of a process.
 pub(crate) fn left_of(process: u32) -> Vec<PathBuf> {
     let own = format!("defer-testbed-{process}-");
-    let folders = [groups(), "/run/netns".into()];
+    let folders = [groups(), "/sys/fs/cgroup/memory".into(), "/run/netns".into(), std::env::temp_dir()];
     let entries = folders.iter().flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten());
     let paths = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&own));
     paths.map(|entry| entry.path()).collect()

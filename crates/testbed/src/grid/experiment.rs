@@ -1,0 +1,227 @@
+//! The file of an experiment, and the runs that it asks for. Pure, but for reading the file.
+
+use std::fmt;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::row::Key;
+use crate::common;
+use crate::devices::{Cluster, cluster_file};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Experiment {
+    /// Of the page.
+    pub(super) title: String,
+    /// What stands below it.
+    #[serde(default)]
+    pub(super) text: String,
+    /// The engine that runs models.
+    pub(super) engine: String,
+    /// Runs of each kind.
+    pub(super) repeats: usize,
+    /// A disturbed run is repeated, up to so many attempts.
+    pub(super) attempts: usize,
+    /// Items before those that are measured.
+    pub(super) warm_up: usize,
+    /// Items that are measured.
+    pub(super) items: usize,
+    cluster: Vec<Cluster>,
+    configuration: Vec<Configuration>,
+    run: Vec<Runs>,
+}
+
+/// How a model is run.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Configuration {
+    name: String,
+    /// A level of accuracy or the codec of all links, instead of what is usual.
+    #[serde(default)]
+    pub(super) codec: Option<String>,
+    #[serde(default)]
+    pub(super) objective: Objective,
+    /// Stages, instead of as many as are best.
+    #[serde(default)]
+    pub(super) stages: Option<usize>,
+    /// Items in the chain at most, instead of as many as it takes.
+    #[serde(default)]
+    pub(super) window: Option<usize>,
+    /// Where models are cut, with the devices in their order, instead of where it is best.
+    #[serde(default)]
+    pub(super) cut: Option<String>,
+    /// Memory of each device, MB, instead of what the cluster says.
+    #[serde(default)]
+    memory_mb: Option<u64>,
+    /// Items that are measured, instead of those of the experiment.
+    #[serde(default)]
+    pub(super) items: Option<usize>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Objective {
+    #[default]
+    Throughput,
+    Latency,
+    Energy,
+}
+
+impl Objective {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Objective::Throughput => "throughput",
+            Objective::Latency => "latency",
+            Objective::Energy => "energy",
+        }
+    }
+}
+
+/// All of some configurations with all of some models on all of some clusters.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Runs {
+    clusters: Vec<String>,
+    models: Vec<String>,
+    configurations: Vec<String>,
+}
+
+/// One run.
+pub(super) struct Cell<'a> {
+    /// With the memory that the configuration leaves its devices.
+    pub(super) cluster: Cluster,
+    pub(super) model: &'a str,
+    pub(super) configuration: &'a Configuration,
+    pub(super) repeat: usize,
+}
+
+impl Cell<'_> {
+    pub(super) fn key(&self) -> Key {
+        Key {
+            cluster: self.cluster.name.clone(),
+            model: self.model.to_owned(),
+            configuration: self.configuration.name.clone(),
+            repeat: self.repeat,
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Key { cluster, model, configuration, repeat } = self;
+        write!(f, "{cluster}: {model}, {configuration}, {repeat}")
+    }
+}
+
+impl Experiment {
+    /// # Errors
+    /// When it is none, or asks for what is not there.
+    pub(super) fn read(path: &Path) -> Result<Experiment> {
+        let experiment: Experiment = common::read(path)?;
+        common::check_items(path, experiment.warm_up, experiment.items)?;
+        let shown = path.display();
+        ensure!(experiment.repeats >= 1 && experiment.attempts >= 1, "`{shown}` asks for no runs");
+        for configuration in &experiment.configuration {
+            let items = configuration.items.unwrap_or(experiment.items);
+            common::check_items(path, experiment.warm_up, items)?;
+        }
+        for cluster in &experiment.cluster {
+            cluster_file(cluster).with_context(|| format!("`{shown}`"))?;
+        }
+        experiment.cells().with_context(|| format!("`{shown}`"))?;
+        Ok(experiment)
+    }
+
+    /// All runs in their order: cluster after cluster, in rounds over models and configurations.
+    ///
+    /// # Errors
+    /// For names of what is not described.
+    pub(super) fn cells(&self) -> Result<Vec<Cell<'_>>> {
+        let mut cells = Vec::new();
+        for run in &self.run {
+            for cluster in &run.clusters {
+                let cluster = self.cluster.iter().find(|known| known.name == *cluster);
+                let cluster =
+                    cluster.with_context(|| format!("there is no cluster among {:?}", run.clusters))?;
+                for repeat in 0..self.repeats {
+                    for model in &run.models {
+                        for name in &run.configurations {
+                            let configuration = self.configuration(name)?;
+                            let cluster = configuration.limited(cluster);
+                            cells.push(Cell { cluster, model, configuration, repeat });
+                        }
+                    }
+                }
+            }
+        }
+        Ok(cells)
+    }
+
+    fn configuration(&self, name: &str) -> Result<&Configuration> {
+        let found = self.configuration.iter().find(|configuration| configuration.name == name);
+        found.with_context(|| format!("there is no configuration `{name}`"))
+    }
+}
+
+impl Configuration {
+    /// A cluster whose devices have no more memory than this leaves them.
+    fn limited(&self, cluster: &Cluster) -> Cluster {
+        let mut cluster = cluster.clone();
+        if self.memory_mb.is_some() {
+            cluster.devices.iter_mut().for_each(|device| device.memory_mb = self.memory_mb);
+        }
+        cluster
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = r#"
+        title = "Two"
+        engine = "rten"
+        repeats = 2
+        attempts = 1
+        warm_up = 4
+        items = 8
+        cluster = [{ name = "one", devices = [{ quota = 0.5, idle_watts = 1, busy_watts = 2 }] }]
+        configuration = [{ name = "plain" }, { name = "small", codec = "near", memory_mb = 64, window = 1 }]
+        run = [{ clusters = ["one"], models = ["a", "b"], configurations = ["plain", "small"] }]
+    "#;
+
+    fn read(text: &str) -> Result<Experiment> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), format!("version = 1\n{text}")).unwrap();
+        Experiment::read(file.path())
+    }
+
+    #[test]
+    fn runs_come_in_rounds() {
+        let experiment = read(TEXT).unwrap();
+        let cells = experiment.cells().unwrap();
+        let keys: Vec<String> = cells.iter().map(|cell| cell.key().to_string()).collect();
+        assert_eq!(keys.len(), 8);
+        assert_eq!(keys[..3], ["one: a, plain, 0", "one: a, small, 0", "one: b, plain, 0"]);
+        assert_eq!(keys[4], "one: a, plain, 1");
+        let memory = |cell: &Cell<'_>| cell.cluster.devices[0].memory_mb;
+        assert_eq!((memory(&cells[0]), memory(&cells[1])), (None, Some(64)));
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_refused() {
+        for (from, to, message) in [
+            ("\"plain\", \"small\"]", "\"large\"]", "no configuration `large`"),
+            ("clusters = [\"one\"]", "clusters = [\"two\"]", "no cluster among [\"two\"]"),
+            ("items = 8", "items = 1", "two to measure"),
+            ("repeats = 2", "repeats = 0", "no runs"),
+            ("window = 1", "windows = 1", "unknown field"),
+            ("quota = 0.5", "quota = 5.0", "no share of a core"),
+        ] {
+            let error = format!("{:#}", read(&TEXT.replace(from, to)).unwrap_err());
+            assert!(error.contains(message), "{to}: {error}");
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! The page of an experiment: a table for each model on each cluster, from the runs that were written down. Pure.
+
+use super::experiment::Experiment;
+use super::row::Row;
+use crate::stream::median;
+use crate::table::markdown;
+
+const HEADER: [&str; 13] = [
+    "configuration",
+    "items/s",
+    "spread (%)",
+    "over the first",
+    "predicted (items/s)",
+    "measured / predicted",
+    "stages",
+    "latency p50, p99 (ms)",
+    "CPU (ms/item)",
+    "links carry (MB/item)",
+    "energy (J/item; J/item and node)",
+    "codecs of links",
+    "runs that count",
+];
+
+pub(super) fn page(name: &str, experiment: &Experiment, rows: &[Row]) -> String {
+    let mut text = format!("# {}\n\n", experiment.title);
+    if !experiment.text.is_empty() {
+        text += &format!("{}\n\n", experiment.text.trim());
+    }
+    text += "Chains of real nodes on one machine, each under a CPU quota: medians of the runs that nothing disturbed, \
+             of all where\nthere are none. Spread: from the least to the largest of them, over the median. Energy is \
+             modelled from watts, periods\nand CPU time.\n\n";
+    for (cluster, model) in places(rows) {
+        let here: Vec<&Row> =
+            rows.iter().filter(|row| (&*row.cluster, &*row.model) == (cluster, model)).collect();
+        let kinds = kinds(&here);
+        let first = kinds.first().map_or(0.0, |kind| over(&counting(kind), Row::rate));
+        let lines: Vec<Vec<String>> = kinds.iter().map(|kind| line(kind, first)).collect();
+        text += &format!("## {model}, {cluster}\n\n{}\n", markdown(&HEADER, &lines));
+    }
+    let of = |field: fn(&Row) -> &String| listed(rows.iter().map(|row| field(row).as_str()));
+    text += &format!(
+        "Machine: {}; commit {}; engine {}.\nWritten by `defer-testbed run experiments/{name}.toml`; every run is in \
+         `results/{name}.ndjson`.\n",
+        of(|row| &row.machine),
+        of(|row| &row.commit),
+        of(|row| &row.engine),
+    );
+    text
+}
+
+/// Models on clusters, in the order in which they came.
+fn places(rows: &[Row]) -> Vec<(&str, &str)> {
+    let mut places: Vec<(&str, &str)> = Vec::new();
+    for row in rows {
+        let place = (row.cluster.as_str(), row.model.as_str());
+        if !places.contains(&place) {
+            places.push(place);
+        }
+    }
+    places
+}
+
+/// Rows of the same configuration, in the order in which they came.
+fn kinds<'a>(rows: &[&'a Row]) -> Vec<Vec<&'a Row>> {
+    let mut kinds: Vec<Vec<&Row>> = Vec::new();
+    for &row in rows {
+        match kinds.iter_mut().find(|kind| kind[0].configuration == row.configuration) {
+            Some(kind) => kind.push(row),
+            None => kinds.push(vec![row]),
+        }
+    }
+    kinds
+}
+
+/// Those that nothing disturbed, or all when there are none.
+fn counting<'a>(kind: &[&'a Row]) -> Vec<&'a Row> {
+    let calm: Vec<&Row> = kind.iter().copied().filter(|row| !row.disturbed).collect();
+    if calm.is_empty() { kind.to_vec() } else { calm }
+}
+
+fn over(rows: &[&Row], figure: impl Fn(&Row) -> f64) -> f64 {
+    median(rows.iter().map(|row| figure(row)).collect())
+}
+
+fn line(kind: &[&Row], first: f64) -> Vec<String> {
+    let rows = counting(kind);
+    let of = |figure: &dyn Fn(&Row) -> f64| over(&rows, figure);
+    let rate = of(&Row::rate);
+    let rates = || rows.iter().map(|row| row.rate());
+    let (least, most) = (rates().fold(f64::INFINITY, f64::min), rates().fold(0.0, f64::max));
+    let last = rows[rows.len() - 1];
+    vec![
+        last.configuration.clone(),
+        format!("{rate:.2}"),
+        format!("{:.1}", (most - least) / rate * 100.0),
+        format!("{:.2}x", rate / first),
+        format!("{:.2}", of(&|row| 1e3 / row.predicted.period_ms)),
+        format!("{:.3}", of(&|row| row.predicted.period_ms / row.period_ms)),
+        last.stages.len().to_string(),
+        format!("{:.0}, {:.0}", of(&|row| row.latency_ms), of(&|row| row.latency_ms_p99)),
+        format!("{:.1}", of(&Row::cpu_ms)),
+        format!("{:.3}", of(&Row::carried_bytes) / 1e6),
+        format!("{:.3}; {:.3}", of(&Row::joules), of(&|row| row.joules() / row.stages.len() as f64)),
+        counted(last.codecs()),
+        format!("{} of {}", rows.iter().filter(|row| !row.disturbed).count(), kind.len()),
+    ]
+}
+
+/// `3 raw, 6 f16`, in the order of their first link.
+fn counted<'a>(codecs: impl Iterator<Item = &'a str>) -> String {
+    let mut counts: Vec<(&str, usize)> = Vec::new();
+    for codec in codecs {
+        match counts.iter_mut().find(|(known, _)| *known == codec) {
+            Some((_, count)) => *count += 1,
+            None => counts.push((codec, 1)),
+        }
+    }
+    counts.iter().map(|(codec, count)| format!("{count} {codec}")).collect::<Vec<_>>().join(", ")
+}
+
+/// What differs, each once.
+fn listed<'a>(values: impl Iterator<Item = &'a str>) -> String {
+    let mut listed: Vec<&str> = Vec::new();
+    for value in values {
+        if !listed.contains(&value) {
+            listed.push(value);
+        }
+    }
+    listed.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::grid::row::StageRow;
+    use crate::host::Disturbance;
+    use crate::stream::Prediction;
+
+    fn row(configuration: &str, repeat: usize, period_ms: f64, disturbed: bool) -> Row {
+        let stage = |codec: &str| StageRow {
+            node: "a-1".to_owned(),
+            quota: 0.25,
+            memory_mb: None,
+            weight_bytes: 10,
+            predicted_busy_ms: 90.0,
+            corrected_busy_ms: None,
+            compute_ms: 40.0,
+            cpu_ms: 10.0,
+            in_bytes: 1e6,
+            out_bytes: 5e5,
+            codec: codec.to_owned(),
+            peak_bytes: 1,
+            modelled_joules: 0.25,
+        };
+        let predicted = Prediction { period_ms: 90.0, latency_ms: 180.0, bottleneck: "a-1".to_owned() };
+        Row {
+            cluster: "slow".to_owned(),
+            model: "m".to_owned(),
+            configuration: configuration.to_owned(),
+            repeat,
+            engine: "rten".to_owned(),
+            warm_up: 1,
+            items: 2,
+            input_codec: "raw".to_owned(),
+            stages: vec![stage("raw"), stage("f16")],
+            predicted,
+            corrected: None,
+            period_ms,
+            drift: 1.0,
+            latency_ms: 200.0,
+            latency_ms_p99: 210.0,
+            first_result_ms: 1e3,
+            shipped_bytes: 5,
+            disturbance: Disturbance { foreign_cores: 0.0, softirq_cores: 0.0, steal_cores: 0.0 },
+            disturbed,
+            attempt: 1,
+            machine: "a machine".to_owned(),
+            commit: "c0ffee".to_owned(),
+        }
+    }
+
+    #[test]
+    fn lines_are_medians_of_the_calm_runs() {
+        let rows = [
+            row("one", 0, 200.0, false),
+            row("near", 0, 100.0, false),
+            row("one", 1, 250.0, false),
+            row("near", 1, 900.0, true),
+        ];
+        let rows: Vec<&Row> = rows.iter().collect();
+        let kinds = kinds(&rows);
+        let first = over(&counting(&kinds[0]), Row::rate);
+        assert_eq!(line(&kinds[0], first)[..4], ["one", "4.50", "22.2", "1.00x"]);
+        assert_eq!(
+            line(&kinds[1], first)[1..],
+            [
+                "10.00",
+                "0.0",
+                "2.22x",
+                "11.11",
+                "0.900",
+                "2",
+                "200, 210",
+                "20.0",
+                "2.000",
+                "0.500; 0.250",
+                "2 raw, 1 f16",
+                "1 of 2"
+            ]
+        );
+    }
+
+    #[test]
+    fn rows_are_read_as_they_were_written() {
+        let text = serde_json::to_string(&row("one", 3, 200.0, true)).unwrap();
+        let read: Row = serde_json::from_str(&text).unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), text);
+        assert_eq!(read.key().to_string(), "slow: m, one, 3");
+    }
+}

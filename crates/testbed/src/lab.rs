@@ -1,0 +1,97 @@
+//! What experiments with real nodes share: the programs, a place to work in, and runs that nothing disturbed.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::cgroup::Groups;
+use crate::common::{self, Origin, Programs};
+use crate::devices::{Cluster, Devices, Program, cluster_file};
+use crate::interrupt::Interrupt;
+use crate::stream::{Job, Streamed, stream};
+
+/// A place for the runs of one experiment. All that they make there goes when it is dropped.
+pub(crate) struct Lab {
+    /// Where the experiment's file is.
+    pub(crate) folder: PathBuf,
+    pub(crate) origin: Origin,
+    groups: Groups,
+    interrupt: Interrupt,
+    cache: PathBuf,
+    defer: PathBuf,
+    engine: String,
+    onnxruntime: Option<PathBuf>,
+}
+
+impl Lab {
+    /// For the experiment of this file, with models run by this engine.
+    ///
+    /// # Errors
+    /// Where devices cannot be emulated.
+    pub(crate) fn new(experiment: &Path, engine: &str, programs: &Programs) -> Result<Lab> {
+        let (defer, origin) = (programs.defer()?, Origin::now());
+        let interrupt = Interrupt::listen().context("cannot listen for signals")?;
+        let groups = Groups::new()?;
+        Ok(Lab {
+            folder: experiment.parent().unwrap_or(Path::new(".")).to_owned(),
+            origin,
+            cache: groups.folder().join("cache"),
+            groups,
+            interrupt,
+            defer,
+            engine: engine.to_owned(),
+            onnxruntime: programs.onnxruntime.clone(),
+        })
+    }
+
+    /// The file of a model: one in `models/` beside the folder of the experiment, or one of the zoo, made now.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub(crate) fn model(&self, name: &str) -> Result<PathBuf> {
+        common::model(name, &self.folder, self.groups.folder(), &self.program())
+    }
+
+    /// Writes the file that describes a cluster to `defer run`.
+    ///
+    /// # Errors
+    /// When the cluster cannot be emulated.
+    pub(crate) fn cluster(&self, cluster: &Cluster) -> Result<PathBuf> {
+        let file = self.groups.folder().join(format!("{}.toml", cluster.name));
+        fs::write(&file, cluster_file(cluster)?).context("cannot write a cluster file")?;
+        Ok(file)
+    }
+
+    /// Runs a job until nothing disturbs it, so many times at most; the last one counts in any case. Gives the number
+    /// of the attempt, too.
+    ///
+    /// # Errors
+    /// When a run fails, or somebody wants it all to end.
+    pub(crate) fn undisturbed(
+        &self,
+        cluster: &Cluster,
+        job: &Job<'_>,
+        attempts: usize,
+    ) -> Result<(Streamed, usize)> {
+        let program = self.program();
+        for attempt in 1.. {
+            // Nodes of their own for each run: nothing is left in memory from another one.
+            let devices = Devices::start(cluster, &self.groups, &program, &self.interrupt)?;
+            let streamed = stream(job, &devices, &program, &self.interrupt)?;
+            if attempt >= attempts || !streamed.disturbance.is_too_much() {
+                return Ok((streamed, attempt));
+            }
+        }
+        unreachable!("the last attempt counts")
+    }
+
+    fn program(&self) -> Program<'_> {
+        Program {
+            path: &self.defer,
+            engine: &self.engine,
+            cache: &self.cache,
+            onnxruntime: self.onnxruntime.as_deref(),
+        }
+    }
+}
