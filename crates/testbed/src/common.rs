@@ -133,6 +133,10 @@ pub(crate) fn results(folder: &Path, name: &str) -> Result<PathBuf> {
     Ok(results.join(name).with_extension("ndjson"))
 }
 
-fn save(path: &Path, text: &str) -> Result<()> {
+/// Writes a file into a folder that is made if it is not there.
+pub(crate) fn save(path: &Path, text: &str) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make `{}`", folder.display()))?;
+    }
     fs::write(path, text).with_context(|| format!("cannot write `{}`", path.display()))
 }

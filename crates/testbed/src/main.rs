@@ -4,6 +4,7 @@
 
 mod accuracy;
 mod cgroup;
+mod chart;
 mod common;
 mod devices;
 mod grid;

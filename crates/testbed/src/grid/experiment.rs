@@ -31,6 +31,8 @@ pub(super) struct Experiment {
     cluster: Vec<Cluster>,
     configuration: Vec<Configuration>,
     run: Vec<Runs>,
+    #[serde(default)]
+    pub(super) figure: Vec<Figure>,
 }
 
 /// How a model is run.
@@ -88,6 +90,32 @@ struct Runs {
     configurations: Vec<String>,
 }
 
+/// A picture of a model's results.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind", deny_unknown_fields)]
+pub(super) enum Figure {
+    /// A bar for each configuration on a cluster.
+    Bars { title: String, model: String, cluster: String, value: Value },
+    /// How many times as fast as another configuration one is on clusters of more and more devices.
+    SpeedUp { title: String, model: String, clusters: Vec<String>, configuration: String, over: String },
+}
+
+impl Figure {
+    pub(super) fn title(&self) -> &str {
+        match self {
+            Figure::Bars { title, .. } | Figure::SpeedUp { title, .. } => title,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Value {
+    Rate,
+    /// Modelled, of an item.
+    JoulesPerNode,
+}
+
 /// One run.
 pub(super) struct Cell<'a> {
     /// With the memory that the configuration leaves its devices.
@@ -132,6 +160,11 @@ impl Experiment {
         }
         experiment.cells().with_context(|| format!("`{shown}`"))?;
         Ok(experiment)
+    }
+
+    /// So many devices are in a cluster.
+    pub(super) fn devices(&self, cluster: &str) -> Option<usize> {
+        self.cluster.iter().find(|known| known.name == cluster).map(|known| known.devices.len())
     }
 
     /// All runs in their order: cluster after cluster, in rounds over models and configurations.

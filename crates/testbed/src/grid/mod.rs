@@ -5,6 +5,8 @@
 //! be gone on with.
 
 mod experiment;
+mod figures;
+mod kinds;
 mod row;
 mod text;
 
@@ -48,7 +50,7 @@ pub(crate) fn execute(args: &Args) -> Result<()> {
         fs::remove_file(&results).with_context(|| format!("cannot remove `{}`", results.display()))?;
     }
     let mut rows = read_rows(&results)?;
-    let write_page = |rows: &[Row]| common::page(folder, &name, &text::page(&name, &experiment, rows));
+    let write_page = |rows: &[Row]| page(folder, &name, &experiment, rows);
     if args.page {
         ensure!(!rows.is_empty(), "there are no results of `{}` yet", args.experiment.display());
         return write_page(&rows);
@@ -89,6 +91,19 @@ fn run(experiment: &Experiment, cell: &Cell<'_>, lab: &Lab) -> Result<Row> {
         .undisturbed(&cell.cluster, &job, experiment.attempts)
         .with_context(|| format!("the run {}", cell.key()))?;
     Ok(Row::new(cell, &job, streamed, attempt, &lab.origin))
+}
+
+/// Writes the page of an experiment with its pictures.
+fn page(folder: &Path, name: &str, experiment: &Experiment, rows: &[Row]) -> Result<()> {
+    let mut shown = Vec::new();
+    for (i, figure) in experiment.figure.iter().enumerate() {
+        if let Some(svg) = figures::draw(figure, experiment, rows)? {
+            let path = format!("figures/{name}-{}.svg", i + 1);
+            common::save(&folder.join(&path), &svg)?;
+            shown.push((path, figure.title().to_owned()));
+        }
+    }
+    common::page(folder, name, &text::page(name, experiment, rows, &shown))
 }
 
 /// The runs that are written down already.

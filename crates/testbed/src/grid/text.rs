@@ -1,8 +1,8 @@
 //! The page of an experiment: a table for each model on each cluster, from the runs that were written down. Pure.
 
 use super::experiment::Experiment;
+use super::kinds::{counting, kinds, over, places, spread};
 use super::row::Row;
-use crate::stream::median;
 use crate::table::markdown;
 
 const HEADER: [&str; 13] = [
@@ -21,7 +21,13 @@ const HEADER: [&str; 13] = [
     "runs that count",
 ];
 
-pub(super) fn page(name: &str, experiment: &Experiment, rows: &[Row]) -> String {
+/// `figures` are the files of the experiment's figures, as seen from the page, with what they show.
+pub(super) fn page(
+    name: &str,
+    experiment: &Experiment,
+    rows: &[Row],
+    figures: &[(String, String)],
+) -> String {
     let mut text = format!("# {}\n\n", experiment.title);
     if !experiment.text.is_empty() {
         text += &format!("{}\n\n", experiment.text.trim());
@@ -29,6 +35,9 @@ pub(super) fn page(name: &str, experiment: &Experiment, rows: &[Row]) -> String 
     text += "Chains of real nodes on one machine, each under a CPU quota: medians of the runs that nothing disturbed, \
              of all where\nthere are none. Spread: from the least to the largest of them, over the median. Energy is \
              modelled from watts, periods\nand CPU time.\n\n";
+    for (path, title) in figures {
+        text += &format!("![{title}]({path})\n\n");
+    }
     for (cluster, model) in places(rows) {
         let here: Vec<&Row> =
             rows.iter().filter(|row| (&*row.cluster, &*row.model) == (cluster, model)).collect();
@@ -48,46 +57,11 @@ pub(super) fn page(name: &str, experiment: &Experiment, rows: &[Row]) -> String 
     text
 }
 
-/// Models on clusters, in the order in which they came.
-fn places(rows: &[Row]) -> Vec<(&str, &str)> {
-    let mut places: Vec<(&str, &str)> = Vec::new();
-    for row in rows {
-        let place = (row.cluster.as_str(), row.model.as_str());
-        if !places.contains(&place) {
-            places.push(place);
-        }
-    }
-    places
-}
-
-/// Rows of the same configuration, in the order in which they came.
-fn kinds<'a>(rows: &[&'a Row]) -> Vec<Vec<&'a Row>> {
-    let mut kinds: Vec<Vec<&Row>> = Vec::new();
-    for &row in rows {
-        match kinds.iter_mut().find(|kind| kind[0].configuration == row.configuration) {
-            Some(kind) => kind.push(row),
-            None => kinds.push(vec![row]),
-        }
-    }
-    kinds
-}
-
-/// Those that nothing disturbed, or all when there are none.
-fn counting<'a>(kind: &[&'a Row]) -> Vec<&'a Row> {
-    let calm: Vec<&Row> = kind.iter().copied().filter(|row| !row.disturbed).collect();
-    if calm.is_empty() { kind.to_vec() } else { calm }
-}
-
-fn over(rows: &[&Row], figure: impl Fn(&Row) -> f64) -> f64 {
-    median(rows.iter().map(|row| figure(row)).collect())
-}
-
 fn line(kind: &[&Row], first: f64) -> Vec<String> {
     let rows = counting(kind);
     let of = |figure: &dyn Fn(&Row) -> f64| over(&rows, figure);
     let rate = of(&Row::rate);
-    let rates = || rows.iter().map(|row| row.rate());
-    let (least, most) = (rates().fold(f64::INFINITY, f64::min), rates().fold(0.0, f64::max));
+    let (least, most) = spread(&rows, Row::rate);
     let last = rows[rows.len() - 1];
     vec![
         last.configuration.clone(),

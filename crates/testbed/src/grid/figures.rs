@@ -1,0 +1,88 @@
+//! The pictures of an experiment, from the runs that were written down. Pure.
+
+use anyhow::Result;
+
+use super::experiment::{Experiment, Figure, Value};
+use super::kinds::{counting, kinds, over, spread};
+use super::row::Row;
+use crate::chart::{Bar, Colour, Line, bars, lines};
+
+/// What configurations whose name begins so are not of our making, and what is held against.
+const THEIRS: [&str; 2] = ["defer-paper", "its codec"];
+
+/// The SVG of a figure; `None` while there are no runs for it.
+pub(super) fn draw(figure: &Figure, experiment: &Experiment, rows: &[Row]) -> Result<Option<String>> {
+    let of = |cluster: &str, model: &str| -> Vec<&Row> {
+        rows.iter().filter(|row| row.cluster == cluster && row.model == model).collect()
+    };
+    match figure {
+        Figure::Bars { title, model, cluster, value } => {
+            let shown = kinds(&of(cluster, model)).into_iter().enumerate();
+            let shown: Vec<Bar> = shown.map(|(i, kind)| bar(i, &counting(&kind), *value)).collect();
+            (!shown.is_empty()).then(|| bars(title, value.unit(), &shown)).transpose()
+        }
+        Figure::SpeedUp { title, model, clusters, configuration, over } => {
+            let point = |cluster: &String| {
+                let devices = experiment.devices(cluster)? as f64;
+                let (measured, predicted) = speed_up(&of(cluster, model), configuration, over)?;
+                Some((devices, measured, predicted))
+            };
+            let points: Vec<(f64, f64, f64)> = clusters.iter().filter_map(point).collect();
+            (!points.is_empty()).then(|| scaling(title, over, &points)).transpose()
+        }
+    }
+}
+
+impl Value {
+    fn unit(self) -> &'static str {
+        match self {
+            Value::Rate => "items/s",
+            Value::JoulesPerNode => "J for an item and node, modelled",
+        }
+    }
+
+    fn of(self, row: &Row) -> f64 {
+        match self {
+            Value::Rate => row.rate(),
+            Value::JoulesPerNode => row.joules() / row.stages.len().max(1) as f64,
+        }
+    }
+}
+
+/// The bar of runs of one kind; the first is what all others are held against.
+fn bar(place: usize, rows: &[&Row], value: Value) -> Bar {
+    let label = rows[0].configuration.clone();
+    let theirs = THEIRS.iter().any(|name| label.starts_with(name));
+    let colour = match (place, theirs) {
+        (0, _) => Colour::Sky,
+        (_, true) => Colour::Orange,
+        _ => Colour::Blue,
+    };
+    Bar { value: over(rows, |row| value.of(row)), range: spread(rows, |row| value.of(row)), label, colour }
+}
+
+/// How many times as fast as `base` a configuration is, measured and predicted.
+fn speed_up(rows: &[&Row], configuration: &str, base: &str) -> Option<(f64, f64)> {
+    let kinds = kinds(rows);
+    let of = |name: &str| kinds.iter().find(|kind| kind[0].configuration == name).map(|kind| counting(kind));
+    let (fast, base) = (of(configuration)?, over(&of(base)?, Row::rate));
+    Some((over(&fast, Row::rate) / base, over(&fast, |row| 1e3 / row.predicted.period_ms) / base))
+}
+
+fn scaling(title: &str, over: &str, points: &[(f64, f64, f64)]) -> Result<String> {
+    let most = points.iter().map(|point| point.0).fold(1.0, f64::max);
+    let line = |label, points: Vec<(f64, f64)>, colour, dashed| Line { label, points, colour, dashed };
+    let joined = |value: fn(&(f64, f64, f64)) -> f64| {
+        std::iter::once((1.0, 1.0)).chain(points.iter().map(|point| (point.0, value(point)))).collect()
+    };
+    lines(
+        title,
+        "devices",
+        &format!("times as fast as {over}"),
+        &[
+            line("as many times", vec![(1.0, 1.0), (most, most)], Colour::Sky, true),
+            line("predicted", joined(|point| point.2), Colour::Orange, true),
+            line("measured", joined(|point| point.1), Colour::Blue, false),
+        ],
+    )
+}
