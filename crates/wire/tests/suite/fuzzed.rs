@@ -5,7 +5,8 @@
 
 use tensor::{Buffer, DType, MAX_RANK, Shape, Tensor, TensorSpec, TensorView};
 use wire::control::{self, Hello, Request, Response, Welcome};
-use wire::{Codec, Fidelity, Room};
+use wire::weights::{Form, HEADER_LEN, Packer, Unpacker, Width, read_header, write_header};
+use wire::{Codec, CodecError, CodecList, Fidelity, Room};
 
 use crate::codecs::{check, takes};
 use crate::frames;
@@ -14,11 +15,12 @@ use crate::frames;
 pub(crate) type Target = fn(&[u8]);
 
 /// By the names of their folders in `fuzz/corpus/`.
-pub(crate) const TARGETS: [(&str, Target); 4] = [
+pub(crate) const TARGETS: [(&str, Target); 5] = [
     ("frame", frame),
     ("codec_decode", codec_decode),
     ("codec_round_trip", codec_round_trip),
     ("control", control),
+    ("weights", weights),
 ];
 
 /// The largest tensor that codecs are tried on, bytes.
@@ -44,9 +46,13 @@ fn seal_at(data: &[u8]) -> Option<usize> {
 
 /// Bytes that any codec is to decode: an error, or a tensor that travels as promised from there on.
 pub(crate) fn codec_decode(data: &[u8]) {
-    let Some((codec, dtype, shape, mut encoded)) = case(data) else { return };
-    let len = if dtype == DType::String { string_len(&mut encoded) } else { byte_len(dtype, shape) };
-    let Some(len) = len else { return };
+    decoded(data);
+}
+
+/// What decoding gave, where the input says what to decode.
+pub(crate) fn decoded(data: &[u8]) -> Option<(Codec, Result<(), CodecError>)> {
+    let (codec, dtype, shape, mut encoded) = case(data)?;
+    let len = if dtype == DType::String { string_len(&mut encoded) } else { byte_len(dtype, shape) }?;
     // Received before: what is older must not show.
     let mut room = Room::default();
     let mut out = vec![0xaa; len];
@@ -58,7 +64,7 @@ pub(crate) fn codec_decode(data: &[u8]) {
         "{codec}: the same twice"
     );
     if decoded.is_err() {
-        return;
+        return Some((codec, decoded));
     }
     assert_eq!(out, again, "{codec}: all of the tensor is written");
     assert!(encoded.len() <= codec.max_encoded_len(dtype, shape, len), "{codec}: longer than ever encoded");
@@ -66,6 +72,7 @@ pub(crate) fn codec_decode(data: &[u8]) {
         Ok(tensor) => travels(codec, tensor.view(), &mut room),
         Err(error) => assert_eq!(dtype, DType::String, "{codec}: {error}"),
     }
+    Some((codec, decoded))
 }
 
 /// A tensor of any values, encoded and decoded.
@@ -130,19 +137,23 @@ fn string_len(bytes: &mut &[u8]) -> Option<usize> {
 pub(crate) fn control(data: &[u8]) {
     let Some((&kind, message)) = data.split_first() else { return };
     match kind {
-        0 => {
-            if let Some(Request::Prepare(order)) = again(message) {
+        0 => match again(message) {
+            Some(Request::Prepare(order)) => {
                 let _ = (order.check(), order.codecs());
                 order.inputs.iter().chain(&order.outputs).for_each(|spec| {
                     let _ = TensorSpec::try_from(spec);
                 });
             }
-        }
+            Some(Request::Recode(order)) => drop(Codec::from_code(order.codec)),
+            Some(Request::TimeCodecs(codes)) => drop(CodecList::from_codes(&codes)),
+            _ => {}
+        },
         1 => match again(message) {
             Some(Response::Timed(time)) => {
                 let _ = (time.check(), time.sustained_seconds(), time.pace());
             }
             Some(Response::Probed(link)) => drop(link.check()),
+            Some(Response::CodecsTimed(times)) => times.iter().for_each(|time| drop(time.check())),
             Some(Response::Description(node)) => drop(node.fingerprint()),
             _ => {}
         },
@@ -157,4 +168,55 @@ fn again<T: serde::Serialize + serde::de::DeserializeOwned>(message: &[u8]) -> O
     let reread: T = control::decode(&written).expect("our own messages can be read");
     assert_eq!(control::encode(&reread), written, "a message says the same again");
     Some(read)
+}
+
+/// A piece of a weight that a peer made up: its raw length (2 bytes), its header, and the bytes after it, which are
+/// also tried as what lies under Zstandard, and as a piece that we pack ourselves.
+pub(crate) fn weights(data: &[u8]) {
+    let Some((&raw_len, rest)) = data.split_first_chunk() else { return };
+    let Some((header, bytes)) = rest.split_first_chunk::<HEADER_LEN>() else { return };
+    let raw_len = usize::from(u16::from_le_bytes(raw_len));
+    if let Ok((form, len)) = read_header(header, raw_len) {
+        assert!(len <= raw_len, "{form:?}: longer than as it is");
+        assert_eq!(write_header(form, len), *header, "a header says one thing in one way");
+    }
+    // A form that is read has one length at least that a header may give with it.
+    let form_of = |len: usize| {
+        let [a, b, c, d] = (len as u32).to_le_bytes();
+        read_header(&[header[0], a, b, c, d], raw_len).ok()
+    };
+    let Some((form, _)) = form_of(0).or_else(|| form_of(raw_len)) else { return };
+    let mut unpacker = Unpacker::default();
+    for packed in [bytes, &stored(bytes)] {
+        let (mut out, mut again) = (vec![0xaa; raw_len], vec![0x55; raw_len]);
+        let unpacked = unpacker.unpack(form, packed, &mut out);
+        assert_eq!(unpacked, unpacker.unpack(form, packed, &mut again), "{form:?}: the same twice");
+        if unpacked.is_ok() {
+            assert_eq!(out, again, "{form:?}: all of the piece is written");
+            piece_travels(form, &out, &mut unpacker);
+        }
+    }
+    let repeated: Vec<u8> = bytes.iter().copied().cycle().take(raw_len).collect();
+    piece_travels(form, &repeated, &mut unpacker);
+}
+
+/// What of `bytes` is whole elements of the form's, packed and unpacked.
+fn piece_travels(form: Form, bytes: &[u8], unpacker: &mut Unpacker) {
+    let (width, len) = match form {
+        Form::Shuffle(width) | Form::Palette(width) | Form::Sparse(width) => (width, bytes.len() / 8 * 8),
+        Form::Raw => (Width::One, bytes.len()),
+    };
+    let (piece, mut packer) = (&bytes[..len], Packer::new(width));
+    let (form, packed) = packer.pack(piece);
+    assert_eq!(read_header(&write_header(form, packed.len()), len), Ok((form, packed.len())));
+    let mut out = vec![0xaa; len];
+    unpacker.unpack(form, packed, &mut out).unwrap_or_else(|e| panic!("{form:?} of {len} bytes: {e}"));
+    assert_eq!(out, piece, "{form:?}: exact");
+}
+
+/// A Zstandard frame that holds bytes as they are (RFC 8878): no checksum, four bytes of content size, one raw block.
+pub(crate) fn stored(bytes: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(bytes.len()).ok().filter(|&len| len < 1 << 17).expect("no longer than a block");
+    let block = len << 3 | 1;
+    [&[0x28, 0xb5, 0x2f, 0xfd, 0xa0], &len.to_le_bytes()[..], &block.to_le_bytes()[..3], bytes].concat()
 }
