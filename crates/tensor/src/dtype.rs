@@ -67,6 +67,12 @@ impl DType {
         self as u8
     }
 
+    /// Bytes of one element, for types whose elements take whole bytes, all the same: `None` for strings and for types
+    /// whose elements share bytes.
+    pub fn element_len(self) -> Option<usize> {
+        self.bits().filter(|bits| bits % 8 == 0).map(|bits| bits / 8)
+    }
+
     /// Bytes that `elements` elements take, packed as ONNX packs them. `None` for strings and on overflow.
     pub fn byte_len(self, elements: usize) -> Option<usize> {
         let bits = self.bits()?;
@@ -127,5 +133,17 @@ mod tests {
         ] {
             assert_eq!(dtype.byte_len(elements), bytes, "{dtype} x {elements}");
         }
+    }
+
+    #[test]
+    fn elements_of_whole_bytes_have_a_length() {
+        for &dtype in DType::ALL {
+            let expected = match dtype.bits() {
+                None | Some(..8) => None,
+                Some(_) => dtype.byte_len(1),
+            };
+            assert_eq!(dtype.element_len(), expected, "{dtype}");
+        }
+        assert_eq!((DType::Complex128.element_len(), DType::I2.element_len()), (Some(16), None));
     }
 }

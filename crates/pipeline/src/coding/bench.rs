@@ -2,7 +2,7 @@
 //!
 //! Times are CPU time of the calling thread: what other work does on the machine, or a quota, is no part of them.
 
-use tensor::{Buffer, DType, Shape, TensorView};
+use tensor::{Buffer, Shape, TensorView};
 use wire::{Codec, Room};
 
 use crate::machine;
@@ -62,7 +62,7 @@ impl Bench {
 /// share bytes, stay together.
 fn sample(tensor: TensorView<'_>) -> TensorView<'_> {
     let (dtype, bytes) = (tensor.dtype(), tensor.bytes());
-    let Some(width) = element_len(dtype) else { return tensor };
+    let Some(width) = dtype.element_len() else { return tensor };
     let mut dims = tensor.shape().dims().to_vec();
     let mut len = bytes.len();
     // Those before it are 1 when it is an axis's turn, so that what is left always lies together.
@@ -79,13 +79,9 @@ fn sample(tensor: TensorView<'_>) -> TensorView<'_> {
     TensorView::new(dtype, shape, &bytes[..len]).expect("fewer rows of the same kind")
 }
 
-fn element_len(dtype: DType) -> Option<usize> {
-    dtype.bits().filter(|bits| bits % 8 == 0).map(|bits| bits / 8)
-}
-
 #[cfg(test)]
 mod tests {
-    use tensor::Tensor;
+    use tensor::{DType, Tensor};
 
     use super::*;
 

@@ -119,7 +119,7 @@ impl Codec {
     /// What comes of it for tensors of a type: only `f32` is ever changed, and strings have no elements of one size.
     pub fn for_dtype(self, dtype: DType) -> Codec {
         let values = if dtype == DType::F32 { self.values } else { Values::Plain };
-        let whole = element_len(dtype).is_some() && values.has_elements();
+        let whole = dtype.element_len().is_some() && values.has_elements();
         let filter = if whole { self.filter } else { Filter::None };
         Codec { values, filter, ..self }
     }
@@ -266,7 +266,7 @@ impl Codec {
 
     /// What lies between the first stage and the second.
     fn form(self, dtype: DType, shape: Shape, len: usize) -> Form {
-        let element = element_len(dtype).unwrap_or(1);
+        let element = dtype.element_len().unwrap_or(1);
         let elements = len / element;
         let (head, width) = match self.values {
             Values::Plain => (0, element),
@@ -339,11 +339,6 @@ impl Values {
         }
         Ok(())
     }
-}
-
-/// Bytes of an element, for types whose elements take whole bytes, all the same.
-fn element_len(dtype: DType) -> Option<usize> {
-    dtype.bits().filter(|bits| bits % 8 == 0).map(|bits| bits / 8)
 }
 
 #[cfg(test)]
