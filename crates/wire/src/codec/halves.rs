@@ -11,12 +11,12 @@ use multiversion::multiversion;
 
 use super::EncodeError;
 
-/// Bits of the largest number of a tensor, without its sign, that IEEE 754 halves stand for: not denormal, as the step
-/// of those is too coarse, nor rounded to infinity.
+/// Bits of the largest number of a tensor, without its sign, that IEEE 754 halves stand for: not below their least normal
+/// number, 2^-14, as the step of denormals is too coarse, nor rounded to infinity, as 65520 is.
 const F16_LARGEST: Range<u32> = (127 - 14) << 23..0x477f_f000;
 
-/// The same for bfloat16, whose denormals are as those of `f32`.
-const BF16_LARGEST: Range<u32> = 0..0x7f7f_8000;
+/// The same for bfloat16: not below 2^-126, as for `f32`, whose denormals have 16 bits more.
+const BF16_LARGEST: Range<u32> = 1 << 23..0x7f7f_8000;
 
 /// Of `f32` in memory form, into two bytes each.
 pub(super) fn encode_f16(values: &[u8], out: &mut [u8]) -> Result<(), EncodeError> {
@@ -216,20 +216,27 @@ mod tests {
     #[test]
     fn what_halves_have_no_room_for_is_refused() {
         let (inf, nan) = (f32::INFINITY, f32::NAN);
+        // The least normal number of halves, what is just below 65520, and the next to both.
+        let (least, below_least) = (f32::from_bits(0x3880_0000), f32::from_bits(0x387f_ffff));
+        let most = f32::from_bits(0x477f_efff);
+        let (tiny, below_tiny) = (f32::MIN_POSITIVE, f32::from_bits(0x007f_ffff));
         for (values, f16, bf16) in [
             ([1.0, -3.0], true, true),
             ([0.0, -0.0], true, true),
             ([inf, nan], true, true),
             ([-inf, 1.0], true, true),
-            ([-65519.9, 1.0], true, true),
+            ([-most, 1.0], true, true),
             ([-65520.0, 1.0], false, true),
             ([f32::from_bits(0x7f7f_7fff), inf], false, true),
             ([f32::from_bits(0x7f7f_8000), inf], false, false),
             ([-f32::MAX, 1.0], false, false),
             // The largest number has to have all bits, the others need not.
-            ([1e-30, 6.2e-5], true, true),
-            ([1e-30, 6.1e-5], false, true),
-            ([nan, f32::from_bits(1)], false, true),
+            ([1e-30, -least], true, true),
+            ([1e-30, below_least], false, true),
+            ([inf, below_least], false, true),
+            ([0.0, tiny], false, true),
+            ([-0.0, -below_tiny], false, false),
+            ([nan, f32::from_bits(1)], false, false),
         ] {
             let (bytes, mut out) = (values.map(f32::to_le_bytes), [0; 4]);
             assert_eq!(encode_f16(bytes.as_flattened(), &mut out).is_ok(), f16, "f16 of {values:?}");

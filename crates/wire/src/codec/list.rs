@@ -122,9 +122,17 @@ mod tests {
         assert!(list.contains(Codec::RAW) && list.contains(packed) && !list.contains(Codec::LZ4));
         assert_eq!(CodecList::default().to_string(), "raw");
         let halves = CodecList::from(Codec { values: Values::F16, ..packed });
-        for (codec, admitted) in [(packed, true), (BF16, false), (Codec::LZ4, false)] {
-            assert_eq!(halves.admits(codec, DType::F32), admitted, "{codec}");
+        for (codec, dtype, admitted) in [
+            (packed, DType::F32, true),
+            (packed, DType::I64, false),
+            (BF16, DType::F32, false),
+            (Codec::LZ4, DType::F32, false),
+            (Codec::LZ4, DType::I64, true),
+        ] {
+            assert_eq!(halves.admits(codec, dtype), admitted, "{codec} of {dtype:?}");
         }
+        let bytes = CodecList::from(Codec { values: Values::U8, ..packed });
+        assert!(!bytes.admits(packed, DType::F32), "raw comes after u8");
     }
 
     #[test]

@@ -62,7 +62,7 @@ pub struct Codec {
 pub enum Fidelity {
     /// Less than half precision: the effect on a model's outputs is to be measured first.
     Coarse,
-    /// Each value to 8 significant bits at least, or to 2^-11 of the tensor's largest: halves.
+    /// Each value to 8 significant bits at least, or to 2^-8 of the tensor's largest number: halves.
     Half,
     /// Bit for bit what was sent.
     Exact,
@@ -141,8 +141,8 @@ impl Codec {
         self.entropy.max_len(form.head.saturating_add(self.filter.max_len(form.body(), form.layout)))
     }
 
-    /// What tensors travel as for whose values this codec has no room: `bf16` for `f16`, which has the range of `f32`, raw
-    /// for all others. Filter and packing stay.
+    /// What tensors travel as for whose values this codec has no room: for `f16` it is `bf16`, nearly of the range of
+    /// `f32`, with the same filter and packing; for all others, raw.
     pub fn wider(self) -> Codec {
         match self.values {
             Values::F16 => Codec { values: Values::Bf16, ..self },
@@ -425,6 +425,7 @@ mod tests {
             ("f16+shuffle+zstd1", [1.0, 2.0], "f16+shuffle+zstd1"),
             ("f16+shuffle+zstd1", [1.0, 1e5], "bf16+shuffle+zstd1"),
             ("f16", [1e-9, 1e-7], "bf16"),
+            ("f16+lz4", [1e-40, 0.0], "raw"),
             ("f16+bitmap", [f32::MAX, 0.0], "raw"),
             ("bf16+lz4", [f32::MAX, 0.0], "raw"),
             ("u8+zstd1", [f32::NAN, 0.0], "raw"),

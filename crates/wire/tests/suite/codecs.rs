@@ -35,9 +35,12 @@ pub(crate) fn of(dtype: DType) -> Vec<Codec> {
 pub(crate) fn takes(codec: Codec, tensor: TensorView<'_>) -> bool {
     match codec.for_dtype(tensor.dtype()).values {
         Values::Plain | Values::Zfp(Zfp { mode: ZfpMode::Reversible, .. }) => true,
-        // No number becomes infinite, and the largest keeps all bits.
+        // No number becomes infinite, and the largest keeps all bits: it is no denormal.
         Values::F16 => largest(tensor).is_none_or(|v| (2f64.powi(-14)..65520.0).contains(&v)),
-        Values::Bf16 => largest(tensor).is_none_or(|v| v < 2f64.powi(128) - 2f64.powi(119)),
+        Values::Bf16 => {
+            let range = 2f64.powi(-126)..2f64.powi(128) - 2f64.powi(119);
+            largest(tensor).is_none_or(|v| range.contains(&v))
+        }
         Values::U8 | Values::U8Axis(_) | Values::Json => numbers(tensor.bytes()).all(f32::is_finite),
         Values::Zfp(_) => numbers(tensor.bytes()).all(|value| value.abs() < 2f32.powi(126)),
     }

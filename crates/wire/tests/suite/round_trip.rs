@@ -2,15 +2,16 @@
 
 use fastrand::Rng;
 use tensor::{Buffer, DType, Shape, Tensor, TensorView};
-use wire::Room;
+use wire::{Codec, CodecList, Room};
 
 use crate::codecs::{self, check, takes};
 use crate::tensors::{self, CONTENTS};
 
-/// Encodes and decodes, by all codecs that the tensor's type can have.
+/// Encodes and decodes, by all codecs that the tensor's type can have, and as links do that use them.
 fn round_trips(tensor: TensorView<'_>, room: &mut Room) {
     let (dtype, shape, len) = (tensor.dtype(), tensor.shape(), tensor.bytes().len());
     for codec in codecs::of(dtype) {
+        travels(codec, tensor, room);
         let encoded = match codec.encode(tensor, room) {
             Ok(encoded) => encoded.to_vec(),
             Err(refusal) => {
@@ -28,6 +29,22 @@ fn round_trips(tensor: TensorView<'_>, room: &mut Room) {
         decoded.unwrap_or_else(|e| panic!("{codec} of {dtype} {shape}: {e}"));
         check(codec, tensor, out.as_bytes()).unwrap_or_else(|e| panic!("{dtype} {shape}: {e}"));
     }
+}
+
+/// What a sender makes of a tensor is taken by the receiver, and as near as the codec that both know of promises.
+fn travels(codec: Codec, tensor: TensorView<'_>, room: &mut Room) {
+    let (dtype, shape) = (tensor.dtype(), tensor.shape());
+    let (used, encoded) = codec.encode_or_wider(tensor, room);
+    let encoded = encoded.to_vec();
+    assert_eq!(used == codec, takes(codec, tensor), "{codec} of {dtype} {shape} travels as {used}");
+    assert!(used.fidelity() >= codec.fidelity(), "{codec} becomes {used}");
+    assert!(CodecList::from(codec).admits(used, dtype), "{codec} becomes {used}");
+    if used == codec {
+        return;
+    }
+    let mut out = vec![0xaa; tensor.bytes().len()];
+    used.decode(&encoded, dtype, shape, &mut out, room).unwrap_or_else(|e| panic!("{used} for {codec}: {e}"));
+    check(used, tensor, &out).unwrap_or_else(|e| panic!("{used} for {codec}: {e}"));
 }
 
 #[test]
