@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use crate::model::Model;
+use crate::model::{Model, raise_ir_version};
 use crate::proto::{DeviceConfigurationProto, NodeDeviceConfigurationProto};
 
 /// The first IR version with device configurations.
@@ -21,7 +21,7 @@ impl Model {
     pub fn annotate(&self, name: &str, devices: &[String], stages: &[Range<usize>]) -> Model {
         let mut model = self.clone();
         let proto = &mut model.proto;
-        proto.ir_version = Some(proto.ir_version().max(CONFIGURATIONS_IR));
+        raise_ir_version(proto, CONFIGURATIONS_IR);
         proto.configuration.retain(|other| other.name() != name);
         proto.configuration.push(DeviceConfigurationProto {
             name: Some(name.to_owned()),

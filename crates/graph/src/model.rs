@@ -14,12 +14,17 @@ use crate::hash::Hash;
 use crate::proto::tensor_shape_proto::Dimension;
 use crate::proto::tensor_shape_proto::dimension;
 use crate::proto::type_proto::Value;
-use crate::proto::{GraphProto, ModelProto, StringStringEntryProto, TensorProto, ValueInfoProto};
+use crate::proto::{
+    GraphProto, ModelProto, OperatorSetIdProto, StringStringEntryProto, TensorProto, ValueInfoProto,
+};
 use crate::types::{self, Kind};
 use crate::{fields, save, sizes, visit, weights};
 
 /// The newest IR version of ONNX that `proto.rs` holds every field of.
 const NEWEST_IR: i64 = 14;
+
+/// From this IR version on a model says which operators it uses; before, they are version 1 of ONNX's own.
+const STATED_OPERATORS_IR: i64 = 3;
 
 /// An ONNX model. Weights are slices of the files they were read from, which must not be shortened while
 /// the model is in use.
@@ -223,10 +228,18 @@ fn check_header(proto: &ModelProto) -> Result<(), ModelError> {
         Some(version) if version > NEWEST_IR => return Err(ModelError::IrVersion(version)),
         Some(_) => {}
     }
-    if proto.opset_import.is_empty() && proto.ir_version() >= 3 {
+    if proto.opset_import.is_empty() && proto.ir_version() >= STATED_OPERATORS_IR {
         return Err(ModelError::NotOnnx("it does not say which operators it uses (opset_import)".to_owned()));
     }
     Ok(())
+}
+
+/// Makes a model's IR version at least `version`, and says what the lower one implied.
+pub(crate) fn raise_ir_version(proto: &mut ModelProto, version: i64) {
+    proto.ir_version = Some(proto.ir_version().max(version));
+    if proto.opset_import.is_empty() && proto.ir_version() >= STATED_OPERATORS_IR {
+        proto.opset_import.push(OperatorSetIdProto { domain: None, version: Some(1) });
+    }
 }
 
 /// The sizes that the model states, by id.

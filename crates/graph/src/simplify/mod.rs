@@ -15,7 +15,7 @@ mod size;
 use tensor::Tensor;
 
 use crate::error::ModelError;
-use crate::model::Model;
+use crate::model::{Model, raise_ir_version};
 use crate::proto::{GraphProto, ModelProto};
 use crate::stage::{FREE_INITIALIZERS_IR, constant_tensor};
 
@@ -79,7 +79,7 @@ impl Model {
 /// initialiser is an input.
 fn prepare(model: &Model) -> ModelProto {
     let mut proto = model.proto.clone();
-    proto.ir_version = Some(proto.ir_version().max(FREE_INITIALIZERS_IR));
+    raise_ir_version(&mut proto, FREE_INITIALIZERS_IR);
     proto.training_info.clear();
     let Some(graph) = &mut proto.graph else { return proto };
     let is_input = |name: &str| model.inputs().iter().any(|input| input.name == name);

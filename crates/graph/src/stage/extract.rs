@@ -7,7 +7,7 @@ use tensor::{DType, Dim, TensorSpec};
 
 use super::Part;
 use crate::flow::{Functions, Origin, ValueId, all_nodes, is_op};
-use crate::model::Model;
+use crate::model::{Model, raise_ir_version};
 use crate::proto::tensor_shape_proto::{Dimension, dimension};
 use crate::proto::type_proto::{self, Value};
 use crate::proto::{
@@ -40,8 +40,8 @@ impl Model {
         }
         self.add_annotations(&mut graph, whole);
 
-        ModelProto {
-            ir_version: Some(self.proto.ir_version().max(FREE_INITIALIZERS_IR)),
+        let mut stage = ModelProto {
+            ir_version: self.proto.ir_version,
             functions: used_functions(&self.proto, &graph.node),
             graph: Some(graph),
             training_info: Vec::new(), // refers to the whole graph
@@ -56,7 +56,9 @@ impl Model {
                 configuration: self.proto.configuration.clone(),
                 ..ModelProto::default()
             }
-        }
+        };
+        raise_ir_version(&mut stage, FREE_INITIALIZERS_IR);
+        stage
     }
 
     /// The nodes in topological order. A `Constant` that holds a dense tensor of numbers becomes an initialiser,

@@ -316,3 +316,26 @@ fn models_are_named_when_they_can_not_be_read() {
     assert!(missing.contains("missing.onnx: No such file"), "{missing}");
     assert!(Model::load(folder.path()).unwrap_err().to_string().contains("not a file"));
 }
+
+/// What no IR version below 3 says has to be said when the version is raised.
+#[test]
+fn models_of_before_operator_sets_stay_models() {
+    let mut old = sample().proto;
+    (old.ir_version, old.opset_import) = (Some(2), vec![]);
+    let mut model = Model::from_bytes(old.encode_to_vec()).unwrap();
+    let mut versions = vec![model.to_bytes().unwrap()];
+    versions.push(model.annotate("plan", &[], &[]).to_bytes().unwrap());
+    versions.push(model.stage(0..model.operators().len()).unwrap().to_bytes().unwrap());
+    model.simplify(&mut |_| Err("no engine".to_owned())).unwrap();
+    versions.push(model.to_bytes().unwrap());
+    let written = versions.iter().map(|bytes| {
+        let proto = Model::from_bytes(bytes.clone()).unwrap().proto;
+        (
+            proto.ir_version(),
+            proto.opset_import.iter().map(|set| (set.domain().to_owned(), set.version())).collect(),
+        )
+    });
+    let implied = vec![(String::new(), 1)];
+    let expected = [(2, vec![]), (11, implied.clone()), (4, implied.clone()), (4, implied)];
+    assert_eq!(written.collect::<Vec<_>>(), expected);
+}
