@@ -9,7 +9,7 @@ use std::fmt;
 use std::iter::Peekable;
 use std::str::FromStr;
 
-use super::zfp::MAX_RATE;
+use super::zfp::{LEAST_TOLERANCE, MAX_RATE};
 use super::{Codec, Entropy, Filter, Values, Zfp, ZfpMode, ZfpView};
 
 /// A name that no codec has.
@@ -99,11 +99,15 @@ fn zfp_from_code(number: u8, parameter: u8) -> Option<Zfp> {
     let view = VIEWS.get(usize::from(number % 4))?.0;
     let mode = match (number - number % 4, parameter) {
         (REVERSIBLE, 0) => ZfpMode::Reversible,
-        (TOLERANCE, power) => ZfpMode::Tolerance(power.cast_signed()),
+        (TOLERANCE, power) => tolerance(power.cast_signed())?,
         (RATE, bits @ 1..=MAX_RATE) => ZfpMode::Rate(bits),
         _ => return None,
     };
     Some(Zfp { view, mode })
+}
+
+fn tolerance(power: i8) -> Option<ZfpMode> {
+    (power >= LEAST_TOLERANCE).then_some(ZfpMode::Tolerance(power))
 }
 
 impl fmt::Display for Zfp {
@@ -124,7 +128,7 @@ fn zfp(name: &str) -> Option<Zfp> {
     let named = VIEWS.iter().rev().find_map(|&(view, part)| Some((view, rest.strip_prefix(part)?)));
     let (view, mode) = named?;
     let mode = match mode.strip_prefix("-tol") {
-        Some(power) => ZfpMode::Tolerance(power.parse().ok()?),
+        Some(power) => tolerance(power.parse().ok()?)?,
         None if mode.is_empty() => ZfpMode::Reversible,
         None => {
             let bits = mode.strip_prefix("-rate")?.parse().ok()?;
@@ -214,7 +218,7 @@ mod tests {
             ("zfp-1d+zstd1", "zfp-1d+zstd1", [17, 0, 3, 0]),
             ("defer-zfp-lz4", "zfp+lz4", [16, 0, 1, 0]),
             ("zfp-tol", "zfp-2d-tol-7", [22, 0, 0, 249]),
-            ("zfp-tol-128", "zfp-tol-128", [20, 0, 0, 128]),
+            ("zfp-tol-120", "zfp-tol-120", [20, 0, 0, 136]),
             ("zfp-1d-tol3+zstd-5", "zfp-1d-tol3+zstd-5", [21, 0, 2, 3]),
             ("zfp-rate1", "zfp-rate1", [24, 0, 0, 1]),
             ("zfp-2d-rate32", "zfp-2d-rate32", [26, 0, 0, 32]),
@@ -234,6 +238,7 @@ mod tests {
             "zfp-tol7-2d",
             "zfp-tol+3",
             "zfp-tol200",
+            "zfp-tol-121",
             "zfp-2d-tol",
             "zfp-rate0",
             "zfp-rate33",
@@ -251,6 +256,7 @@ mod tests {
             [16, 1, 0, 0],
             [16, 0, 0, 1],
             [19, 0, 0, 0],
+            [20, 0, 0, 135],
             [24, 0, 0, 0],
             [24, 0, 0, 33],
             [27, 0, 0, 8],

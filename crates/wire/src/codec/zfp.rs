@@ -37,7 +37,8 @@ pub enum ZfpView {
 pub enum ZfpMode {
     /// Nothing, not even of infinities and NaN.
     Reversible,
-    /// Two to this power, added or taken away from each value, as far as `f32` of a block's largest can tell.
+    /// Two to this power, -120 at least, added or taken away from each value, as far as `f32` of a block's largest can
+    /// tell.
     Tolerance(i8),
     /// What does not fit into so many bits a value, 32 at most. Blocks of 4 values take 9 bits at least.
     Rate(u8),
@@ -45,6 +46,10 @@ pub enum ZfpMode {
 
 /// The most bits a value: those of `f32`.
 pub(super) const MAX_RATE: u8 = 32;
+
+/// The least power of two that is a tolerance: the lossy modes give back blocks of smaller values as zeros, as the step
+/// of their integers is none of `f32`.
+pub(super) const LEAST_TOLERANCE: i8 = -120;
 
 /// Lossy modes take values below this only. Blocks decode to less than four times their largest value, so nothing
 /// becomes infinite.
@@ -217,6 +222,24 @@ mod tests {
                         (sent - got).abs() <= 2f32.powi(power.into()),
                         "{zfp:?} {shape}: {got} for {sent}"
                     );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_tolerance_is_kept_of_values_that_are_smaller() {
+        let power = LEAST_TOLERANCE;
+        for exponent in -149..=-100 {
+            let values = [1.0, -0.7, 0.3, 0.0, -0.999].map(|v| (v * 2f64.powi(exponent)) as f32);
+            for (shape, view) in
+                [(Shape::from([5]), ZfpView::Line), (Shape::from([5, 1, 1, 1]), ZfpView::Own)]
+            {
+                let tensor = Tensor::from_slice(shape, &values).unwrap();
+                let zfp = Zfp { view, mode: ZfpMode::Tolerance(power) };
+                let back = decoded(zfp, &encoded(zfp, &tensor).unwrap(), shape).unwrap();
+                for (sent, got) in values.iter().zip(back.as_slice::<f32>().unwrap()) {
+                    assert!((sent - got).abs() <= 2f32.powi(power.into()), "{view:?}: {got:e} for {sent:e}");
                 }
             }
         }

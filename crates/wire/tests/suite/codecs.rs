@@ -5,7 +5,7 @@ use wire::codec::{Zfp, ZfpMode};
 use wire::{Codec, Fidelity, Values};
 
 /// Parameters to try: axes, rates, and exponents of tolerances as they stand in a byte.
-const PARAMETERS: [u8; 6] = [0, 1, 3, 17, (-7i8) as u8, (-40i8) as u8];
+const PARAMETERS: [u8; 6] = [0, 1, 3, 17, (-7i8) as u8, (-120i8) as u8];
 
 /// Every combination of stages, and a choice of their parameters.
 pub(crate) fn all() -> Vec<Codec> {
