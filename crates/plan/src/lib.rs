@@ -28,6 +28,7 @@ mod prices;
 mod problem;
 mod prune;
 mod quantity;
+mod recode;
 mod rules;
 mod search;
 mod solve;
@@ -45,6 +46,7 @@ pub use problem::{
     Boundary, Codec, CodecCost, Device, End, Host, Link, Links, Medium, Problem, Queues, Resources, Unit,
 };
 pub use quantity::{Bandwidth, ByteSize, Delay, QuantityError};
+pub use recode::best_codec;
 pub use rules::{Rule, by_rule};
 pub use solve::{Objective, Options, Solution, solve};
 
