@@ -5,6 +5,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use tensor::TensorSpec;
 use wire::codec::UnknownCodec;
 use wire::{Codec, Entropy, Fidelity, Filter, Values};
 
@@ -75,6 +76,13 @@ impl Accuracy {
     }
 }
 
+/// What comes out again of these tensors: the least that the codec makes of one of them. Those of integers and bytes
+/// always come back as they were.
+pub fn fidelity_on(tensors: &[TensorSpec], codec: Codec) -> Fidelity {
+    let fidelity = |tensor: &TensorSpec| codec.for_dtype(tensor.dtype).fidelity();
+    tensors.iter().map(fidelity).min().unwrap_or(Fidelity::Exact)
+}
+
 impl fmt::Display for Accuracy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -112,6 +120,26 @@ mod tests {
         }
         let error = "close".parse::<Accuracy>().unwrap_err().to_string();
         assert!(error.contains("exact, near or relaxed") && error.contains("`close`"), "{error}");
+    }
+
+    #[test]
+    fn what_is_lost_hangs_on_what_travels() {
+        use Fidelity::{Coarse, Exact, Half};
+        use tensor::DType::{Bool, F16, F32, I64, U8};
+        for (dtypes, codec, expected) in [
+            (&[U8][..], "u8+zstd1", Exact),
+            (&[I64, Bool], "f16", Exact),
+            (&[F16], "u8", Exact),
+            (&[F32], "u8+zstd1", Coarse),
+            (&[F32], "bf16", Half),
+            (&[F32], "lz4", Exact),
+            (&[I64, F32], "u8", Coarse),
+            (&[], "u8", Exact),
+        ] {
+            let spec = |&dtype| TensorSpec { name: "x".into(), dtype, dims: None };
+            let tensors: Vec<TensorSpec> = dtypes.iter().map(spec).collect();
+            assert_eq!(fidelity_on(&tensors, codec.parse().unwrap()), expected, "{dtypes:?} as {codec}");
+        }
     }
 
     #[test]

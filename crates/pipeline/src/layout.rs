@@ -4,8 +4,9 @@
 //! deployed. Names mean something only together with a model and its devices: both come from the caller.
 
 use plan::{Assignment, Placement, Plan, Problem};
-use wire::Codec;
+use wire::{Codec, Fidelity};
 
+use crate::accuracy::Accuracy;
 use crate::coding::Coding;
 use crate::prepare::{PrepareError, Prepared};
 
@@ -107,6 +108,15 @@ impl Layout {
     /// Codecs along the chain: one more than stages.
     pub fn codecs(&self) -> impl Iterator<Item = Codec> {
         self.stages.iter().map(|stage| stage.codec).chain([self.result_codec])
+    }
+
+    /// What its links may take instead where one of them is coarse, and outputs do not stand for it; nothing where none
+    /// is.
+    pub fn fallbacks(&self) -> Vec<Codec> {
+        match self.codecs().any(|codec| codec.fidelity() == Fidelity::Coarse) {
+            true => Accuracy::Near.candidates(),
+            false => Vec::new(),
+        }
     }
 
     /// Names of its devices, in the order of the chain.

@@ -25,7 +25,7 @@ mod store;
 mod timing;
 pub mod transport;
 
-pub use accuracy::{Accuracy, UnknownAccuracy};
+pub use accuracy::{Accuracy, UnknownAccuracy, fidelity_on};
 pub use calibrate::{
     CalibrateOptions, Costs, Measured, MeasuredLink, NobodyLeft, NodeTimes, calibrate, keep_operation,
 };

@@ -41,7 +41,7 @@ pub use flight::{ItemError, Pending};
 use links::Links;
 pub use links::RecodeError;
 use orders::Order;
-use settle::Settled;
+use settle::{Settled, Standing};
 
 /// The first epoch of a deployment.
 const FIRST_EPOCH: u32 = 1;
@@ -73,7 +73,7 @@ pub struct Options {
     /// Codecs to which links may switch while the chain runs, besides those that the plan chose from.
     pub alternatives: CodecList,
     /// How far outputs may move where links are to use coarse codecs. They are tried before the first item, and taken
-    /// back where they move the outputs further; only [`Accuracy::Only`] uses one untried.
+    /// back where they move the outputs further, halves after them; only [`Accuracy::Only`] uses one untried.
     pub agreement: Agreement,
     /// Items in flight at most; twice the stages plus two without it, which keeps every thread busy.
     pub window: Option<usize>,
@@ -160,6 +160,9 @@ pub enum DeployError {
     /// A link would have more codecs than one may have.
     #[error(transparent)]
     Codecs(#[from] CodecListError),
+    /// The alternatives are too many for one list, together with what the plan may choose.
+    #[error("name fewer alternatives: with the codecs that the plan may choose they make {0}")]
+    Alternatives(CodecListError),
     /// The codecs of the chain could not be switched to try them.
     #[error(transparent)]
     Recode(#[from] RecodeError),
@@ -247,11 +250,12 @@ impl Pipeline {
         if prepare.codecs.is_empty() {
             let limited = options.description.is_some() || options.measured.is_some();
             prepare.codecs = match &options.layout {
-                Some(layout) => layout.codecs().collect(),
+                Some(layout) => layout.codecs().chain(layout.fallbacks()).collect(),
                 None if limited => options.accuracy.candidates(),
                 None => Vec::new(),
             };
         }
+        settle::check_alternatives(options, &|codec| prepare.codecs.contains(&codec))?;
         let prepared = Prepared::new(model, &options.name, &*options.engine, &prepare, &measuring)?;
         Pipeline::deploy_prepared(&prepared, cluster, options)
     }
@@ -279,6 +283,7 @@ impl Pipeline {
                 return Err(DeployError::Measured { nodes, units });
             }
         }
+        settle::check_alternatives(options, &|codec| prepared.profile.knows(codec))?;
         let settled = settle::settle(prepared, cluster, options)?;
         let Settled { plan, codecs, building, times, costs, mut shipped } = settled;
         let (control, orders) = (cluster.control().clone(), building.orders().clone());
@@ -314,8 +319,8 @@ impl Pipeline {
         let mut pipeline = Pipeline { inner, state: opened.state, plan, stages, shipped, codec_trial: None };
         let named = options.layout.is_none() && matches!(options.accuracy, Accuracy::Only(_));
         if !named {
-            let shapes = &prepared.profile.frames[0];
-            pipeline.codec_trial = agreement::try_codecs(&pipeline, shapes, &options.agreement)?;
+            let standing = Standing { prepared, plan: &pipeline.plan, costs: &costs, options };
+            pipeline.codec_trial = agreement::try_codecs(&pipeline, &standing)?;
             let used = pipeline.codecs();
             if used != codecs {
                 // What was planned for codecs that were taken back is no promise any more.
@@ -356,7 +361,7 @@ impl Pipeline {
         self.inner.links.in_use()
     }
 
-    /// What trying the coarse codecs of the links found, if there were any and none was named for all links.
+    /// What trying the codecs of the links found, if there were any to try and none was named for all links.
     pub fn codec_trial(&self) -> Option<&CodecTrial> {
         self.codec_trial.as_ref()
     }

@@ -3,15 +3,16 @@
 //! Sums of units are not what a stage takes: engines fuse across units, and a node's other work counts. The nodes
 //! load a plan's stages anyway; timing them before they are connected costs a second.
 
-use plan::{Assignment, Objective, Plan};
+use plan::{Assignment, Plan, Problem};
+use tensor::TensorSpec;
 use wire::control::StageTime;
-use wire::{Codec, CodecList};
+use wire::{Codec, CodecList, Fidelity};
 
 use super::deploy::Building;
 use super::links::LinkCodecs;
 use super::orders::{self, Common, Order};
 use super::{DeployError, FIRST_EPOCH, Options, Progress, draw_id, trial};
-use crate::accuracy::Accuracy;
+use crate::accuracy::{Accuracy, fidelity_on};
 use crate::calibrate::Costs;
 use crate::cluster::Cluster;
 use crate::layout::{Layout, codecs_of, ours};
@@ -42,6 +43,25 @@ struct Chosen {
     codecs: Vec<Codec>,
     /// What links may switch to: the codecs that the plan was chosen from.
     others: Vec<Codec>,
+}
+
+/// Whether every link finds room for the codecs that it may use, whatever plan is made: seen before anything is measured
+/// or loaded. `is_tried` says of which codecs the costs are known.
+pub(super) fn check_alternatives(
+    options: &Options,
+    is_tried: &dyn Fn(Codec) -> bool,
+) -> Result<(), DeployError> {
+    let (begin, others): (Vec<Codec>, Vec<Codec>) = match &options.layout {
+        Some(layout) => (layout.codecs().collect(), layout.fallbacks()),
+        // The first is used even if nothing is known of it.
+        None => {
+            let candidates = options.accuracy.candidates();
+            (vec![candidates[0]], candidates.into_iter().filter(|&codec| is_tried(codec)).collect())
+        }
+    };
+    let others = options.alternatives.iter().chain(others).collect::<Vec<_>>();
+    let list = |&begin| CodecList::new(std::iter::once(begin).chain(others.iter().copied())).map(drop);
+    begin.iter().try_for_each(list).map_err(DeployError::Alternatives)
 }
 
 /// Plans and loads until measuring the stages finds no better plan.
@@ -143,7 +163,7 @@ fn given(
     let mut problem = prepared.problem(costs.resources(), &coding);
     let assignment = layout.assignment(prepared, &coding, &mut problem)?;
     let plan = plan::predict(&problem, &assignment).map_err(PrepareError::Plan)?;
-    Ok(Chosen { plan, codecs: layout.codecs().collect(), others: Vec::new() })
+    Ok(Chosen { plan, codecs: layout.codecs().collect(), others: layout.fallbacks() })
 }
 
 /// What a plan promises now that its stages are known, even where they take more memory than their nodes have: whether
@@ -162,15 +182,69 @@ pub(super) fn promised(
     costs: &Costs,
     accuracy: Accuracy,
 ) -> (bool, Plan) {
-    let coding = costs.coding(accuracy);
-    let mut problem = prepared.problem(costs.resources(), &coding);
-    let index = |&codec: &Codec| coding.index(codec, &prepared.profile, &mut problem);
-    let codecs = codecs.iter().map(index).collect();
-    let assignment = Assignment { codecs, ..plan.assignment() };
+    let (mut problem, assignment) = on_costs(prepared, plan, codecs, costs, accuracy);
     let fits = plan::predict(&problem, &assignment).is_ok();
     problem.devices.iter_mut().for_each(|device| device.memory_bytes = None);
     let plan = plan::predict(&problem, &assignment).unwrap_or_else(|_| plan.clone());
     (fits, plan)
+}
+
+/// A plan with these codecs along its chain, and the problem on these costs that its indices are of.
+pub(super) fn on_costs(
+    prepared: &Prepared,
+    plan: &Plan,
+    codecs: &[Codec],
+    costs: &Costs,
+    accuracy: Accuracy,
+) -> (Problem, Assignment) {
+    let coding = costs.coding(accuracy);
+    let mut problem = prepared.problem(costs.resources(), &coding);
+    let index = |&codec: &Codec| coding.index(codec, &prepared.profile, &mut problem);
+    let codecs = codecs.iter().map(index).collect();
+    (problem, Assignment { codecs, ..plan.assignment() })
+}
+
+/// A plan whose stages stand, of which only the codecs may still change.
+pub(super) struct Standing<'a> {
+    pub(super) prepared: &'a Prepared,
+    pub(super) plan: &'a Plan,
+    pub(super) costs: &'a Costs,
+    pub(super) options: &'a Options,
+}
+
+impl Standing<'_> {
+    /// What travels on a link.
+    pub(super) fn tensors(&self, link: usize) -> &[TensorSpec] {
+        &self.prepared.profile.frames[self.plan.hops[link].boundary]
+    }
+
+    /// What comes out of a link again with a codec.
+    pub(super) fn fidelity(&self, link: usize, codec: Codec) -> Fidelity {
+        fidelity_on(self.tensors(link), codec)
+    }
+
+    /// The codec among `candidates` with which a link makes the best plan, the others being as in `codecs`.
+    ///
+    /// # Panics
+    /// Without candidates.
+    pub(super) fn best(
+        &self,
+        codecs: &[Codec],
+        link: usize,
+        candidates: &[Codec],
+    ) -> Result<Codec, DeployError> {
+        let (prepared, accuracy) = (self.prepared, self.options.accuracy);
+        let (mut problem, assignment) = on_costs(prepared, self.plan, codecs, self.costs, accuracy);
+        let coding = self.costs.coding(accuracy);
+        let index = |&codec: &Codec| coding.index(codec, &prepared.profile, &mut problem);
+        let indices: Vec<usize> = candidates.iter().map(index).collect();
+        // The nodes have taken their stages on.
+        problem.devices.iter_mut().for_each(|device| device.memory_bytes = None);
+        let (objective, max_period) = (self.options.split.objective, self.options.split.max_period);
+        let options = plan::Options { objective, max_period, ..plan::Options::default() };
+        let best = plan::best_codec(&problem, &assignment, link, &indices, &options);
+        Ok(ours(&problem.codecs[best.map_err(PrepareError::Plan)?]))
+    }
 }
 
 fn load(
@@ -241,19 +315,9 @@ fn better(
         let stays = |e: &PrepareError| tracing::warn!("stages take more memory than planned: {e}");
         return Ok(other.inspect_err(stays).ok());
     }
-    let value = |plan: &Plan| worth(plan, split.objective);
+    let value = |plan: &Plan| plan.worth(split.objective);
     // What cannot be planned any more cannot be better either.
     Ok(other.ok().filter(|other| is_better(value(&other.plan), value(current), error)))
-}
-
-/// What a plan is worth; less is better.
-fn worth(plan: &Plan, objective: Objective) -> f64 {
-    match objective {
-        Objective::Throughput => plan.period,
-        Objective::Latency => plan.latency,
-        Objective::Energy => plan.joules,
-        Objective::Devices => plan.devices() as f64,
-    }
 }
 
 /// Whether a worth is less than another by more than a share `error` of it.
@@ -264,6 +328,32 @@ fn is_better(worth: f64, current: f64, error: f64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn alternatives_have_to_fit_beside_what_the_plan_may_choose() {
+        let relaxed = Accuracy::Relaxed.candidates();
+        let (tried, untried): (Vec<Codec>, Vec<Codec>) = (relaxed.clone(), vec![]);
+        // None of them is one that a level has.
+        let zfp = (0..16).map(|i| format!("zfp-rate{}", i + 1).parse::<Codec>().unwrap()).collect::<Vec<_>>();
+        let named = Accuracy::Only(Codec::LZ4);
+        for (accuracy, alternatives, tried, fits) in [
+            (Accuracy::Relaxed, &zfp[..5], &tried, true),
+            (Accuracy::Relaxed, &zfp[..6], &tried, false),
+            (Accuracy::Relaxed, &relaxed[..], &tried, true),
+            (Accuracy::Near, &zfp[..10], &tried, true),
+            (Accuracy::Near, &zfp[..11], &tried, false),
+            (Accuracy::Relaxed, &zfp[..], &untried, true),
+            (named, &zfp[..15], &untried, true),
+            (named, &zfp[..], &untried, false),
+        ] {
+            let alternatives = CodecList::new(alternatives.iter().copied()).unwrap();
+            let options = Options { accuracy, alternatives, ..Options::default() };
+            let checked = check_alternatives(&options, &|codec| tried.contains(&codec));
+            let found = checked.map_err(|e| e.to_string());
+            assert_eq!(found.is_ok(), fits, "{accuracy} {found:?}");
+            assert!(found.err().is_none_or(|e| e.contains("name fewer alternatives") && e.contains("16")));
+        }
+    }
 
     #[test]
     fn noise_is_no_reason_for_another_plan() {
