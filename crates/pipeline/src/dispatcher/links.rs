@@ -63,22 +63,38 @@ pub enum RecodeError {
 /// The links of a running chain.
 pub(super) struct Links {
     lists: Vec<CodecList>,
-    in_use: Mutex<Vec<Codec>>,
+    in_use: Mutex<Vec<InUse>>,
+    /// Held while a link is switched: a node must not hear of two switches in another order than is noted here. Who
+    /// only asks what is in use waits for nobody.
+    turns: Vec<Mutex<()>>,
+}
+
+#[derive(Clone, Copy)]
+struct InUse {
+    codec: Codec,
+    /// Whether a switch failed since: its node may have carried it out nevertheless.
+    doubtful: bool,
 }
 
 impl Links {
     /// Those of a chain that runs by these orders, which are our own; the first link begins with `first`.
     pub(super) fn new<'a>(first: Codec, orders: impl Iterator<Item = &'a StageOrder>) -> Links {
         let codecs = |order: &StageOrder| order.codecs().expect("orders of our own are sound");
-        let (mut lists, mut in_use) = (Vec::new(), vec![first]);
+        let (mut lists, mut begin) = (Vec::new(), vec![first]);
         for order in orders.map(codecs) {
             if lists.is_empty() {
                 lists.push(order.arriving);
             }
             lists.push(order.leaving);
-            in_use.push(order.begin);
+            begin.push(order.begin);
         }
-        Links { lists, in_use: Mutex::new(in_use) }
+        Links::of(lists, &begin)
+    }
+
+    fn of(lists: Vec<CodecList>, begin: &[Codec]) -> Links {
+        let in_use = begin.iter().map(|&codec| InUse { codec, doubtful: false }).collect();
+        let turns = begin.iter().map(|_| Mutex::default()).collect();
+        Links { lists, in_use: Mutex::new(in_use), turns }
     }
 
     /// What each link may use.
@@ -86,12 +102,12 @@ impl Links {
         &self.lists
     }
 
-    /// What each link uses.
+    /// What each link uses; after a switch that failed, what it used before.
     pub(super) fn in_use(&self) -> Vec<Codec> {
-        self.lock().clone()
+        lock(&self.in_use).iter().map(|link| link.codec).collect()
     }
 
-    /// Switches a link by `carry_out`, one at a time.
+    /// Switches a link by `carry_out`, which is not called where the link certainly uses the codec already.
     pub(super) fn switch(
         &self,
         link: usize,
@@ -104,15 +120,54 @@ impl Links {
         if !list.contains(codec) {
             return Err(RecodeError::NotListed { link, codec, list: list.clone() });
         }
-        let mut in_use = self.lock();
-        if in_use[link] != codec {
-            carry_out().map_err(RecodeError::Node)?;
-            in_use[link] = codec;
+        let _turn = lock(&self.turns[link]);
+        let InUse { codec: before, doubtful } = lock(&self.in_use)[link];
+        if before == codec && !doubtful {
+            return Ok(());
         }
-        Ok(())
+        let carried_out = carry_out();
+        lock(&self.in_use)[link] = match carried_out {
+            Ok(()) => InUse { codec, doubtful: false },
+            Err(_) => InUse { codec: before, doubtful: true },
+        };
+        carried_out.map_err(RecodeError::Node)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn links() -> Links {
+        Links::of(vec![CodecList::from(Codec::LZ4); 2], &[Codec::RAW; 2])
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Codec>> {
-        self.in_use.lock().unwrap_or_else(PoisonError::into_inner)
+    #[test]
+    fn after_a_switch_that_failed_the_next_one_is_carried_out_even_to_what_was_before() {
+        let links = links();
+        let failed = links.switch(1, Codec::LZ4, || Err("no answer".into()));
+        assert_eq!(failed, Err(RecodeError::Node("no answer".into())));
+        assert_eq!(links.in_use(), [Codec::RAW; 2]);
+        for (codec, carried_out) in
+            [(Codec::RAW, true), (Codec::RAW, false), (Codec::LZ4, true), (Codec::LZ4, false)]
+        {
+            let mut asked = false;
+            links.switch(1, codec, || Ok(asked = true)).unwrap();
+            assert_eq!((asked, links.in_use()[1]), (carried_out, codec));
+        }
+    }
+
+    #[test]
+    fn nobody_else_waits_while_a_node_is_asked() {
+        let links = links();
+        let asked = links.switch(1, Codec::LZ4, || {
+            assert_eq!(links.in_use(), [Codec::RAW; 2], "it is not switched yet");
+            links.switch(0, Codec::LZ4, || Ok(())).map_err(|e| e.to_string())
+        });
+        assert_eq!((asked, links.in_use()), (Ok(()), vec![Codec::LZ4; 2]));
     }
 }
