@@ -6,6 +6,7 @@
 //! reads the environment.
 
 mod accuracy;
+mod advice;
 pub mod calibrate;
 mod cluster;
 mod coding;
@@ -34,8 +35,8 @@ pub use coding::{CodecFactor, CodecFigures, Coding};
 pub use control::{NetworkConfig, NetworkError};
 pub use deviation::{Deviation, Limits, OutputDeviation};
 pub use dispatcher::{
-    Agreement, CodecTrial, DeployError, DeployedStage, ItemError, MAX_TRIAL_ITEMS, Options, Pending,
-    Pipeline, Progress, RecodeError, TriedLink,
+    Agreement, CodecSwitch, CodecTrial, DeployError, DeployedStage, ItemError, MAX_TRIAL_ITEMS, Options,
+    Pending, Pipeline, Progress, RecodeError, TriedLink,
 };
 pub use layout::{Layout, LayoutError, LayoutStage};
 pub use node::{Node, NodeConfig, NodeError};

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::net::{Shutdown, TcpStream};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
@@ -17,7 +18,7 @@ use wire::{Codec, CodecList, Header, Kind};
 
 use super::delivery::{Action, Delivery, Event};
 use super::shut;
-use crate::transport::{Checksums, FrameReader, FrameWriter, InUse, Received};
+use crate::transport::{Checksums, FrameReader, FrameWriter, InUse, Received, Timing};
 
 /// Why an item has no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -100,12 +101,35 @@ pub(super) struct Flight {
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
+/// What came back from the chain, and how: the counters that a stage has of the link into it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Arrivals {
+    /// Results.
+    pub(super) items: u64,
+    /// Their bytes on the wire.
+    pub(super) bytes: u64,
+    /// From a result's first byte to its tensors, all results together.
+    pub(super) receive_seconds: f64,
+    /// How often somebody had to wait for a place in the window, which is when the chain is what limits.
+    pub(super) waits: u64,
+}
+
 struct Shared {
     window: Mutex<Window>,
+    counters: Counters,
     /// Told when a place became free or the chain broke.
     freed: event_listener::Event,
     /// Told, once, when a connection breaks.
     broken: Sender<String>,
+}
+
+/// Counts [`Arrivals`].
+#[derive(Default)]
+struct Counters {
+    items: AtomicU64,
+    bytes: AtomicU64,
+    nanos: AtomicU64,
+    waits: AtomicU64,
 }
 
 struct Window {
@@ -146,6 +170,7 @@ impl Flight {
                 sender: Some(sender),
                 failure: None,
             }),
+            counters: Counters::default(),
             freed: event_listener::Event::new(),
             broken: broken_in,
         });
@@ -168,6 +193,28 @@ impl Flight {
     /// Encodes inputs in another way, from the next one on. The first stage must accept it.
     pub(super) fn set_codec(&self, codec: Codec) {
         self.codec.set(codec);
+    }
+
+    /// What came back so far.
+    pub(super) fn arrivals(&self) -> Arrivals {
+        let Counters { items, bytes, nanos, waits } = &self.shared.counters;
+        Arrivals {
+            items: items.load(Relaxed),
+            bytes: bytes.load(Relaxed),
+            receive_seconds: nanos.load(Relaxed) as f64 / 1e9,
+            waits: waits.load(Relaxed),
+        }
+    }
+
+    /// Whether no item is on its way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.shared.lock().delivery.in_flight() == 0
+    }
+
+    /// The sequence number of the item that is admitted next.
+    pub(super) fn next_sequence(&self) -> u64 {
+        let window = self.shared.lock();
+        window.delivery.oldest() + window.delivery.in_flight() as u64
     }
 
     /// Hears, once per connection, when it breaks before it was meant to end.
@@ -232,6 +279,14 @@ impl Drop for Flight {
     }
 }
 
+impl Counters {
+    fn add(&self, timing: &Timing) {
+        self.bytes.fetch_add(timing.bytes, Relaxed);
+        self.nanos.fetch_add(timing.started.elapsed().as_nanos() as u64, Relaxed);
+        self.items.fetch_add(1, Relaxed);
+    }
+}
+
 enum Admission {
     Admitted(Pending),
     Wait(Vec<Tensor>, event_listener::EventListener),
@@ -259,7 +314,10 @@ impl Shared {
                 let _ = sender.try_send(item);
                 Ok(Admission::Admitted(Pending { reply: pending }))
             }
-            _ => Ok(Admission::Wait(tensors, self.freed.listen())),
+            _ => {
+                self.counters.waits.fetch_add(1, Relaxed);
+                Ok(Admission::Wait(tensors, self.freed.listen()))
+            }
         }
     }
 
@@ -287,12 +345,16 @@ impl Shared {
     fn receive(&self, mut reader: FrameReader<TcpStream>) {
         let reason = loop {
             let mut tensors = reader.buffers();
-            let (header, result) = match reader.receive(&mut tensors) {
-                Ok((Received::Item(header), _)) => (header, Ok(tensors)),
-                Ok((Received::Failure(header, reason), _)) => (header, Err(ItemError::Failed(reason))),
-                Ok((Received::End, _)) => break "the chain ended before its last result".to_owned(),
+            let (received, timing) = match reader.receive(&mut tensors) {
+                Ok(received) => received,
                 Err(e) => break format!("the link from the last node failed: {e}"),
             };
+            let (header, result) = match received {
+                Received::Item(header) => (header, Ok(tensors)),
+                Received::Failure(header, reason) => (header, Err(ItemError::Failed(reason))),
+                Received::End => break "the chain ended before its last result".to_owned(),
+            };
+            self.counters.add(&timing);
             if self.arrive(&header, result).is_err() {
                 break "the last node answered an item that is not in flight".to_owned();
             }

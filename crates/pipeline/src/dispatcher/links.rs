@@ -60,6 +60,23 @@ pub enum RecodeError {
     Node(String),
 }
 
+/// A link that changed its codec because the chain became faster by it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CodecSwitch {
+    /// The link, from 0, which leads to the first stage.
+    pub link: usize,
+    /// What it used before.
+    pub from: Codec,
+    /// What it used then.
+    pub to: Codec,
+    /// Sequence number of the first item that certainly travelled as `to`; a few before it may have.
+    pub item: u64,
+    /// Seconds between two results as they were seen before.
+    pub period: f64,
+    /// Seconds between two results that were expected of all switches of this moment together.
+    pub expected_period: f64,
+}
+
 /// The links of a running chain.
 pub(super) struct Links {
     lists: Vec<CodecList>,
@@ -67,6 +84,8 @@ pub(super) struct Links {
     /// Held while a link is switched: a node must not hear of two switches in another order than is noted here. Who
     /// only asks what is in use waits for nobody.
     turns: Vec<Mutex<()>>,
+    /// Switches that made the chain faster.
+    switched: Mutex<Vec<CodecSwitch>>,
 }
 
 #[derive(Clone, Copy)]
@@ -94,7 +113,7 @@ impl Links {
     fn of(lists: Vec<CodecList>, begin: &[Codec]) -> Links {
         let in_use = begin.iter().map(|&codec| InUse { codec, doubtful: false }).collect();
         let turns = begin.iter().map(|_| Mutex::default()).collect();
-        Links { lists, in_use: Mutex::new(in_use), turns }
+        Links { lists, in_use: Mutex::new(in_use), turns, switched: Mutex::default() }
     }
 
     /// What each link may use.
@@ -105,6 +124,16 @@ impl Links {
     /// What each link uses; after a switch that failed, what it used before.
     pub(super) fn in_use(&self) -> Vec<Codec> {
         lock(&self.in_use).iter().map(|link| link.codec).collect()
+    }
+
+    /// Notes a switch for those who ask. There is one in minutes: see [`super::adapt`].
+    pub(super) fn note(&self, switch: CodecSwitch) {
+        lock(&self.switched).push(switch);
+    }
+
+    /// What was noted.
+    pub(super) fn switched(&self) -> Vec<CodecSwitch> {
+        lock(&self.switched).clone()
     }
 
     /// Switches a link by `carry_out`, which is not called where the link certainly uses the codec already.

@@ -3,6 +3,7 @@
 //! [`state`] decides how a deployment is built, [`delivery`] which results count. The rest is driving:
 //! callers' threads admit items, one thread sends them, one receives results.
 
+mod adapt;
 mod agreement;
 pub mod delivery;
 mod deploy;
@@ -26,7 +27,7 @@ use wire::control::{DeploymentId, RecodeOrder, Request, Response, StageFigures, 
 use wire::{Codec, CodecList};
 
 use crate::accuracy::Accuracy;
-use crate::calibrate::Measured;
+use crate::calibrate::{Costs, Measured};
 use crate::cluster::{Cluster, NodeInfo};
 use crate::control::{Control, NetworkError, Presence, Role};
 use crate::layout::{Layout, LayoutError};
@@ -35,11 +36,12 @@ use crate::node::state::ENDED;
 use crate::operation::Operation;
 use crate::prepare::{PrepareError, PrepareOptions, Prepared, SplitOptions, check_item};
 use crate::transport::Shipped;
+use adapt::Adapting;
 pub use agreement::{Agreement, CodecTrial, MAX_TRIAL_ITEMS, TriedLink};
 use flight::{Ends, Flight};
 pub use flight::{ItemError, Pending};
 use links::Links;
-pub use links::RecodeError;
+pub use links::{CodecSwitch, RecodeError};
 use orders::Order;
 use settle::{Settled, Standing};
 
@@ -77,6 +79,9 @@ pub struct Options {
     pub agreement: Agreement,
     /// Items in flight at most; twice the stages plus two without it, which keeps every thread busy.
     pub window: Option<usize>,
+    /// How often the links are looked at while items flow, to switch codecs where that lowers the period by more than
+    /// 10 %; `None` leaves all links as they begin. So does a layout, and a codec that was named for all links.
+    pub adapt_every: Option<Duration>,
 }
 
 impl Default for Options {
@@ -95,6 +100,7 @@ impl Default for Options {
             alternatives: CodecList::default(),
             agreement: Agreement::default(),
             window: None,
+            adapt_every: Some(Duration::from_secs(2)),
         }
     }
 }
@@ -228,6 +234,8 @@ pub struct Pipeline {
     stages: Vec<DeployedStage>,
     shipped: Shipped,
     codec_trial: Option<CodecTrial>,
+    /// Ends with this.
+    adapting: Option<Adapting>,
 }
 
 struct Inner {
@@ -316,7 +324,8 @@ impl Pipeline {
         let stages = stages.collect();
         let inner = Arc::new(Inner { control, orders, model: prepared.model.clone(), links, flight });
         inner.watch()?;
-        let mut pipeline = Pipeline { inner, state: opened.state, plan, stages, shipped, codec_trial: None };
+        let mut pipeline =
+            Pipeline { inner, state: opened.state, plan, stages, shipped, codec_trial: None, adapting: None };
         let named = options.layout.is_none() && matches!(options.accuracy, Accuracy::Only(_));
         if !named {
             let standing = Standing { prepared, plan: &pipeline.plan, costs: &costs, options };
@@ -327,8 +336,21 @@ impl Pipeline {
                 (_, pipeline.plan) =
                     settle::promised(prepared, &pipeline.plan, &used, &costs, options.accuracy);
             }
+            if options.layout.is_none() {
+                pipeline.adapt(prepared, &costs, options)?;
+            }
         }
         Ok(pipeline)
+    }
+
+    /// From now on, links follow what they carry.
+    fn adapt(&mut self, prepared: &Prepared, costs: &Costs, options: &Options) -> std::io::Result<()> {
+        let Some(every) = options.adapt_every else { return Ok(()) };
+        let (accuracy, used) = (options.accuracy, self.codecs());
+        let (problem, assignment) = settle::on_costs(prepared, &self.plan, &used, costs, accuracy);
+        let choices = adapt::choices(&problem, &prepared.profile, accuracy, self.codec_lists(), &used);
+        self.adapting = adapt::start(&self.inner, problem, assignment, choices, every)?;
+        Ok(())
     }
 
     /// The model's inputs, in the order in which items hold them.
@@ -371,13 +393,19 @@ impl Pipeline {
         self.inner.links.lists()
     }
 
+    /// Links that changed their codec since items flow, because the chain became faster by it, in the order in which
+    /// they did: see [`Options::adapt_every`].
+    pub fn codec_switches(&self) -> Vec<CodecSwitch> {
+        self.inner.links.switched()
+    }
+
     /// Switches a link to another of its codecs, from the next item that it sends on; links count as in
-    /// [`Pipeline::codecs`]. Items may flow meanwhile.
+    /// [`Pipeline::codecs`]. Items may flow meanwhile. It may be switched again where [`Options::adapt_every`] allows it.
     ///
     /// # Errors
     /// When there is no such link, when it may not use the codec, or when the node that sends on it does not answer.
     pub fn recode(&self, link: usize, codec: Codec) -> Result<(), RecodeError> {
-        self.inner.links.switch(link, codec, || self.inner.recode(link, codec))
+        self.inner.switch(link, codec)
     }
 
     /// Runs one item through the chain and waits for its result.
@@ -449,6 +477,7 @@ impl Pipeline {
 
 impl Drop for Pipeline {
     fn drop(&mut self) {
+        drop(self.adapting.take());
         self.inner.flight.abandon("the pipeline was closed");
         for action in self.state.on_event(state::Event::Finished) {
             assert_eq!(action, state::Action::Release, "nothing else is left to do");
@@ -490,6 +519,10 @@ impl Inner {
 
     fn measure(&self) -> Result<Vec<StageFigures>, String> {
         (0..self.orders.len()).map(|i| self.measure_stage(i)).collect()
+    }
+
+    fn switch(&self, link: usize, codec: Codec) -> Result<(), RecodeError> {
+        self.links.switch(link, codec, || self.recode(link, codec))
     }
 
     fn recode(&self, link: usize, codec: Codec) -> Result<(), String> {
