@@ -13,6 +13,7 @@ use crate::input::Items;
 use crate::interrupt::Interrupt;
 use crate::output::progress;
 use crate::output::report::{Comparison, Prediction, RunReport, StageRow, WholeReport};
+use crate::output::switches::SwitchRow;
 use crate::output::trial::TrialReport;
 
 /// Items that were admitted and whose results nobody has looked at yet, at least: a larger window has as many as it
@@ -237,6 +238,7 @@ impl Streamed {
             input_codec: chain.codecs()[0].to_string(),
             stages: rows.collect(),
             codec_trial: chain.codec_trial().map(|trial| TrialReport::new(trial, &nodes)),
+            codec_switches: chain.codec_switches().iter().map(|s| SwitchRow::new(s, &nodes)).collect(),
             whole_model: None,
             gone_nodes: Vec::new(),
         }

@@ -10,6 +10,7 @@ pub(crate) mod plan;
 pub(crate) mod progress;
 pub(crate) mod report;
 pub(crate) mod results;
+pub(crate) mod switches;
 pub(crate) mod table;
 pub(crate) mod trial;
 

@@ -5,6 +5,7 @@ use serde::Serialize;
 
 use super::json::optional_float;
 use super::printable;
+use super::switches::{self, SwitchRow};
 use super::table::Column::{Number, Text};
 use super::table::table;
 use super::trial::TrialReport;
@@ -85,6 +86,9 @@ pub(crate) struct RunReport {
     /// What trying coarse codecs found, where the plan had chosen some.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) codec_trial: Option<TrialReport>,
+    /// Links that changed their codec while items flowed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) codec_switches: Vec<SwitchRow>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) whole_model: Option<WholeReport>,
     /// Nodes that were found, but went before anything was planned.
@@ -212,6 +216,9 @@ impl RunReport {
         }
         if let Some(trial) = &self.codec_trial {
             text += &format!("\n\n{}\n", trial.text());
+        }
+        if !self.codec_switches.is_empty() {
+            text += &format!("\n\n{}\n", switches::text(&self.codec_switches));
         }
         text += &format!("\npredicted: {}", self.predicted.text());
         if let Some(corrected) = &self.corrected {
@@ -371,6 +378,7 @@ mod tests {
             input_codec: "bf16+shuffle+lz4".into(),
             stages: (0..8).map(stage).collect(),
             codec_trial: None,
+            codec_switches: Vec::new(),
             whole_model: Some(WholeReport {
                 items_per_s: 60.0,
                 latency_ms_p50: 16.0,

@@ -44,8 +44,9 @@ pub(super) fn start(
         return Ok(None);
     }
     let (running, stopped) = bounded(1); // nothing is ever sent: it closes
+    let first = inner.flight.next_sequence();
     let (inner, judge) = (Arc::downgrade(inner), Judge::new(problem, assignment, choices));
-    let run = move || Watcher { inner, judge, before: None }.run(every, &stopped);
+    let run = move || Watcher { inner, judge, first, before: None }.run(every, &stopped);
     std::thread::Builder::new().name("adapt".to_owned()).spawn(run)?;
     Ok(Some(Adapting { _running: running }))
 }
@@ -82,6 +83,8 @@ pub(super) fn choices(
 struct Watcher {
     inner: Weak<Inner>,
     judge: Judge,
+    /// Sequence number of the user's first item: codecs were tried on those before.
+    first: u64,
     before: Option<Look>,
 }
 
@@ -140,7 +143,7 @@ impl Watcher {
         for link in (0..codecs.len()).filter(|&link| codecs[link] != before[link]) {
             let [from, to] = [before[link], codecs[link]].map(|i| ours(&self.judge.problem().codecs[i]));
             inner.switch(link, to).map_err(|e| e.to_string())?;
-            let item = inner.flight.next_sequence();
+            let item = inner.flight.next_sequence() - self.first;
             tracing::info!(
                 "link {link} switched from {from} to {to} at item {item}: {:.2} ms between results, {:.2} ms expected",
                 period * 1e3,

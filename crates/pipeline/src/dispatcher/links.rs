@@ -69,7 +69,7 @@ pub struct CodecSwitch {
     pub from: Codec,
     /// What it used then.
     pub to: Codec,
-    /// Sequence number of the first item that certainly travelled as `to`; a few before it may have.
+    /// The first item, from 0, that certainly travelled as `to`; a few before it may have.
     pub item: u64,
     /// Seconds between two results as they were seen before.
     pub period: f64,
