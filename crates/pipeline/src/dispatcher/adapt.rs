@@ -17,7 +17,6 @@ use wire::{Codec, CodecList, Fidelity};
 use super::Inner;
 use super::flight::Arrivals;
 use super::links::CodecSwitch;
-use crate::accuracy::Accuracy;
 use crate::advice::Observed;
 use crate::layout::ours;
 use crate::profile::Profile;
@@ -51,23 +50,19 @@ pub(super) fn start(
     Ok(Some(Adapting { _running: running }))
 }
 
-/// By link, the codecs of a problem that it may use: those of its list that were measured and are as accurate as was
-/// asked for. Coarse ones lose what was tried end to end only on links that use them already, and only with the same
-/// values.
+/// By link, the codecs of a problem that it may use: those of its list that were measured and give back `least` or more,
+/// or the same values as the one in use. So are coarse ones: they are tried end to end for that link only.
 pub(super) fn choices(
     problem: &Problem,
     profile: &Profile,
-    accuracy: Accuracy,
+    least: Fidelity,
     lists: &[CodecList],
     in_use: &[Codec],
 ) -> Vec<Vec<usize>> {
     let codecs: Vec<Codec> = problem.codecs.iter().map(ours).collect();
     let may_use = |codec: Codec, used: Codec| {
-        let accurate = match codec.fidelity() {
-            Fidelity::Coarse => codec.values == used.values,
-            fidelity => fidelity >= accuracy.fidelity(),
-        };
-        profile.knows(codec) && accurate
+        let accurate = codec.fidelity() > Fidelity::Coarse && codec.fidelity() >= least;
+        profile.knows(codec) && (accurate || codec.values == used.values)
     };
     let of_link = |(list, &used): (&CodecList, &Codec)| {
         // What the codec in use costs is what others are held against.
@@ -199,5 +194,51 @@ impl Look {
             return Err("a node counts backwards, or no items".to_owned());
         }
         Ok(full.then_some(observed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use plan::{Boundary, Device, Queues, Resources, Unit};
+    use wire::control::CodecTime;
+
+    use super::*;
+    use crate::coding::CodecFigures;
+
+    #[test]
+    fn links_switch_to_what_was_tried_or_is_accurate_anyway() {
+        let codec = |name: &str| -> Codec { name.parse().unwrap() };
+        let names = ["raw", "f16", "u8", "u8+zstd1", "lz4"];
+        let devices = vec![Device::of_speed("a", 1.0)];
+        let boundaries = vec![Boundary { bytes: 8, tensors: 1 }; 2];
+        let resources = Resources::on_free_links(devices);
+        let mut problem = Problem::new(vec![Unit::default()], boundaries, Queues::default(), resources);
+        problem.codecs =
+            names.map(|name| plan::Codec { name: name.into(), ..problem.codecs[0].clone() }).to_vec();
+        let time = CodecTime::default();
+        let figures = |name| CodecFigures { codec: codec(name), bytes: vec![4, 4], time };
+        let profile = Profile {
+            cuts: vec![],
+            units: vec![],
+            frames: vec![],
+            engine: String::new(),
+            codecs: ["f16", "u8", "u8+zstd1"].map(figures).to_vec(),
+        };
+        let list = CodecList::new(names.map(codec)).unwrap();
+        for (used, least, usable) in [
+            ("raw", Fidelity::Half, "raw f16"),
+            ("raw", Fidelity::Coarse, "raw f16"),
+            ("raw", Fidelity::Exact, "raw"),
+            ("f16", Fidelity::Exact, "raw f16"),
+            ("u8", Fidelity::Coarse, "raw f16 u8 u8+zstd1"),
+            ("u8", Fidelity::Exact, "raw u8 u8+zstd1"),
+            ("lz4", Fidelity::Coarse, ""),
+        ] {
+            let found = choices(&problem, &profile, least, &[list.clone()], &[codec(used)]).remove(0);
+            let found: Vec<&str> = found.into_iter().map(|i| names[i]).collect();
+            assert_eq!(found.join(" "), usable, "{used} with {least:?}");
+        }
+        let short = [CodecList::from(codec("u8"))];
+        assert_eq!(choices(&problem, &profile, Fidelity::Coarse, &short, &[codec("u8")]), [[0, 2]]);
     }
 }

@@ -71,6 +71,12 @@ impl CodecTrial {
     pub fn deviation(&self) -> &Deviation {
         &self.rounds.last().expect("there is a first round").1
     }
+
+    /// Whether a link that was to use halves may not, as the outputs moved too far.
+    pub(super) fn took_back_halves(&self) -> bool {
+        let exact = |link: &TriedLink| link.chosen.fidelity() == Fidelity::Exact;
+        self.links.iter().any(|link| link.tried.fidelity() == Fidelity::Half && exact(link))
+    }
 }
 
 /// Tries what a chain is to use and takes back first coarse codecs, then halves, the worst link's first, until the

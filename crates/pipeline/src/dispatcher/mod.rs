@@ -24,7 +24,7 @@ use plan::Plan;
 use tensor::{Tensor, TensorSpec};
 use wire::codec::CodecListError;
 use wire::control::{DeploymentId, RecodeOrder, Request, Response, StageFigures, StageTime};
-use wire::{Codec, CodecList};
+use wire::{Codec, CodecList, Fidelity};
 
 use crate::accuracy::Accuracy;
 use crate::calibrate::{Costs, Measured};
@@ -348,7 +348,11 @@ impl Pipeline {
         let Some(every) = options.adapt_every else { return Ok(()) };
         let (accuracy, used) = (options.accuracy, self.codecs());
         let (problem, assignment) = settle::on_costs(prepared, &self.plan, &used, costs, accuracy);
-        let choices = adapt::choices(&problem, &prepared.profile, accuracy, self.codec_lists(), &used);
+        // Where halves are in question, those that were not tried stay out.
+        let in_question =
+            options.agreement.halves || self.codec_trial.as_ref().is_some_and(CodecTrial::took_back_halves);
+        let least = if in_question { Fidelity::Exact } else { accuracy.fidelity() };
+        let choices = adapt::choices(&problem, &prepared.profile, least, self.codec_lists(), &used);
         self.adapting = adapt::start(&self.inner, problem, assignment, choices, every)?;
         Ok(())
     }
