@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Decodes vectors.ndjson by what ../wire-format.md says, without DEFER's code, and compares.
+"""Decodes vectors.ndjson and weights.ndjson by what ../wire-format.md says, without DEFER's code, and compares.
 
-Needs nothing but Python 3; for Zstandard its library, or Python 3.14, and for ZFP the package zfpy. Vectors that need a
+Needs nothing but Python 3; for Zstandard that packs its library, or Python 3.14, and for ZFP the package zfpy. Vectors that need a
 library which is not there are left out, and named.
 """
 
@@ -274,7 +274,10 @@ def from_lz4(data):
 
 
 def from_zstd(data):
-    """A Zstandard frame, by whatever library of it is there."""
+    """A Zstandard frame: of blocks that are not packed, or by whatever library of it is there."""
+    out = from_unpacked_zstd(data)
+    if out is not None:
+        return out
     try:
         from compression import zstd  # Python 3.14
 
@@ -293,6 +296,58 @@ def from_zstd(data):
     return out.raw[:length]
 
 
+def from_unpacked_zstd(data):
+    """A Zstandard frame (RFC 8878, section 3.1.1) whose blocks are raw or one byte repeated; None if one is not."""
+    magic, descriptor = struct.unpack_from("<IB", data)
+    assert magic == 0xFD2FB528 and not descriptor & 0b1000, "no Zstandard frame"
+    if descriptor & 0b111:  # A checksum, or a dictionary.
+        return None
+    single = descriptor >> 5 & 1
+    size_length = (single, 2, 4, 8)[descriptor >> 6]
+    at, out = 5 + (1 - single), b""
+    size = int.from_bytes(data[at : at + size_length], "little") + (256 if size_length == 2 else 0)
+    at, last = at + size_length, 0
+    while not last:
+        assert at + 3 <= len(data), "cut off"
+        block = int.from_bytes(data[at : at + 3], "little")
+        last, kind, length, at = block & 1, block >> 1 & 3, block >> 3, at + 3
+        if kind > 1:
+            return None
+        out += data[at : at + length] if kind == 0 else data[at : at + 1] * length
+        at += length if kind == 0 else 1
+    assert at == len(data) and (not size_length or size == len(out)), "another length"
+    return out
+
+
+def weight(wire, length):
+    """A piece of a weight, of so many raw bytes."""
+    form, packed_length = struct.unpack_from("<BI", wire)
+    packed, way, width = wire[5:], form >> 4, 1 << (form & 15)
+    assert packed_length == len(packed) <= length and width <= 8
+    if way == 0:
+        assert form == 0 and len(packed) == length
+        return packed
+    assert length % width == 0
+    arranged = from_zstd(packed)
+    return WAYS[way](arranged, width, length // width, None)
+
+
+def from_palette(data, width, count, _):
+    entries = data[0] + 1
+    table, data = data[1 : 1 + entries * width], data[1 + entries * width :]
+    in_byte, base = (5, 3) if entries <= 3 else (2, 16) if entries <= 16 else (1, 256)
+    assert len(data) == (count + in_byte - 1) // in_byte
+    places = []
+    for byte in data:
+        for _ in range(in_byte):
+            places.append(byte % base)
+            byte //= base
+        assert byte == 0
+    assert not any(places[count:]) and max(places, default=0) < entries
+    return b"".join(table[width * place : width * (place + 1)] for place in places[:count])
+
+
+WAYS = {1: unshuffle, 2: from_palette, 3: unbitmap}
 VALUES = {0: lambda data, *_: data, 1: from_f16, 2: from_bf16, 3: from_u8, 4: from_u8_axis}
 FILTERS = {0: lambda data, *_: data, 1: unshuffle, 2: undelta, 3: unbitmap}
 ENTROPIES = {0: lambda data: data, 1: from_lz4, 2: from_zstd, 3: from_zstd}
@@ -300,23 +355,34 @@ ENTROPIES = {0: lambda data: data, 1: from_lz4, 2: from_zstd, 3: from_zstd}
 # The vectors ------------------------------------------------------------------------------------------------------
 
 
+def decoded_frame(vector):
+    _, _, _, [(_, dtype, dims, out)] = frame(bytes.fromhex(vector["frame"]))
+    assert (DTYPES[dtype][0], dims) == (vector["dtype"], vector["shape"])
+    return out, vector["output"]
+
+
+def decoded_weight(vector):
+    return weight(bytes.fromhex(vector["wire"]), len(vector["piece"]) // 2), vector["piece"]
+
+
 def main():
-    path = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent / "vectors.ndjson"
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent
     checked, missing = 0, []
-    for line in path.read_text().splitlines():
-        vector = json.loads(line)
-        name = f"{vector['codec']} of {vector['dtype']} {vector['shape']}"
-        try:
-            _, _, _, [(_, dtype, dims, out)] = frame(bytes.fromhex(vector["frame"]))
-        except Missing as library:
-            missing.append(f"{name}: {library}")
-            continue
-        except Exception as error:
-            raise SystemExit(f"{name}: {type(error).__name__} {error}") from error
-        expected = (vector["dtype"], vector["shape"], vector["output"])
-        if (DTYPES[dtype][0], dims, out.hex()) != expected:
-            raise SystemExit(f"{name} decodes to {out.hex()}, not to {vector['output']}")
-        checked += 1
+    for file, decoded in [("vectors.ndjson", decoded_frame), ("weights.ndjson", decoded_weight)]:
+        for number, line in enumerate((folder / file).read_text().splitlines(), 1):
+            vector = json.loads(line)
+            of = f", {vector['codec']} of {vector['dtype']} {vector['shape']}" if "codec" in vector else ""
+            name = f"{file} line {number}{of}"
+            try:
+                out, expected = decoded(vector)
+            except Missing as library:
+                missing.append(f"{name}: {library}")
+                continue
+            except Exception as error:
+                raise SystemExit(f"{name}: {type(error).__name__} {error}") from error
+            if out.hex() != expected:
+                raise SystemExit(f"{name} decodes to {out.hex()}, not to {expected}")
+            checked += 1
     print(f"{checked} vectors decode as they should")
     for line in missing:
         print(f"*** NOT CHECKED: {line}")

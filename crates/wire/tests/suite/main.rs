@@ -8,6 +8,7 @@ mod corpus;
 mod damage;
 mod frames;
 mod fuzzed;
+mod pieces;
 mod round_trip;
 mod tensors;
 mod vectors;

@@ -15,8 +15,13 @@ use crate::frames;
 /// Small enough for the short forms of XXH3, which is all that the checking script has.
 const MAX_PAYLOAD_LEN: usize = 240;
 
+/// Where the vectors are.
+pub(crate) fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/wire-vectors")
+}
+
 fn file() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/wire-vectors/vectors.ndjson")
+    folder().join("vectors.ndjson")
 }
 
 /// Codecs by name, and the tensor they are shown on.
@@ -97,11 +102,11 @@ fn written() -> String {
     text
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn unhex(value: &Value) -> Vec<u8> {
+pub(crate) fn unhex(value: &Value) -> Vec<u8> {
     let text = value.as_str().unwrap();
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
 }
@@ -136,8 +141,8 @@ fn vectors_are_what_we_read() {
 }
 
 /// Bytes of a block of the document, whose lines are bytes in hex, then two spaces or more, then words.
-fn block(name: &str) -> String {
-    let document = std::fs::read_to_string(file().with_file_name("../wire-format.md")).unwrap();
+pub(crate) fn block(name: &str) -> String {
+    let document = std::fs::read_to_string(folder().join("../wire-format.md")).unwrap();
     let block = document.split(&format!("```{name}\n")).nth(1).unwrap().split("```").next().unwrap();
     block.lines().map(|line| line.split("  ").next().unwrap().replace(' ', "")).collect()
 }
