@@ -299,9 +299,33 @@ fn coarse_codecs_of_a_plan_are_tried_before_the_first_item() {
     let (items, report) = run(&["--most-error", "0", "--least-agreement", "100"]).succeeded().results();
     check_digits(&items, 10);
     let trial = &report["codec_trial"];
-    assert_eq!((&trial["links"][0]["chosen"], &trial["error"]), (&"raw".into(), &0.0.into()), "{trial}");
-    assert_eq!(trial["links"][0]["error"], error);
+    // What took the place of bytes was a half, or exact at once, as the plan has it; what is used in the end is exact.
+    assert_eq!((&trial["error"], &trial["of_plan_file"]), (&0.0.into(), &true.into()), "{trial}");
+    let codec = report["stages"][0]["codec"].as_str().unwrap();
+    assert_eq!(codec.parse::<wire::Codec>().unwrap().fidelity(), wire::Fidelity::Exact, "{trial}");
+    for link in trial["links"].as_array().unwrap() {
+        assert_eq!(link["chosen"], codec);
+    }
+    assert_eq!((&trial["links"][0]["tried"], &trial["links"][0]["error"]), (&"u8".into(), &error.into()));
+}
+
+#[test]
+fn limits_that_are_given_hold_for_halves_too_and_not_for_named_codecs() {
+    let place = Place::new();
+    let (model, inputs) = (vendored(RESNET), vendored("digits"));
+    let file = plan_file(&place, &[("'local-1'", "raw", CUTS[0]), ("'local-2'", "f16", "")]);
+    let run = |more: &[&str]| place.run(&[&["--spawn", "2", &model, &inputs], more].concat());
+    let (_, report) = run(&["--plan", &file]).succeeded().results();
+    assert_eq!((&report["codec_trial"], &report["stages"][0]["codec"]), (&Value::Null, &"f16".into()));
+    let (items, report) = run(&["--plan", &file, "--most-error", "0"]).succeeded().results();
+    check_digits(&items, 10);
+    let link = &report["codec_trial"]["links"][0];
+    assert_eq!((&link["tried"], &link["chosen"]), (&"f16".into(), &"raw".into()), "{report}");
     assert_eq!(report["stages"][0]["codec"], "raw");
+
+    let refused = |flags: &[&str], part: &str| run(flags).failed(FAILED, &[part, "hint: leave --"]);
+    refused(&["--codec", "u8", "--most-error", "1"], "--most-error is without effect beside --codec u8");
+    refused(&["--codec", "exact", "--least-agreement", "99"], "--least-agreement is without effect");
 }
 
 #[test]

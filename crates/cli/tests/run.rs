@@ -258,6 +258,25 @@ fn endless(place: &Place) -> Running {
     run
 }
 
+/// The first photo is seen before anything is started; of another one nobody but its owner knows more.
+#[test]
+fn a_photo_that_is_cut_off_is_not_the_nodes_fault() {
+    let place = Place::new();
+    let photos = vendored("photos");
+    let mut paths: Vec<_> = std::fs::read_dir(&photos).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.sort();
+    let whole = paths.iter().find(|path| path.extension().is_some_and(|e| e == "jpg")).unwrap();
+    let bytes = std::fs::read(whole).unwrap();
+    let cut = place.file("cut.jpg", &bytes[..bytes.len() / 2]);
+    let (model, whole) = (vendored("efficientnet_lite0.onnx"), whole.to_str().unwrap());
+    let ended = place.run(&["--spawn", "2", &model, whole, &cut]);
+    assert_eq!(ended.code, Some(FAILED), "{}", ended.stderr);
+    for part in ["cut.jpg", "the photo is cut off", "hint: `defer run --help` says what inputs"] {
+        assert!(ended.stderr.contains(part), "`{part}` is not in\n{}", ended.stderr);
+    }
+    assert!(!ended.stderr.contains("nodes"), "{}", ended.stderr);
+}
+
 #[test]
 fn ctrl_c_lets_what_is_on_its_way_arrive() {
     let place = Place::new();

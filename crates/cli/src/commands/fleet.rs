@@ -77,7 +77,11 @@ impl Fleet {
     /// The codecs to try on a model that is planned for these nodes, or runs as a plan says.
     pub(super) fn codecs(&self, accuracy: Accuracy, layout: Option<&Layout>, profile: Profile) -> Vec<Codec> {
         let probed = self.spawned.is_none() && profile != Profile::None;
-        tried(accuracy, layout, layout.is_none() && (probed || self.description.is_some()))
+        let mut codecs = tried(accuracy, layout, layout.is_none() && (probed || self.description.is_some()));
+        // Those of a layout may not stay.
+        let fallbacks = layout.map(Layout::fallbacks).unwrap_or_default();
+        codecs.extend(fallbacks.into_iter().filter(|codec| !codecs.contains(codec)).collect::<Vec<_>>());
+        codecs
     }
 
     /// Refuses nodes that run another engine than the one asked for.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Error, Result, ensure};
 use clap::ValueEnum;
 use graph::{Hash, Model, Rounding};
 use pipeline::{
@@ -10,8 +10,9 @@ use pipeline::{
 };
 use plan::Resources;
 use tensor::{Tensor, TensorSpec};
-use wire::Fidelity;
+use wire::{Codec, Fidelity};
 
+use super::advice::{Fault, TAKES, fault};
 use super::compare::FirstRound;
 use super::fleet::{self, Fleet, load_model};
 use super::plan::require_power;
@@ -126,6 +127,9 @@ fn rounded(weights: Option<Weights>, prepared: &Prepared) -> Option<RoundedWeigh
 }
 
 pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
+    if args.plan.is_none() {
+        args.agreement.check(args.links.codec)?;
+    }
     let interrupt = Interrupt::listen().context("cannot listen for signals")?;
     let mut job = Job::prepare(&args)?;
     let layout = args.plan.as_deref().map(|path| PlanFile::load(path, job.hash)).transpose()?;
@@ -154,14 +158,16 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
         args.goal.apply(args.cuts.split()).objective,
         &prepared.problem(described, &Coding::default()),
     )?;
-    // Where everything is decided there is nothing to measure for.
-    let profile = if layout.is_some() { Profile::None } else { args.nodes.profile };
+    // Where everything is decided there is nothing to measure for; a coarse codec may have to give way to another.
+    let decided = layout.as_ref().is_some_and(|layout| layout.fallbacks().is_empty());
+    let profile = if decided { Profile::None } else { args.nodes.profile };
     let measured = fleet.calibrate(&prepared, profile, cache, common)?;
     let shipped_before = measured.as_ref().map(|measured| measured.shipped).unwrap_or_default();
     let gone = measured.as_ref().map(|measured| measured.gone.clone()).unwrap_or_default();
     let agreement = Agreement {
         limits: args.agreement.limits(),
-        items: trial_items(&job.items, args.links.codec, layout.as_ref())?,
+        items: trial_items(&job.items, &args, layout.as_ref()).hint(TAKES)?,
+        halves: args.agreement.is_given(),
     };
     let mut options = Options {
         split: args.goal.apply(args.cuts.split()),
@@ -187,8 +193,10 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
         common.json,
     );
     let mut first_round = FirstRound::new(args.whole, job.items.distinct());
-    let chain = fleet.deploy(&prepared, &options, common).hint_with(|| {
-        fleet.look_or(
+    let chain = fleet.deploy(&prepared, &options, common).map_err(|error| {
+        at_work(
+            &fleet,
+            error,
             "`defer plan MODEL --cuts` lists the cuts, `defer nodes` the nodes with their memory; \
              fewer --stages or more nodes may help",
         )
@@ -200,7 +208,7 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
             let views: Vec<_> = done.outputs.iter().map(Tensor::view).collect();
             results.take(done.index, &done.name, &views, done.latency)
         });
-    let streamed = streamed.hint_with(|| fleet.look())?;
+    let streamed = streamed.map_err(|error| streaming(&fleet, error))?;
     let mut report = streamed.report(&chain);
     report.shipped_weight_bytes += shipped_before.bytes;
     report.shipped_wire_bytes += shipped_before.wire_bytes;
@@ -220,14 +228,42 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     if interrupt.asked() { Err(Interrupted.into()) } else { Ok(()) }
 }
 
-/// The items that coarse codecs are tried on, if the chain may have such codecs.
-fn trial_items(items: &Items, accuracy: Accuracy, layout: Option<&Layout>) -> Result<Vec<Vec<Tensor>>> {
-    let coarse = match layout {
-        Some(layout) => layout.codecs().any(|codec| codec.fidelity() == Fidelity::Coarse),
-        None => accuracy == Accuracy::Relaxed,
+/// The items that codecs are tried on, if the chain may have such as are tried.
+fn trial_items(items: &Items, args: &Args, layout: Option<&Layout>) -> Result<Vec<Vec<Tensor>>> {
+    let least = match layout {
+        Some(layout) => layout.codecs().map(Codec::fidelity).min(),
+        None => Some(args.links.codec.fidelity()),
     };
-    let items = if coarse { items.few(MAX_TRIAL_ITEMS)? } else { Vec::new() };
+    let questionable = if args.agreement.is_given() { Fidelity::Half } else { Fidelity::Coarse };
+    let named = layout.is_none() && matches!(args.links.codec, Accuracy::Only(_));
+    let tried = !named && least.is_some_and(|least| least <= questionable);
+    let items = if tried { items.few(MAX_TRIAL_ITEMS)? } else { Vec::new() };
     Ok(items.into_iter().map(|item| item.tensors).collect())
+}
+
+/// A deployment that failed, with what to do: `otherwise`, unless the first items had a part in it.
+fn at_work(fleet: &Fleet, error: Error, otherwise: &str) -> Error {
+    advise(error, &|fault| match fault {
+        Fault::Item => Some(TAKES.to_owned()),
+        Fault::Nodes => Some(fleet.look()),
+        Fault::Deployment | Fault::Other => Some(fleet.look_or(otherwise)),
+    })
+}
+
+/// A stream that failed, with what to do. What a disk or a terminal says speaks for itself.
+fn streaming(fleet: &Fleet, error: Error) -> Error {
+    advise(error, &|fault| match fault {
+        Fault::Item => Some(TAKES.to_owned()),
+        Fault::Nodes | Fault::Deployment => Some(fleet.look()),
+        Fault::Other => None,
+    })
+}
+
+fn advise(error: Error, advice: &dyn Fn(Fault) -> Option<String>) -> Error {
+    match advice(fault(&error)) {
+        Some(advice) => Err::<(), _>(error).hint(advice).expect_err("it is an error"),
+        None => error,
+    }
 }
 
 /// Streams the same items through the whole model on one node.
@@ -245,8 +281,10 @@ fn whole_model(
     let options = Options { split, layout: None, description: None, accuracy: Accuracy::Exact, ..chain };
     items.rewind();
     let whole = fleet.deploy(prepared, &options, common).context("cannot run the whole model on one node");
-    let whole = whole.hint_with(|| {
-        fleet.look_or(
+    let whole = whole.map_err(|error| {
+        at_work(
+            fleet,
+            error,
             "the whole model may not fit one node, which is what the chain is for: leave --whole out, \
              or give a node more --memory",
         )
@@ -255,7 +293,7 @@ fn whole_model(
     let streamed =
         stream::stream(&whole, &mut items, options.window, "whole model", interrupt, common, compare);
     let streamed = streamed.context("while the whole model ran on one node");
-    let streamed = streamed.hint_with(|| fleet.look())?;
+    let streamed = streamed.map_err(|error| streaming(fleet, error))?;
     let report = streamed.whole_report(first_round.compared());
     whole.close();
     Ok(report)
@@ -290,9 +328,6 @@ impl Job {
         Ok(Job { model, hash, items, classes, target })
     }
 }
-
-/// What to do about an input that is not right.
-const TAKES: &str = "`defer run --help` says what inputs can be, with examples";
 
 fn items(args: &Args, specs: &[TensorSpec], settings: &Settings) -> Result<Items> {
     let Some(count) = args.random else {

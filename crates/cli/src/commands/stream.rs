@@ -8,6 +8,8 @@ use pipeline::{Pending, Pipeline};
 use tensor::Tensor;
 use wire::control::StageFigures;
 
+use super::advice::TAKES;
+use crate::failure::Hint;
 use crate::flags::Common;
 use crate::input::Items;
 use crate::interrupt::Interrupt;
@@ -107,7 +109,7 @@ fn send(
         if interrupt.asked() {
             break;
         }
-        let item = item?;
+        let item = item.hint(TAKES)?;
         if occupy.send(()).is_err() {
             break; // taking results has failed, and says why
         }

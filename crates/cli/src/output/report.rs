@@ -83,7 +83,7 @@ pub(crate) struct RunReport {
     /// The codec of the link that enters the first stage.
     pub(crate) input_codec: String,
     pub(crate) stages: Vec<StageRow>,
-    /// What trying coarse codecs found, where the plan had chosen some.
+    /// What trying codecs found, where there were such as lose something.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) codec_trial: Option<TrialReport>,
     /// Links that changed their codec while items flowed.

@@ -1,4 +1,4 @@
-//! What trying coarse codecs found: the part of a run's report that says what was given up, and for what.
+//! What trying codecs that lose something found: the part of a run's report that says what was given up, and for what.
 
 use pipeline::{CodecTrial, Deviation};
 use serde::{Serialize, Serializer};
@@ -7,30 +7,32 @@ use super::json::optional_float;
 use super::table::Column::{Number, Text};
 use super::table::table;
 
-/// The trial of a chain's coarse codecs.
+/// The trial of a chain's codecs.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct TrialReport {
     /// Items tried.
     items: usize,
     /// Whether they were made up.
     arbitrary: bool,
+    /// Whether the codecs were those of a plan file.
+    of_plan_file: bool,
     /// The limits: shares, 0 to 1.
     least_agreement: f64,
     most_error: f64,
     /// With the codecs that are used, all links together.
     #[serde(flatten)]
     together: Moved,
-    /// Links that were to use a coarse codec.
+    /// What was tried on single links; one that lost a coarse codec and then a half is here twice.
     links: Vec<LinkRow>,
 }
 
-/// One of these links.
+/// One codec on one link.
 #[derive(Clone, Debug, Serialize)]
 struct LinkRow {
     from: String,
     to: String,
     tried: String,
-    /// With only this link coarse.
+    /// With all other links raw.
     #[serde(flatten)]
     alone: Moved,
     chosen: String,
@@ -81,6 +83,7 @@ impl TrialReport {
         TrialReport {
             items: trial.items,
             arbitrary: trial.arbitrary,
+            of_plan_file: trial.of_layout,
             least_agreement: trial.limits.agreement,
             most_error: trial.limits.error,
             together: Moved::of(trial.deviation()),
@@ -91,10 +94,11 @@ impl TrialReport {
     /// The report for people, several lines.
     pub(crate) fn text(&self) -> String {
         let kind = if self.arbitrary { "made-up items" } else { "items" };
+        let whose = if self.of_plan_file { "codecs of the plan file" } else { "codecs" };
         let mut text = match self.items {
-            0 => "coarse codecs were not used: no item could be tried".to_owned(),
+            0 => format!("{whose}: no item could be tried, so that coarse ones were not used"),
             items => format!(
-                "coarse codecs tried on {items} {kind}, to keep {} % of top-1 and {} % of an output's range",
+                "{whose} tried on {items} {kind}, to keep {} % of top-1 and {} % of an output's range",
                 percent(self.least_agreement),
                 percent(self.most_error)
             ),
@@ -173,9 +177,10 @@ mod tests {
             link(0, 16, 0.0, "u8"),
             link(1, 15, f64::INFINITY, "bf16+shuffle+lz4"),
             link(2, 16, 0.0123, "u8"),
+            TriedLink { tried: codec("f16"), ..link(2, 16, 0.0123, "lz4") },
         ];
         let rounds = vec![(vec![codec("u8"); 3], deviation(14, 0.5)), (vec![], deviation(16, 0.0042))];
-        CodecTrial { limits: Limits::default(), items, arbitrary: false, links, rounds }
+        CodecTrial { limits: Limits::default(), items, arbitrary: false, of_layout: false, links, rounds }
     }
 
     #[test]
@@ -183,7 +188,7 @@ mod tests {
         let report = TrialReport::new(&trial(16), &["left", "right"]);
         let text = report.text();
         for part in [
-            "tried on 16 items, to keep 99.8 % of top-1 and 5 % of",
+            "codecs tried on 16 items, to keep 99.8 % of top-1 and 5 % of",
             "the dispatcher to left",
             "left to right",
             "right to the dispatcher",
@@ -191,6 +196,7 @@ mod tests {
             "inf",
             "1.2",
             "bf16+shuffle+lz4",
+            "f16 ",
             "together: 100 % of top-1 kept, error 0.42 % of the range",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
@@ -203,6 +209,10 @@ mod tests {
         assert_eq!(json["links"][1]["chosen"], "bf16+shuffle+lz4");
         assert_eq!((&json["agreement"], &json["error"]), (&1.0.into(), &0.0042.into()));
         assert_eq!(json["outputs"][0]["absolute_error"], 2.0);
+        assert_eq!((&json["of_plan_file"], &json["links"][3]["tried"]), (&false.into(), &"f16".into()));
+        let of_layout = CodecTrial { of_layout: true, ..trial(16) };
+        let text = TrialReport::new(&of_layout, &["left", "right"]).text();
+        assert!(text.starts_with("codecs of the plan file tried on 16 items"), "{text}");
         assert!(TrialReport::new(&trial(0), &["left", "right"]).text().contains("no item could be tried"));
     }
 

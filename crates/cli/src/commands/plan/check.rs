@@ -4,7 +4,7 @@ use anyhow::{Result, anyhow};
 use pipeline::{Coding, Layout, Prepared};
 use plan::{Assignment, Options, Plan, Problem};
 
-use super::report::{self, worth};
+use super::report;
 use super::{LESS, PlanReport};
 use crate::failure::Hint;
 use crate::output::plan::Compared;
@@ -36,7 +36,7 @@ pub(super) fn judged(
     }
     let mut report = report::report(prepared, problem, &plan);
     let objective = options.objective;
-    report.compared = Some(Compared { objective, worth: worth(&plan, objective), best: best.worth });
+    report.compared = Some(Compared { objective, worth: plan.worth(objective), best: best.worth });
     for codec in layout.codecs().filter(|&codec| !prepared.profile.knows(codec)) {
         let name = codec.to_string();
         if !report.unmeasured_codecs.contains(&name) {

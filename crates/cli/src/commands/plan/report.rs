@@ -1,11 +1,11 @@
 //! From what the planner found to what is shown of it: indices become names, seconds milliseconds.
 
-use pipeline::Prepared;
+use pipeline::{Prepared, fidelity_on};
 use plan::{
     Axis, End, Load, Objective, Options, Outlook, Path, Plan, PlanError, Problem, Resource, Rule, Solution,
 };
 
-use wire::{Codec, Fidelity};
+use wire::Fidelity;
 
 use crate::output::plan::{
     DeviceRow, Front, FrontRow, HopRow, LinkRow, LoadRow, OutlookRow, PlanReport, Proof, RuleProblem,
@@ -59,23 +59,13 @@ pub(super) fn period_given_up(solution: &Solution) -> Option<f64> {
     Some(solution.given_up).filter(|&share| share >= LEAST)
 }
 
-/// What a plan is worth under an objective: the less, the better.
-pub(super) fn worth(plan: &Plan, objective: Objective) -> f64 {
-    match objective {
-        Objective::Throughput => plan.period,
-        Objective::Latency => plan.latency,
-        Objective::Energy => plan.joules,
-        Objective::Devices => plan.devices() as f64,
-    }
-}
-
-/// The same by the rules of other systems.
+/// What plans by the rules of other systems are worth.
 pub(super) fn rules(problem: &Problem, options: &Options, solution: &Solution) -> Vec<RuleRow> {
     let objective = options.objective;
     let row = |rule: Rule| {
         let made = plan::by_rule(problem, rule).and_then(|plan| fast_enough(plan, options));
         let (factor, problem) = match made {
-            Ok(plan) => (Some(worth(&plan, objective) / solution.worth), None),
+            Ok(plan) => (Some(plan.worth(objective) / solution.worth), None),
             Err(error) => (None, Some(problem_of(&error))),
         };
         RuleRow { rule: rule.name(), objective, factor, problem }
@@ -166,12 +156,12 @@ fn hop_row(prepared: &Prepared, names: &Names<'_>, plan: &Plan, hop: &plan::Hop)
             bottleneck: plan.bottleneck == resource,
         }
     };
-    let name = &names.0.codecs[hop.codec].name;
+    let (name, tensors) = (&names.0.codecs[hop.codec].name, &prepared.profile.frames[hop.boundary]);
     HopRow {
-        exact: name.parse::<Codec>().is_ok_and(|codec| codec.fidelity() == Fidelity::Exact),
+        exact: name.parse().is_ok_and(|codec| fidelity_on(tensors, codec) == Fidelity::Exact),
         codec: name.clone(),
         bytes: hop.bytes,
-        tensors: prepared.profile.frames[hop.boundary].iter().map(|t| t.name.clone()).collect(),
+        tensors: tensors.iter().map(|t| t.name.clone()).collect(),
         links: hop.links.iter().map(link).collect(),
     }
 }
