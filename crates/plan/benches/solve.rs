@@ -162,6 +162,7 @@ fn codecs(problem: &Problem) -> Vec<Codec> {
             bytes: problem.boundaries.iter().map(|b| (b.bytes as f64 / ratio) as u64).collect(),
             dispatcher: cost(1.0),
             devices: problem.devices.iter().map(|d| cost(d.speed)).collect(),
+            copies: 4,
         }
     };
     let all = [

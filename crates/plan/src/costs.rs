@@ -6,7 +6,7 @@
 use std::ops::Range;
 
 use crate::error::PlanError;
-use crate::{End, Problem, check};
+use crate::{End, Problem, Queues, check};
 
 type OnMedium = Box<dyn Fn(End, End) -> bool>;
 
@@ -23,6 +23,9 @@ pub(crate) struct Costs<'a> {
     dispatcher: Team,
     /// By medium: whether a link is on it.
     media: Vec<OnMedium>,
+    /// Of what crosses the boundary before a stage, and the one behind it: what its queues hold, and what decoding and
+    /// encoding take.
+    copies: Queues,
     most_queue_bytes: u64,
 }
 
@@ -117,11 +120,11 @@ impl<'a> Costs<'a> {
         let own = problem.devices.iter().map(|device| device.unit_seconds.as_ref().map(sums)).collect();
         let dispatcher = Team { members: vec![Member { end: End::Dispatcher, share: 1.0 }] };
         let most_bytes = problem.boundaries.iter().map(|b| b.bytes).max().unwrap_or(0);
-        let copies = problem.queues.inputs.saturating_add(problem.queues.outputs);
-        let most_queue_bytes = copies.saturating_mul(most_bytes);
+        let copies = copies(problem);
+        let most_queue_bytes = copies.inputs.saturating_add(copies.outputs).saturating_mul(most_bytes);
         let on = |medium: &crate::Medium| Box::new(medium.lookup(problem.devices.len())) as OnMedium;
         let media = problem.media.iter().map(on).collect();
-        Ok(Costs { problem, ranges, own, dispatcher, media, most_queue_bytes })
+        Ok(Costs { problem, ranges, own, dispatcher, media, copies, most_queue_bytes })
     }
 
     /// The boundary behind the last unit.
@@ -207,17 +210,18 @@ impl<'a> Costs<'a> {
         team.members.iter().map(|m| self.problem.host(m.end).idle_watts).sum()
     }
 
-    /// Memory of a stage on a device.
+    /// Memory of a stage on a device. What encoding and decoding take counts as the most that any of the problem's codecs
+    /// takes, not as what the plan's own do: its links may be switched to any of them while it runs, and which units a
+    /// device has the memory for is the same for all codecs, so that the search may decide it before them.
     pub(crate) fn memory_bytes(&self, device: usize, units: &Range<usize>) -> u64 {
-        let queues = self.problem.queues;
         let copies =
             |count: u64, boundary: usize| count.saturating_mul(self.problem.boundaries[boundary].bytes);
         self.model_bytes(device, units)
-            .saturating_add(copies(queues.inputs, units.start))
-            .saturating_add(copies(queues.outputs, units.end))
+            .saturating_add(copies(self.copies.inputs, units.start))
+            .saturating_add(copies(self.copies.outputs, units.end))
     }
 
-    /// Memory of a stage without its queues: what only grows with the range.
+    /// Memory of a stage without what its boundaries take: what only grows with the range.
     pub(crate) fn model_bytes(&self, device: usize, units: &Range<usize>) -> u64 {
         let RangeCost { weight_bytes, activation_bytes, .. } = *self.range(units);
         let engine_bytes = self.problem.devices[device].engine_bytes;
@@ -250,13 +254,13 @@ impl<'a> Costs<'a> {
         })
     }
 
-    /// Whether a member has the memory for these units with queues of so many bytes.
+    /// Whether a member has the memory for these units with queues and codecs of so many bytes.
     pub(crate) fn fits(&self, member: &Member, units: &Range<usize>, excess_bytes: u64, queues: u64) -> bool {
         let End::Device(device) = member.end else { return true };
         self.excess_of(device, self.model_bytes(device, units).saturating_add(queues)) <= excess_bytes
     }
 
-    /// What the queues of any stage take at most.
+    /// What the queues and codecs of any stage take at most.
     pub(crate) fn queue_bytes_at_most(&self) -> u64 {
         self.most_queue_bytes
     }
@@ -325,6 +329,13 @@ impl<'a> Costs<'a> {
         };
         self.problem.units.iter().zip(own).map(factor).fold(0.0, f64::max)
     }
+}
+
+/// How often a stage holds what crosses the boundary before it, and the one behind it.
+fn copies(problem: &Problem) -> Queues {
+    let coding = problem.codecs.iter().map(|codec| codec.copies).max().unwrap_or(0);
+    let Queues { inputs, outputs } = problem.queues;
+    Queues { inputs: inputs.saturating_add(coding), outputs: outputs.saturating_add(coding) }
 }
 
 /// The costs of all ranges that begin at `first`. Summed in order rather than as differences of running

@@ -47,7 +47,7 @@ mod tests {
         let mut problem = Problem::new(vec![unit; 2], boundaries.to_vec(), Queues::default(), resources);
         let half = boundaries.iter().map(|boundary| boundary.bytes / 2).collect();
         let (dispatcher, devices) = (CodecCost::default(), vec![CodecCost::default(); 2]);
-        problem.codecs.push(Codec { name: "half".to_owned(), bytes: half, dispatcher, devices });
+        problem.codecs.push(Codec { name: "half".to_owned(), bytes: half, dispatcher, devices, copies: 0 });
         problem
     }
 

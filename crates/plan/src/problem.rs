@@ -77,6 +77,8 @@ pub struct Codec {
     pub dispatcher: CodecCost,
     /// By device: what it costs there.
     pub devices: Vec<CodecCost>,
+    /// What each end takes to encode or to decode, besides the tensors: so many times their bytes at most.
+    pub copies: u64,
 }
 
 /// CPU time of a codec on one machine, for each byte before encoding.
@@ -280,6 +282,7 @@ impl Problem {
             bytes: boundaries.iter().map(|boundary| boundary.bytes).collect(),
             dispatcher: CodecCost::default(),
             devices: vec![CodecCost::default(); devices],
+            copies: 0,
         }
     }
 

@@ -70,7 +70,13 @@ mod tests {
         let mut problem = Problem::new(vec![Unit::default()], boundaries, Queues::default(), resources);
         problem.codecs.extend(codecs.iter().map(|&(name, bytes, encode_seconds, decode_seconds)| {
             let cost = CodecCost { encode_seconds, decode_seconds };
-            Codec { name: name.into(), bytes: bytes.into(), dispatcher: cost, devices: vec![cost; 2] }
+            Codec {
+                name: name.into(),
+                bytes: bytes.into(),
+                dispatcher: cost,
+                devices: vec![cost; 2],
+                copies: 0,
+            }
         }));
         problem
     }

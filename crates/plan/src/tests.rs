@@ -145,6 +145,7 @@ fn codecs_cost_both_ends_and_spare_the_link() {
         bytes: vec![10; 3],
         dispatcher: cost(0.02, 0.03),
         devices: vec![cost(0.04, 0.05), cost(0.06, 0.07)],
+        copies: 0,
     });
     problem.devices[1].host.seconds_per_byte = 0.001;
     let mut assignment = stages(&[(0, 0..1), (1, 1..2)]);
@@ -220,6 +221,31 @@ fn queues_and_the_engine_take_memory() {
     let plan = predict(&problem, &stages(&[(0, 0..1), (1, 1..2)])).unwrap();
     let memory: Vec<u64> = plan.stages.iter().map(|stage| stage.replicas[0].memory_bytes).collect();
     assert_eq!(memory, [15 + 3 * 100 + 2 * 7, 15 + 3 * 7 + 2 * 100 + 1000]);
+}
+
+#[test]
+fn codecs_take_the_memory_of_the_greediest_whichever_is_used() {
+    let mut problem = chain(&[1.0, 1.0], 2);
+    resize(&mut problem, 1, 7);
+    problem.queues = Queues { inputs: 3, outputs: 2 };
+    for (name, copies) in [("a", 4), ("b", 1)] {
+        let raw = Problem::raw(&problem.boundaries, 2);
+        problem.codecs.push(Codec { name: name.to_owned(), copies, ..raw });
+    }
+    for codecs in [[0; 3], [1; 3], [2, 0, 1]] {
+        let plan =
+            predict(&problem, &Assignment { codecs: codecs.to_vec(), ..stages(&[(0, 0..1), (1, 1..2)]) });
+        let memory = plan.unwrap().stages.iter().map(|s| s.replicas[0].memory_bytes).collect::<Vec<_>>();
+        assert_eq!(memory, [15 + 7 * 100 + 6 * 7, 15 + 7 * 7 + 6 * 100], "{codecs:?}");
+    }
+    // What a device has is kept to.
+    problem.devices[0].memory_bytes = Some(15 + 7 * 100 + 6 * 7 - 1);
+    assert_eq!(shape(&best(&problem, &given())).stages[0].devices, [1]);
+    problem.devices[0].memory_bytes = Some(15 + 7 * 100 + 6 * 7);
+    assert_eq!(shape(&best(&problem, &given())).stages[0].devices, [0]);
+    problem.devices[1].memory_bytes = Some(u64::MAX - 1);
+    problem.codecs[2].copies = u64::MAX;
+    assert!(solve(&problem, &given()).is_err());
 }
 
 #[test]

@@ -105,13 +105,14 @@ impl Coding {
                 decode_seconds: time.decode_seconds,
             },
             devices: problem.devices.iter().enumerate().map(cost).collect(),
+            copies: codec.room_copies(),
         })
     }
 }
 
 fn unknown(codec: Codec, problem: &Problem) -> plan::Codec {
     let raw = Problem::raw(&problem.boundaries, problem.devices.len());
-    plan::Codec { name: codec.to_string(), ..raw }
+    plan::Codec { name: codec.to_string(), copies: codec.room_copies(), ..raw }
 }
 
 /// How many times faster than the machine that profiled the model a device runs all of it.
@@ -266,6 +267,7 @@ mod tests {
         assert_eq!((seconds(1, 0), seconds(1, 1)), ((12.0, 10.0), (40.0, 20.0)));
         assert_eq!((seconds(2, 0), seconds(0, 1)), ((2.0, 1.0), (0.0, 0.0)));
         assert_eq!((codecs[1].dispatcher.encode_seconds, &codecs[1].bytes[..]), (4.0, &[60, 10][..]));
+        assert_eq!(codecs.iter().map(|codec| codec.copies).collect::<Vec<_>>(), [0, 4, 4]);
     }
 
     #[test]
@@ -283,6 +285,11 @@ mod tests {
         let added = ["raw", "f16", "u8", "f16"].map(|name| coding.index(codec(name), &profile, &mut problem));
         assert_eq!(added, [0, 1, 2, 1]);
         assert_eq!((problem.codecs[1].bytes[0], problem.codecs[2].bytes[0]), (100, 60));
+        assert_eq!(
+            (problem.codecs[0].copies, problem.codecs[1].copies),
+            (0, 4),
+            "encoded, though not measured"
+        );
     }
 
     #[test]

@@ -92,6 +92,12 @@ fn add_features(problem: &mut Problem, features: Features, random: &mut Rng) {
     if features.codecs {
         add_codecs(problem, random);
     }
+    if features.codecs && features.memory {
+        // A copy of what crosses may take more than a device has had so far.
+        problem.codecs.iter_mut().skip(1).for_each(|codec| codec.copies = random.u64(..2));
+        let mut more = |bytes: Option<u64>| bytes.map(|bytes| bytes + random.u64(..160));
+        problem.devices.iter_mut().map(|d| &mut d.memory_bytes).for_each(|bytes| *bytes = more(*bytes));
+    }
     if features.media {
         for _ in 0..random.usize(1..3) {
             let links = End::pairs(problem.devices.len()).filter(|_| random.u8(..3) > 0).collect();
@@ -116,6 +122,7 @@ fn add_codecs(problem: &mut Problem, random: &mut Rng) {
             bytes: problem.boundaries.iter().map(|boundary| boundary.bytes / share).collect(),
             dispatcher: cost(),
             devices: problem.devices.iter().map(|_| cost()).collect(),
+            copies: 0,
         });
     }
 }

@@ -13,6 +13,7 @@ mod halves;
 mod json;
 mod list;
 mod name;
+mod room;
 mod zfp;
 
 use tensor::{Buffer, DType, Shape, TensorView};
@@ -21,6 +22,7 @@ pub use entropy::Entropy;
 pub use filter::Filter;
 pub use list::{CodecList, CodecListError};
 pub use name::UnknownCodec;
+pub use room::Room;
 pub use zfp::{Zfp, ZfpMode, ZfpView};
 
 pub(crate) use entropy::Packers;
@@ -98,15 +100,6 @@ pub enum CodecError {
         /// What is wrong with it.
         reason: String,
     },
-}
-
-/// Memory to encode and decode in, reused from item to item: of one link, or one thread.
-#[derive(Default)]
-pub struct Room {
-    values: Buffer,
-    filtered: Buffer,
-    packed: Buffer,
-    packers: Packers,
 }
 
 impl Codec {
