@@ -228,7 +228,13 @@ pub(crate) mod tests {
         let mut problem = Problem::new(vec![unit(), unit()], boundaries, Queues::default(), resources);
         let codec = |name: &str, bytes, encode_seconds, decode_seconds| {
             let cost = CodecCost { encode_seconds, decode_seconds };
-            Codec { name: name.into(), bytes: vec![bytes; 3], dispatcher: cost, devices: vec![cost; 2] }
+            Codec {
+                name: name.into(),
+                bytes: vec![bytes; 3],
+                dispatcher: cost,
+                devices: vec![cost; 2],
+                copies: 0,
+            }
         };
         problem.codecs.push(codec("half", 500, 0.0, 0.0));
         problem.codecs.push(codec("slow", 250, 3e-6, 1e-6));

@@ -188,6 +188,12 @@ impl<'a> Devices<'a> {
         }
     }
 
+    /// Changes the rate of a link, if the cluster has a network in which it is one of its own.
+    pub(crate) fn set_rate(&self, from: End, to: End, mbit_s: f64) -> Result<()> {
+        let network = self.network.as_ref().context("devices without a network have no rates")?;
+        network.set_rate(from, to, mbit_s)
+    }
+
     /// By node: the most memory that it had at once so far, bytes; 0 where the system does not tell.
     pub(crate) fn peak_bytes(&self) -> Vec<(String, u64)> {
         let peak = |child: &Child| host::peak_bytes(child.id()).unwrap_or(0);

@@ -7,6 +7,7 @@ mod cgroup;
 mod chart;
 mod common;
 mod devices;
+mod falling;
 mod grid;
 mod host;
 mod interrupt;
@@ -37,6 +38,8 @@ enum Command {
     /// What was predicted of a chain of real nodes under CPU quotas, and what was measured; needs root
     Accuracy(accuracy::Args),
     Run(grid::Args),
+    /// What a chain does about a link that becomes slow while it runs; needs root
+    Falling(falling::Args),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Command::Placement(args) => placement::execute(&args),
         Command::Accuracy(args) => accuracy::execute(&args),
         Command::Run(args) => grid::execute(&args),
+        Command::Falling(args) => falling::execute(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -55,6 +55,7 @@ pub(crate) struct Network {
     prefix: String,
     /// Those that exist.
     namespaces: Vec<String>,
+    uplinks: Vec<Uplink>,
 }
 
 impl Network {
@@ -67,12 +68,12 @@ impl Network {
         ensure!(devices <= MOST_DEVICES, "{devices} devices are too many for one network ({MOST_DEVICES})");
         let uplinks = description.uplinks(devices)?;
         // From here on, dropping it removes what there is.
-        let mut network = Network { prefix: prefix.to_owned(), namespaces: Vec::new() };
+        let mut network = Network { prefix: prefix.to_owned(), namespaces: Vec::new(), uplinks };
         let switch = network.add(&network.switch())?;
         ip(&["-n", &switch, "link", "add", "switch", "type", "bridge", "mcast_snooping", "0"])?;
         ip(&["-n", &switch, "link", "set", "switch", "up"])?;
-        for uplink in &uplinks {
-            network.join(&switch, uplink)?;
+        for uplink in network.uplinks.clone() {
+            network.join(&switch, &uplink)?;
         }
         Ok(network)
     }
@@ -101,6 +102,20 @@ impl Network {
         // Each side of a link shapes what it sends into it.
         shape(switch, &port, uplink.mbit_s, &[])?;
         shape(&name, "eth0", uplink.mbit_s, &uplink.slower)
+    }
+
+    /// Changes how fast an end sends to another, to whom the network has a link that is slower than those of both.
+    ///
+    /// # Errors
+    /// Without such a link, and where the system cannot do it.
+    pub(crate) fn set_rate(&self, from: End, to: End, mbit_s: f64) -> Result<()> {
+        let uplink = self.uplinks.iter().find(|uplink| uplink.end == from);
+        let slower = uplink.and_then(|uplink| uplink.slower.iter().position(|(end, _)| *end == to));
+        let slower = slower.context("only a link of its own can change its rate")?;
+        let (id, rate) = (class_of_slower(slower), format!("{}bit", bits(mbit_s)));
+        let class = ["class", "change", "dev", "eth0", "parent", "1:1", "classid", &id, "htb"];
+        let rates = ["rate", &rate, "ceil", &rate, "burst", BURST, "cburst", BURST, "quantum", QUANTUM];
+        run("tc", &[&["-n", &self.namespace(from)], &class[..], &rates[..]].concat())
     }
 
     /// Starts a process at an end of the network.
@@ -181,11 +196,16 @@ fn shape(namespace: &str, interface: &str, mbit_s: f64, slower: &[(End, f64)]) -
     let share = most / wanted.max(most);
     class("1:1", "1:2", mbit_s - share * wanted, mbit_s)?;
     for (i, &(to, rate)) in slower.iter().enumerate() {
-        let (id, to) = (format!("1:{:x}", i + 3), format!("{}/32", address(to)));
+        let (id, to) = (class_of_slower(i), format!("{}/32", address(to)));
         class("1:1", &id, share * rate, rate)?;
         tc("filter", &["parent", "1:", "protocol", "ip", "u32", "match", "ip", "dst", &to, "flowid", &id])?;
     }
     Ok(())
+}
+
+/// The class of what is sent to one of the slower receivers; the two before are for all, and for the others.
+fn class_of_slower(position: usize) -> String {
+    format!("1:{:x}", position + 3)
 }
 
 fn piece_len(mbit_s: f64) -> u64 {

@@ -97,6 +97,21 @@ pub(crate) struct Report {
     pub(crate) stages: Vec<Stage>,
     /// Weights as they travelled.
     pub(crate) shipped_wire_bytes: u64,
+    #[serde(default)]
+    pub(crate) codec_switches: Vec<Switch>,
+}
+
+/// A link that changed its codec meanwhile.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Switch {
+    pub(crate) from: String,
+    pub(crate) to: String,
+    pub(crate) codec_before: String,
+    pub(crate) codec: String,
+    /// From which on.
+    pub(crate) item: usize,
+    pub(crate) period_ms: f64,
+    pub(crate) expected_period_ms: f64,
 }
 
 /// A run that went through.
@@ -115,6 +130,8 @@ pub(crate) struct Streamed {
     /// By node: the most memory that it had at once, bytes.
     pub(crate) peak_bytes: Vec<(String, u64)>,
     pub(crate) disturbance: Disturbance,
+    /// When each result came, those of the warm-up included.
+    pub(crate) arrivals: Vec<Instant>,
 }
 
 #[derive(Deserialize)]
@@ -130,6 +147,17 @@ pub(crate) fn stream(
     devices: &Devices<'_>,
     program: &Program<'_>,
     interrupt: &Interrupt,
+) -> Result<Streamed> {
+    stream_with(job, devices, program, interrupt, &mut |_| Ok(()))
+}
+
+/// As [`stream`]; `heard` is told of each result, by how many there are then.
+pub(crate) fn stream_with(
+    job: &Job<'_>,
+    devices: &Devices<'_>,
+    program: &Program<'_>,
+    interrupt: &Interrupt,
+    heard: &mut dyn FnMut(usize) -> Result<()>,
 ) -> Result<Streamed> {
     let mut command = Command::new(program.path);
     command.arg("run").arg(job.model).args(["--json", "--random", "1", "--timeout", "30s"]);
@@ -157,7 +185,7 @@ pub(crate) fn stream(
     let stdout = dispatcher.0.stdout.take().context("a dispatcher without output")?;
     let lines = read(stdout)?;
     let processes = [devices.processes(), vec![dispatcher.0.id(), std::process::id()]].concat();
-    let taken = take(&lines, job, started, devices, &processes, interrupt)?;
+    let taken = Watch { job, started, devices, processes: &processes, interrupt, heard }.take(&lines)?;
     let status = dispatcher.0.wait().context("cannot wait for the dispatcher")?;
     ensure!(status.success(), "`defer run` failed; its message is above");
     taken.context("`defer run` ended without a report")
@@ -190,56 +218,65 @@ fn read(stdout: ChildStdout) -> Result<Receiver<(Instant, String)>> {
     Ok(lines)
 }
 
-/// Takes the lines of a run; `None` when it ends before its report.
-fn take(
-    lines: &Receiver<(Instant, String)>,
-    job: &Job<'_>,
+/// Whoever watches a run.
+struct Watch<'a> {
+    job: &'a Job<'a>,
     started: Instant,
-    devices: &Devices<'_>,
-    processes: &[u32],
-    interrupt: &Interrupt,
-) -> Result<Option<Streamed>> {
-    let mut arrivals: Vec<Instant> = Vec::new();
-    let mut latencies: Vec<f64> = Vec::new();
-    let (mut before, mut after) = (None, None);
-    loop {
-        interrupt.check()?;
-        let (at, line) = match lines.recv_timeout(LOOK_PERIOD) {
-            Ok(line) => line,
-            Err(RecvTimeoutError::Timeout) => continue,
-            Err(RecvTimeoutError::Disconnected) => return Ok(None),
-        };
-        match serde_json::from_str(&line).with_context(|| format!("`defer run` said {line}"))? {
-            Line::Item { latency_ms } => {
-                arrivals.push(at);
-                latencies.push(latency_ms);
-                if arrivals.len() == job.warm_up {
-                    before = Some(Look::now(processes));
+    devices: &'a Devices<'a>,
+    /// All that belong to the run.
+    processes: &'a [u32],
+    interrupt: &'a Interrupt,
+    heard: &'a mut dyn FnMut(usize) -> Result<()>,
+}
+
+impl Watch<'_> {
+    /// Takes the lines of a run; `None` when it ends before its report.
+    fn take(self, lines: &Receiver<(Instant, String)>) -> Result<Option<Streamed>> {
+        let Watch { job, started, devices, processes, interrupt, heard } = self;
+        let mut arrivals: Vec<Instant> = Vec::new();
+        let mut latencies: Vec<f64> = Vec::new();
+        let (mut before, mut after) = (None, None);
+        loop {
+            interrupt.check()?;
+            let (at, line) = match lines.recv_timeout(LOOK_PERIOD) {
+                Ok(line) => line,
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => return Ok(None),
+            };
+            match serde_json::from_str(&line).with_context(|| format!("`defer run` said {line}"))? {
+                Line::Item { latency_ms } => {
+                    arrivals.push(at);
+                    latencies.push(latency_ms);
+                    heard(arrivals.len())?;
+                    if arrivals.len() == job.warm_up {
+                        before = Some(Look::now(processes));
+                    }
+                    if arrivals.len() == job.warm_up + job.items {
+                        after = Some(Look::now(processes));
+                    }
                 }
-                if arrivals.len() == job.warm_up + job.items {
-                    after = Some(Look::now(processes));
+                Line::Report { report } => {
+                    let (Some(before), Some(after)) = (before, after) else {
+                        bail!("only {} results came", arrivals.len());
+                    };
+                    let start = arrivals[job.warm_up - 1];
+                    let since = |i: usize| (arrivals[job.warm_up - 1 + i] - start).as_secs_f64() * 1e3;
+                    let (half, all) = (since(job.items / 2), since(job.items));
+                    let drift =
+                        (all - half) / (job.items - job.items / 2) as f64 / (half / (job.items / 2) as f64);
+                    let measured = latencies.split_off(job.warm_up);
+                    return Ok(Some(Streamed {
+                        report,
+                        period_ms: all / job.items as f64,
+                        drift,
+                        latency_ms_p99: percentile(measured.clone(), 0.99),
+                        latency_ms: median(measured),
+                        first_result_ms: (arrivals[0] - started).as_secs_f64() * 1e3,
+                        peak_bytes: devices.peak_bytes(),
+                        disturbance: after.since(&before),
+                        arrivals,
+                    }));
                 }
-            }
-            Line::Report { report } => {
-                let (Some(before), Some(after)) = (before, after) else {
-                    bail!("only {} results came", arrivals.len());
-                };
-                let start = arrivals[job.warm_up - 1];
-                let since = |i: usize| (arrivals[job.warm_up - 1 + i] - start).as_secs_f64() * 1e3;
-                let (half, all) = (since(job.items / 2), since(job.items));
-                let drift =
-                    (all - half) / (job.items - job.items / 2) as f64 / (half / (job.items / 2) as f64);
-                let measured = latencies.split_off(job.warm_up);
-                return Ok(Some(Streamed {
-                    report,
-                    period_ms: all / job.items as f64,
-                    drift,
-                    latency_ms_p99: percentile(measured.clone(), 0.99),
-                    latency_ms: median(measured),
-                    first_result_ms: (arrivals[0] - started).as_secs_f64() * 1e3,
-                    peak_bytes: devices.peak_bytes(),
-                    disturbance: after.since(&before),
-                }));
             }
         }
     }

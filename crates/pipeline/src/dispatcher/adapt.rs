@@ -123,6 +123,7 @@ impl Watcher {
             self.judge.forget();
             return Ok(());
         };
+        tracing::debug!("the chain takes {observed:?} for an item");
         let verdict = self.judge.look(&codecs, &observed, Instant::now());
         verdict.map_or(Ok(()), |verdict| self.carry_out(inner, &codecs, &verdict))
     }
@@ -240,5 +241,37 @@ mod tests {
         }
         let short = [CodecList::from(codec("u8"))];
         assert_eq!(choices(&problem, &profile, Fidelity::Coarse, &short, &[codec("u8")]), [[0, 2]]);
+    }
+
+    #[test]
+    fn counters_that_make_no_sense_are_an_error_and_a_chain_that_waits_says_nothing() {
+        let begin = Instant::now();
+        let stage = |items, seconds, bytes_in| StageFigures {
+            items,
+            compute_seconds: seconds,
+            receive_seconds: seconds,
+            bytes_in,
+            ..StageFigures::default()
+        };
+        let look = |seconds, stage, waits| Look {
+            at: begin + Duration::from_secs(seconds),
+            stages: vec![stage],
+            arrivals: Arrivals { items: 10 * seconds, bytes: 40 * seconds, receive_seconds: 0.5, waits },
+        };
+        let before = look(1, stage(10, 1.0, 1000), 0);
+        let since = |stage, waits| look(2, stage, waits).since(&before);
+        let seen = Observed {
+            period: 0.1,
+            compute_seconds: vec![0.2],
+            receive_seconds: vec![0.2, 0.0],
+            bytes: vec![100.0, 4.0],
+        };
+        assert_eq!(since(stage(20, 3.0, 2000), 10), Ok(Some(seen)));
+        assert_eq!(since(stage(20, 3.0, 2000), 4), Ok(None), "there was a place for most items at once");
+        for wrong in
+            [stage(10, 3.0, 2000), stage(9, 3.0, 2000), stage(20, 0.5, 2000), stage(20, f64::NAN, 2000)]
+        {
+            assert!(since(wrong, 10).is_err());
+        }
     }
 }
