@@ -170,7 +170,7 @@ fn write_weights(random: &mut fastrand::Rng) {
         for (name, kinds, zeros) in
             [("ternary", 3, 0), ("sixteen", 16, 0), ("many", 40, 0), ("sparse", 255, 60), ("smooth", 255, 0)]
         {
-            // Only the first byte differs where all are to be seen: a palette is then too short, and planes pack well.
+            // Of 255 kinds a second byte differs, too: those are more than a palette has, and planes of them pack.
             let element = |random: &mut fastrand::Rng| {
                 let first = random.u8(..kinds) * u8::from(random.u8(..64) >= zeros);
                 let second = if kinds == 255 && first != 0 { random.u8(..2) } else { 0 };

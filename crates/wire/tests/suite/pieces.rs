@@ -28,7 +28,7 @@ fn cases() -> Vec<(Width, Vec<u8>)> {
     vec![
         (Width::Four, floats(&mut (0..20).map(|i| [0.0, 0.25, -0.25][(i * i + i / 7) % 3]))),
         (Width::Four, floats(&mut [1.5f32, -2.25].into_iter())),
-        (Width::Two, vec![0x80, 0x3f].repeat(23)),
+        (Width::Two, [0x80, 0x3f].repeat(23)),
         (Width::Four, bytes(33, &|random, _| vec![0, 0, random.u8(..4) << 5, 0x3f])),
         (Width::One, bytes(83, &|random, _| vec![random.u8(..9)])),
         (Width::Eight, bytes(30, &|random, _| u64::from(random.u8(..20)).to_le_bytes().to_vec())),
