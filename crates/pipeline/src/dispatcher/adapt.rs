@@ -235,7 +235,8 @@ mod tests {
             ("u8", Fidelity::Exact, "raw u8 u8+zstd1"),
             ("lz4", Fidelity::Coarse, ""),
         ] {
-            let found = choices(&problem, &profile, least, &[list.clone()], &[codec(used)]).remove(0);
+            let found =
+                choices(&problem, &profile, least, std::slice::from_ref(&list), &[codec(used)]).remove(0);
             let found: Vec<&str> = found.into_iter().map(|i| names[i]).collect();
             assert_eq!(found.join(" "), usable, "{used} with {least:?}");
         }

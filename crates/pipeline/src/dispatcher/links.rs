@@ -185,7 +185,11 @@ mod tests {
             [(Codec::RAW, true), (Codec::RAW, false), (Codec::LZ4, true), (Codec::LZ4, false)]
         {
             let mut asked = false;
-            links.switch(1, codec, || Ok(asked = true)).unwrap();
+            let carry_out = || {
+                asked = true;
+                Ok(())
+            };
+            links.switch(1, codec, carry_out).unwrap();
             assert_eq!((asked, links.in_use()[1]), (carried_out, codec));
         }
     }
