@@ -102,7 +102,7 @@ mod tests {
         for (name, bytes, seconds) in [("half", 500, 1.0), ("small", 300, 5.0), ("twin", 500, 1.0)] {
             let cost = CodecCost { encode_seconds: seconds / 1e3, decode_seconds: seconds / 1e3 };
             let (bytes, devices) = (vec![bytes; 3], vec![cost; 2]);
-            problem.codecs.push(Codec { name: name.to_owned(), bytes, dispatcher: cost, devices });
+            problem.codecs.push(Codec { name: name.to_owned(), bytes, dispatcher: cost, devices, copies: 0 });
         }
         problem
     }
