@@ -80,12 +80,12 @@ mod tests {
             to: codec("f16+bitmap"),
             item: 1234,
             period: 0.3256,
-            expected_period: 0.0817,
+            expected_period: 0.125,
         };
         let rows: Vec<SwitchRow> = (0..3).map(|link| SwitchRow::new(&switch(link), &nodes)).collect();
         let text = text(&rows);
         let parts = ["the dispatcher to left", "left to right", "right to the dispatcher"];
-        for part in parts.iter().chain(&["raw", "f16+bitmap", "1234", "325.60", "81.70"]) {
+        for part in parts.iter().chain(&["raw", "f16+bitmap", "1234", "325.60", "125.00"]) {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
         for line in text.lines() {
@@ -97,6 +97,6 @@ mod tests {
             (&"left".into(), &"right".into(), &1234.into())
         );
         assert_eq!((&json["codec_before"], &json["codec"]), (&"raw".into(), &"f16+bitmap".into()));
-        assert_eq!(json["expected_period_ms"], 81.7);
+        assert_eq!(json["expected_period_ms"], 125.0);
     }
 }
