@@ -78,7 +78,7 @@ bench: build
 bench-codecs: export DEFER_ACTIVATIONS = $(CURDIR)/target/activations
 bench-codecs:
 	$(CARGO) bench --locked -p pipeline --bench activations -- $(DEFER_ACTIVATIONS) \
-	    $(CURDIR)/models/efficientnet_lite0.onnx $(CURDIR)/models/resnet20_mnist.onnx $(CODEC_MODELS)
+	    $(CURDIR)/models/efficientnet_lite0.onnx $(CURDIR)/models/resnet20_mnist.onnx $(abspath $(CODEC_MODELS))
 	$(CARGO) bench --locked -p wire --bench codec
 
 ## The tables in experiments/, which need nothing but the costs that are there.

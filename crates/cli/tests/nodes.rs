@@ -304,11 +304,7 @@ fn cluster_files_that_are_not_right() {
     let check = |content: &str, parts: &[&str]| {
         let file = place.file("cluster.toml", content);
         let args = digits(&place, &["--cluster", &file]);
-        place.fails(
-            &args,
-            FAILED,
-            &[&["the cluster file", &file, "hint: examples/cluster.toml"], parts].concat(),
-        );
+        place.fails(&args, FAILED, &[&["the cluster file", &file, "hint: docs/cluster.md"], parts].concat());
     };
     let device = "version = 1\n[[device]]\nname = 'a'\n";
     check(&format!("{device}speeed = 3\n"), &["line 4", "`device.speeed` is no known key"]);

@@ -67,7 +67,7 @@ fn goals_choose_the_plan() {
     let model = vendored(RESNET);
     let fails =
         |more: &[&str], code, parts: &[&str]| place.fails(&[&args(&model, &[]), more].concat(), code, parts);
-    fails(&["--objective", "energy"], FAILED, &["the power of `device-1`", "is not known", "hint: "]);
+    fails(&["--objective", "energy"], FAILED, &["the power of `local-1`", "is not known", "hint: "]);
     fails(&["--objective", "devices"], USAGE, &["--min-throughput"]);
     fails(&["--min-throughput", "0"], USAGE, &["above 0"]);
     fails(
@@ -127,7 +127,7 @@ fn pictures_pages_and_annotated_models_are_written() {
     plan(&place, &["--stages", "3", "--svg", &svg, "--html", &html, "--onnx", &onnx]);
     let read = |path: &str| std::fs::read_to_string(path).unwrap();
     for text in [read(&svg), read(&html)] {
-        assert!(text.contains(">device-3<") && text.contains("bottleneck"), "{text}");
+        assert!(text.contains(">local-3<") && text.contains("bottleneck"), "{text}");
     }
     assert!(read(&svg).starts_with("<?xml") && read(&html).starts_with("<!DOCTYPE html>"));
     // It is a model still, and cut as before.

@@ -26,7 +26,7 @@ fn main() {
     };
     std::fs::create_dir_all(&folder).unwrap();
     let engine = stages::engine();
-    for path in arguments.map(PathBuf::from).filter(|path| path.exists()) {
+    for path in arguments.map(PathBuf::from) {
         let name = path.file_stem().unwrap().to_string_lossy().into_owned();
         let model = Model::load(&path).unwrap();
         let mut written = 0;

@@ -15,6 +15,18 @@ pub(crate) fn private() -> u64 {
     resident.saturating_sub(shared) * rustix::param::page_size() as u64
 }
 
+/// Gives memory that nobody holds any more back to the system. The GNU allocator keeps much of it, more with every model
+/// that is loaded and dropped, as each is built by threads of its own; elsewhere nothing is done. It takes milliseconds:
+/// called when models come and go, never for an item.
+pub(crate) fn give_back() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it takes the number of bytes to keep on top, for which any value will do, hands back pages of free memory
+    // only, and locks what it looks at: any thread may call it at any time (malloc_trim(3): MT-Safe).
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Does some work; says by how many bytes the process grew at most meanwhile, whatever thread it was for. `None`
 /// where that cannot be told.
 pub(crate) fn growth<T>(work: impl FnOnce() -> T) -> (T, Option<u64>) {

@@ -2,54 +2,7 @@
 //!
 //! Read by the planner, the command line and the deployment, so that all of them speak of the same
 //! cluster. It never opens a file: the caller reads the text and adds the file's name to an error.
-//!
-//! # The format
-//!
-//! ```toml
-//! version = 1                     # required
-//!
-//! [dispatcher]                    # its own connection and power; optional
-//! bandwidth = "1Gbit/s"           # of all it sends together, and of all it receives
-//! delay = "200us"
-//! idle_watts = 2.4                # without them, energy is not told
-//! busy_watts = 5.7
-//!
-//! [[device]]                      # one or more; the planner finds their order
-//! name = "pi-kitchen"             # required, unique
-//! address = "tcp/10.0.0.7:7447"   # Zenoh endpoint of its control plane; without it, found by its name
-//! cores = 4                       # without it, what the node reports
-//! speed = 1.0                     # compute speed relative to the others; 1.0 without it
-//! memory = "2GiB"                 # limit for the parts of models it holds; without it, none
-//! bandwidth = "1Gbit/s"           # of all it sends together, and of all it receives; without it, no limit
-//! idle_watts = 2.3
-//! busy_watts = 5.3
-//! unit_times_ms = [1.5, 0.8]      # of each unit of the model at hand, instead of a speed
-//!
-//! [links]                         # every pair without a line of its own; optional
-//! bandwidth = "100Mbit/s"         # without it, no limit
-//! delay = "1ms"                   # without it, none
-//! frame_time = "50us"             # that the link is busy with a frame besides its bytes; without it, none
-//! nanojoules_per_byte = 78        # energy at both ends together; without it, none
-//!
-//! [[class]]                       # every link between two of these devices
-//! devices = ["nuc", "dispatcher"]
-//! bandwidth = "1Gbit/s"
-//!
-//! [[medium]]                      # every link from or to one of these devices takes airtime from all the others
-//! name = "wifi"
-//! devices = ["pi-kitchen"]
-//! access_point = true             # what one of them sends to another travels twice; false without it
-//! bandwidth = "50Mbit/s"
-//!
-//! [[link]]                        # one direction between two devices, or `dispatcher`
-//! from = "pi-kitchen"
-//! to = "nuc"
-//! bandwidth = "20Mbit/s"
-//! ```
-//!
-//! A link takes each figure from its own `[[link]]`, else from its `[[medium]]`, else from its `[[class]]` (the first
-//! that has it), else from `[dispatcher]` if one of its ends is the dispatcher, else from `[links]`. Data addresses are not written down: nodes announce them. Unknown keys
-//! are refused.
+//! The format stands in `docs/cluster.md`, which a test holds against what is read.
 
 mod read;
 #[cfg(test)]

@@ -252,10 +252,10 @@ pub(super) fn read_cluster(path: &Path) -> Result<plan::Cluster> {
     let shown = path.display();
     let text = read_text(path)
         .with_context(|| format!("cannot read the cluster file `{shown}`"))
-        .hint("check the path; examples/cluster.toml shows what such a file holds")?;
+        .hint("check the path; docs/cluster.md says what such a file holds")?;
     plan::Cluster::from_toml(&text)
         .with_context(|| format!("the cluster file `{shown}` is not right"))
-        .hint("examples/cluster.toml shows every key")
+        .hint("docs/cluster.md describes every key")
 }
 
 fn waiting(bar: &ProgressBar, found: usize, wanted: &Wanted) {

@@ -182,6 +182,13 @@ fn since(after: &StageFigures, before: &StageFigures) -> StageFigures {
     }
 }
 
+/// How inputs travel: what the first link's codec is for their types, the first of several.
+fn input_codec(chain: &Pipeline) -> String {
+    let codec = chain.codecs()[0];
+    let of_inputs = chain.inputs().iter().map(|input| codec.for_dtype(input.dtype));
+    of_inputs.min_by_key(|codec| codec.fidelity()).unwrap_or(codec).to_string()
+}
+
 /// Whether the nodes of one machine have more threads than it has cores.
 fn share_cores(chain: &Pipeline) -> bool {
     let nodes = || chain.stages().iter().map(|stage| &stage.node.description);
@@ -237,7 +244,7 @@ impl Streamed {
             shipped_weight_bytes: chain.shipped().bytes,
             shipped_wire_bytes: chain.shipped().wire_bytes,
             rounded_weights: None,
-            input_codec: chain.codecs()[0].to_string(),
+            input_codec: input_codec(chain),
             stages: rows.collect(),
             codec_trial: chain.codec_trial().map(|trial| TrialReport::new(trial, &nodes)),
             codec_switches: chain.codec_switches().iter().map(|s| SwitchRow::new(s, &nodes)).collect(),

@@ -357,6 +357,7 @@ impl Driver {
         self.spawn("build", failed, move |events| {
             // An engine's bug costs the deployment, not the node.
             let built = engine_thread::run(|| build_session(&*engine, &order, &folder, threads));
+            memory::give_back(); // what models before have left counts for nobody
             let built = built.flatten().and_then(|session| match memory::private() {
                 taken if taken <= allowed => Ok(session),
                 taken => Err(over_limit(taken - (allowed - limit), limit)),
@@ -463,6 +464,7 @@ impl Driver {
             parts.stage.into_iter().for_each(Stage::stop);
             drop(parts.session);
             parts.folder.iter().for_each(|folder| cache.discard(folder));
+            memory::give_back();
         };
         // An item in the engine is finished first, which may take a while.
         if let Err(e) = std::thread::Builder::new().name("discard".to_owned()).spawn(run) {

@@ -29,6 +29,22 @@ fn the_example_file_is_read() {
 }
 
 #[test]
+fn the_document_has_every_key() {
+    const DOCUMENT: &str = include_str!("../../../../docs/cluster.md");
+    let format = DOCUMENT.split("```toml").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let cluster = Cluster::from_toml(format).unwrap();
+    let Cluster { dispatcher, dispatcher_power, devices, links, classes, media, link } = &cluster;
+    assert!(dispatcher.bandwidth.and(dispatcher.delay).is_some() && dispatcher_power.idle_watts.is_some());
+    let DeviceEntry { name: _, address, cores, speed: _, memory, bandwidth, power, unit_times_ms } =
+        &devices[0];
+    let limits = memory.is_some() && bandwidth.is_some() && power.busy_watts.is_some();
+    assert!(address.is_some() && cores.is_some() && limits && unit_times_ms.is_some());
+    let Connection { bandwidth, delay, frame_time, nanojoules_per_byte } = links;
+    assert!(bandwidth.is_some() && delay.is_some() && frame_time.is_some() && nanojoules_per_byte.is_some());
+    assert_eq!((classes.len(), link.len(), media[0].access_point), (1, 1, true));
+}
+
+#[test]
 fn a_written_cluster_reads_back_as_the_same() {
     let bare = "version = 1\n[[device]]\nname = 'a \"quoted\" name'\nspeed = 0.1\n";
     let everything = "version = 1\n[dispatcher]\nidle_watts = 1.5\nframe_time = '50us'\n[[device]]\nname = 'a'\n\

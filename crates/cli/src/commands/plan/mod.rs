@@ -155,11 +155,15 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
                  {}",
                 MAX_DEVICES.max(units)
             );
+            tracing::warn!(
+                "judged on equal devices and links that are no limit: --cluster FILE or --nodes says what they are like"
+            );
             equal(given.layout.devices().map(str::to_owned))
         }
         (None, None) => {
             let count = args.where_cut.stages().unwrap_or(DEVICES.min(prepared.profile.units.len()));
-            equal((1..=count).map(|i| format!("device-{i}")))
+            // As `defer run --spawn` calls its nodes, which such a plan is for.
+            equal((1..=count).map(|i| format!("local-{i}")))
         }
     };
     let split = split(&args, resources.devices.len().min(prepared.profile.units.len()));

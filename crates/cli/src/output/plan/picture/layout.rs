@@ -10,7 +10,7 @@ pub(super) const TILE_GAP: i32 = 10;
 pub(super) const TITLE: i32 = 20;
 
 /// Between cells, for a link and its figures.
-pub(super) const GAP: i32 = 78;
+pub(super) const GAP: i32 = 104;
 
 /// Between rows, for the link from the end of one to the start of the next.
 const ROW_GAP: i32 = 54;

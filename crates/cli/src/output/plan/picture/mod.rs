@@ -205,10 +205,14 @@ fn link(from: Place, to: Place, hop: &HopRow) -> Markup {
     let stroke = 1.5 + 4.0 * hop.busy().clamp(0.0, 1.0);
     let hot = hop.is_bottleneck();
     let point = if same_row { from.middle } else { to.middle };
-    let codec = if hop.codec == "raw" { String::new() } else { format!("{} ", hop.codec) };
-    let (size, busy) = (bytes(hop.bytes), format!("{codec}{}", percent(hop.busy())));
-    // Between rows there is no room below the line.
-    let (above, below) = if same_row { (size, busy) } else { (format!("{size} · {busy}"), String::new()) };
+    let codec = if hop.codec == "raw" { "" } else { hop.codec.as_str() };
+    let (size, busy) = (bytes(hop.bytes), percent(hop.busy()));
+    // Between rows there is no room below the line, but beside the figures.
+    let (above, below, named) = match same_row {
+        true => (size, busy, codec),
+        false => (format!("{size} · {busy} {codec}"), String::new(), ""),
+    };
+    let tag_below = if named.is_empty() { 31 } else { 43 };
     html! {
         g class=(if hot { "link hot" } else { "link" }) {
             title { (clean(&tip(hop))) }
@@ -216,7 +220,8 @@ fn link(from: Place, to: Place, hop: &HopRow) -> Markup {
             path class="head" d=(format!("M{} {}l-8 -5v10z", end + 5, point)) {}
             text class="above" x=(x) y=(y - 9) { (clip(&above, 2 * GAP, 11)) }
             text class="below" x=(x) y=(y + 17) { (clip(&below, GAP, 11)) }
-            @if hot { (tag(x + 36, if same_row { y + 31 } else { y })) }
+            text class="codec" x=(x) y=(y + 29) { (clip(named, GAP, 10)) }
+            @if hot { (tag(x + 36, if same_row { y + tag_below } else { y })) }
         }
     }
 }
@@ -303,7 +308,7 @@ mod tests {
             }
             assert_eq!(svg.matches(">bottleneck<").count(), 1);
             assert_eq!(svg.matches("class=\"line\"").count(), stages + 1);
-            for part in ["125.0 items/s", "602 KB", "lz4 45 %", "the medium `wifi`", "resnet50"] {
+            for part in ["125.0 items/s", "602 KB", ">45 %<", ">lz4<", "the medium `wifi`", "resnet50"] {
                 assert!(svg.contains(part), "{part} is not in\n{svg}");
             }
         }
