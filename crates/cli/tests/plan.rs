@@ -134,7 +134,7 @@ fn pictures_pages_and_annotated_models_are_written() {
     let again = args(&onnx, &["--stages", "3"]);
     assert_eq!(place.prints(&again).lines().count(), 1);
     let bytes = std::fs::read(&onnx).unwrap();
-    assert!(bytes.windows(8).any(|window| window == b"device-3"), "no device is named");
+    assert!(bytes.windows(7).any(|window| window == b"local-3"), "no device is named");
 }
 
 #[test]
