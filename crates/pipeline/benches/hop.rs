@@ -116,6 +116,7 @@ fn stage(size: usize, items: usize, checksums: Checksums) -> Cost {
         routes: vec![Route::Passed(0)],
         codecs_in: Codec::RAW.into(),
         codec_out: Codec::RAW,
+        codecs_out: Codec::RAW.into(),
         checksums,
         max_tensor_len: size,
         trace: None,

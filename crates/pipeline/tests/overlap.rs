@@ -94,6 +94,7 @@ fn receiving_computing_and_sending_of_different_items_overlap() {
         routes: vec![Route::Passed(0)],
         codecs_in: Codec::RAW.into(),
         codec_out: Codec::RAW,
+        codecs_out: Codec::RAW.into(),
         checksums: Checksums::On,
         max_tensor_len: ITEM_LEN,
         trace: Some(trace),

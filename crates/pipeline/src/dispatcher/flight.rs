@@ -4,7 +4,7 @@
 //! tens of microseconds at least.
 
 use std::collections::VecDeque;
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -18,7 +18,9 @@ use wire::{Codec, CodecList, Header, Kind};
 
 use super::delivery::{Action, Delivery, Event};
 use super::shut;
-use crate::transport::{Checksums, FrameReader, FrameWriter, InUse, Received, Timing};
+use crate::transport::{
+    Checksums, FrameReader, FrameWriter, InUse, Inlet, Outlet, Received, Timing, frame_len,
+};
 
 /// Why an item has no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -85,6 +87,8 @@ pub(super) struct Ends {
     pub(super) epoch: u32,
     /// Codec with which inputs travel at first.
     pub(super) codec: Codec,
+    /// Codecs in which inputs may travel.
+    pub(super) input_codecs: CodecList,
     /// Codecs in which results may arrive.
     pub(super) codecs: CodecList,
     /// Bound on sizes that the model leaves open, bytes per tensor.
@@ -160,7 +164,7 @@ impl Flight {
         ends: Ends,
         window: usize,
     ) -> std::io::Result<Flight> {
-        let Ends { outputs, epoch, codec, codecs, max_tensor_len } = ends;
+        let Ends { outputs, epoch, codec, input_codecs, codecs, max_tensor_len } = ends;
         let (sender, items) = bounded(window);
         let (broken_in, broken) = bounded(2); // one for each connection
         let shared = Arc::new(Shared {
@@ -174,8 +178,10 @@ impl Flight {
             freed: event_listener::Event::new(),
             broken: broken_in,
         });
-        let writer = FrameWriter::new(input.try_clone()?, codec, Checksums::for_link(input)?);
-        let reader = FrameReader::new(results.try_clone()?, outputs, codecs, max_tensor_len);
+        let outlet = Outlet::new(input.try_clone()?, &input_codecs)?;
+        let writer = FrameWriter::new(outlet, codec, Checksums::for_link(input)?);
+        let inlet = Inlet::new(results.try_clone()?, &codecs, frame_len(&outputs))?;
+        let reader = FrameReader::new(inlet, outputs, codecs, max_tensor_len);
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.to_owned()).spawn(run)
         };
@@ -321,13 +327,7 @@ impl Shared {
         }
     }
 
-    fn send(
-        &self,
-        mut writer: FrameWriter<TcpStream>,
-        codec: &InUse,
-        items: &Receiver<Arc<Item>>,
-        epoch: u32,
-    ) {
+    fn send(&self, mut writer: FrameWriter<Outlet>, codec: &InUse, items: &Receiver<Arc<Item>>, epoch: u32) {
         while let Ok(item) = items.recv() {
             writer.set_codec(codec.get());
             let mut views = Vec::with_capacity(item.tensors.len());
@@ -339,10 +339,12 @@ impl Shared {
             }
         }
         // Says that nothing follows: the chain drains, stage after stage.
-        let _ = writer.stream().shutdown(Shutdown::Write);
+        if let Err(e) = writer.into_stream().finish() {
+            let _ = self.broken.try_send(format!("the link to the first node failed: {e}"));
+        }
     }
 
-    fn receive(&self, mut reader: FrameReader<TcpStream>) {
+    fn receive(&self, mut reader: FrameReader<Inlet>) {
         let reason = loop {
             let mut tensors = reader.buffers();
             let (received, timing) = match reader.receive(&mut tensors) {

@@ -304,6 +304,7 @@ impl Pipeline {
             outputs: prepared.model.outputs().to_vec(),
             epoch: FIRST_EPOCH,
             codec: codecs[0],
+            input_codecs: links.lists()[0].clone(),
             codecs: links.lists()[orders.len()].clone(),
             max_tensor_len: usize::try_from(orders[0].message.max_tensor_len).unwrap_or(usize::MAX),
         };

@@ -571,6 +571,7 @@ fn setup(
         routes: order.routes.clone(),
         codecs_in: codecs.arriving,
         codec_out: codecs.begin,
+        codecs_out: codecs.leaving,
         checksums,
         max_tensor_len: usize::try_from(order.max_tensor_len).unwrap_or(usize::MAX),
         trace: None,

@@ -5,6 +5,9 @@
 //!              ^------- buffers, when nobody reads them any more ------|
 //! ```
 //!
+//! Where links encode, a further thread at each end moves bytes, so that a frame is encoded while the one before is sent,
+//! and decoded while the next one arrives: see [`crate::transport`].
+//!
 //! Input buffers circulate; outputs stay in the engine's memory until they are sent. When the input ends,
 //! the stage finishes what it has and ends its own output: so a whole chain drains in order.
 
@@ -22,7 +25,7 @@ use wire::control::{Route, StageFigures};
 use wire::{Codec, CodecList, Header, Kind};
 
 use crate::engine_thread::STACK;
-use crate::transport::{Checksums, FrameReader, FrameWriter, InUse, Received};
+use crate::transport::{Checksums, FrameReader, FrameWriter, InUse, Inlet, Outlet, Received, frame_len};
 
 /// Items that wait between two threads. One keeps both busy; more would only add latency and memory.
 const QUEUE_LEN: usize = 1;
@@ -62,6 +65,8 @@ pub struct StageSetup {
     pub codecs_in: CodecList,
     /// Codec with which the leaving link begins.
     pub codec_out: Codec,
+    /// Codecs in which frames may leave.
+    pub codecs_out: CodecList,
     /// Whether leaving tensors carry a checksum.
     pub checksums: Checksums,
     /// Bound on sizes that the model leaves open, bytes per tensor.
@@ -145,7 +150,8 @@ impl Stage {
         let (computed_in, computed_out) = bounded(QUEUE_LEN);
         let log = |figures: &Arc<Figures>| Log { figures: figures.clone(), trace: setup.trace.clone() };
 
-        let reader = FrameReader::new(setup.input, setup.inputs, setup.codecs_in, setup.max_tensor_len);
+        let inlet = Inlet::new(setup.input, &setup.codecs_in, frame_len(&setup.inputs))?;
+        let reader = FrameReader::new(inlet, setup.inputs, setup.codecs_in, setup.max_tensor_len);
         let (giver, taker) = bounded(BUFFER_SETS);
         for _ in 0..BUFFER_SETS {
             giver.send(reader.buffers()).expect("there is a place for each set");
@@ -163,7 +169,11 @@ impl Stage {
             log: log(&figures),
         };
         let egress = Egress {
-            writer: FrameWriter::new(setup.output, setup.codec_out, setup.checksums),
+            writer: FrameWriter::new(
+                Outlet::new(setup.output, &setup.codecs_out)?,
+                setup.codec_out,
+                setup.checksums,
+            ),
             codec: codec.clone(),
             epoch: setup.epoch,
             specs: setup.outputs,
@@ -254,7 +264,7 @@ impl Log {
 }
 
 struct Ingress {
-    reader: FrameReader<TcpStream>,
+    reader: FrameReader<Inlet>,
     epoch: u32,
     free: Receiver<Vec<Tensor>>,
     arrived: Sender<Arrived>,
@@ -331,7 +341,7 @@ impl Compute {
 }
 
 struct Egress {
-    writer: FrameWriter<TcpStream>,
+    writer: FrameWriter<Outlet>,
     codec: InUse,
     epoch: u32,
     specs: Vec<TensorSpec>,
@@ -362,9 +372,7 @@ impl Egress {
             self.log.record(sequence, Step::Send, start);
             self.log.figures.items.fetch_add(1, Relaxed);
         }
-        // Says that nothing follows; the peer may have closed already.
-        let _ = self.writer.stream().shutdown(Shutdown::Write);
-        Ok(())
+        self.writer.into_stream().finish().map_err(|e| format!("{OUTPUT_FAILED}: {e}"))
     }
 
     fn send(&mut self, sequence: u64, ready: &Ready) -> std::io::Result<u64> {

@@ -81,6 +81,7 @@ impl<W: Write> FrameWriter<W> {
         total += self.header.len() as u64;
         parts[0] = IoSlice::new(&self.header);
         write_all_vectored(&mut self.stream, &mut parts[..=tensors.len()])?;
+        self.stream.flush()?;
         Ok(total)
     }
 
@@ -100,8 +101,8 @@ impl<W: Write> FrameWriter<W> {
     }
 
     /// The stream underneath.
-    pub fn stream(&self) -> &W {
-        &self.stream
+    pub fn into_stream(self) -> W {
+        self.stream
     }
 }
 

@@ -4,11 +4,13 @@
 
 mod frames;
 mod in_use;
+mod spool;
 mod tcp;
 pub(crate) mod weights;
 
 pub use frames::{Checksums, FrameReader, FrameWriter, ReceiveError, Received, Timing};
 pub(crate) use in_use::InUse;
+pub(crate) use spool::{Inlet, Outlet, frame_len};
 pub use tcp::{GREETING_TIMEOUT, Timeouts, connect, greet, tune, welcome};
 pub(crate) use tcp::{read_message, write_message};
 pub use weights::Shipped;

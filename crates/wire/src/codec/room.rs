@@ -14,6 +14,9 @@ pub struct Room {
     pub(super) packers: Packers,
 }
 
+/// Encoded frames at an end besides: one being sent and one to be, or those that arrived meanwhile.
+const WAITING: u64 = 2;
+
 impl Codec {
     /// What an end of a link takes at most to encode a tensor, or to receive and decode one: so many times the tensor's
     /// memory form, besides it. It holds for tensors that are large enough to be worth counting, whatever their values,
@@ -22,12 +25,12 @@ impl Codec {
     pub fn room_copies(self) -> u64 {
         match self.values {
             Values::Plain if self == Codec::RAW => 0,
-            Values::Plain | Values::F16 | Values::Bf16 | Values::U8 => 4,
+            Values::Plain | Values::F16 | Values::Bf16 | Values::U8 => 4 + WAITING,
             // A line for each element makes nine bytes of four.
-            Values::U8Axis(_) => 12,
+            Values::U8Axis(_) => 12 + WAITING,
             // 20 bytes for each number, whatever it takes in the end.
-            Values::Json => 12,
-            Values::Zfp(_) => 20,
+            Values::Json => 12 + WAITING,
+            Values::Zfp(_) => 20 + WAITING,
         }
     }
 }
