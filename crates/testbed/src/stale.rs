@@ -63,7 +63,7 @@ pub(crate) struct Folder {
 impl Folder {
     /// That of the testbed of this name, among the files of this system that nobody keeps.
     pub(crate) fn new(name: &str) -> Result<Folder> {
-        Folder::within(&std::env::temp_dir(), name)
+        Folder::within(&temporary()?, name)
     }
 
     fn within(root: &Path, name: &str) -> Result<Folder> {
@@ -87,7 +87,7 @@ impl Folder {
 /// # Errors
 /// When something cannot be ended or removed.
 pub(crate) fn clean(roots: &[&Path]) -> Result<BTreeSet<String>> {
-    let temporary = std::env::temp_dir();
+    let temporary = temporary()?;
     let folders: BTreeSet<String> =
         stale(&temporary).into_iter().filter(|name| is_own(&temporary.join(name))).collect();
     folders.iter().try_for_each(|folder| end_members(&temporary.join(folder)))?;
@@ -107,6 +107,12 @@ pub(crate) fn clean(roots: &[&Path]) -> Result<BTreeSet<String>> {
         fs::remove_dir_all(&path).with_context(|| format!("cannot remove `{}`", path.display()))?;
     }
     Ok(groups.into_iter().chain(namespaces).chain(folders).collect())
+}
+
+/// Where files are that nobody keeps, without links on the way: open files are known by their path.
+fn temporary() -> Result<PathBuf> {
+    let folder = std::env::temp_dir();
+    folder.canonicalize().with_context(|| format!("cannot find `{}`", folder.display()))
 }
 
 /// Whether a folder is this user's: anybody may make one of any name where nobody keeps files.

@@ -138,7 +138,14 @@ impl Watcher {
         let Verdict { codecs, period, expected_period } = verdict;
         for link in (0..codecs.len()).filter(|&link| codecs[link] != before[link]) {
             let [from, to] = [before[link], codecs[link]].map(|i| ours(&self.judge.problem().codecs[i]));
-            inner.switch(link, to).map_err(|e| e.to_string())?;
+            if let Err(e) = inner.switch(link, to) {
+                // What was switched before it is to be judged all the same.
+                self.indices(&inner.links.in_use())
+                    .iter()
+                    .for_each(|now| self.judge.switched(now, Instant::now()));
+                self.before = None;
+                return Err(e.to_string());
+            }
             let item = inner.flight.next_sequence() - self.first;
             tracing::info!(
                 "link {link} switched from {from} to {to} at item {item}: {:.2} ms between results, {:.2} ms expected",

@@ -105,6 +105,10 @@ pub(super) struct Flight {
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
+fn first_link_failed(error: &std::io::Error) -> String {
+    format!("the link to the first node failed: {error}")
+}
+
 /// What came back from the chain, and how: the counters that a stage has of the link into it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Arrivals {
@@ -178,7 +182,9 @@ impl Flight {
             freed: event_listener::Event::new(),
             broken: broken_in,
         });
-        let outlet = Outlet::new(input.try_clone()?, &input_codecs)?;
+        let failed = shared.broken.clone();
+        let failed = move |e: &std::io::Error| drop(failed.try_send(first_link_failed(e)));
+        let outlet = Outlet::new(input.try_clone()?, &input_codecs, failed)?;
         let writer = FrameWriter::new(outlet, codec, Checksums::for_link(input)?);
         let inlet = Inlet::new(results.try_clone()?, &codecs, frame_len(&outputs))?;
         let reader = FrameReader::new(inlet, outputs, codecs, max_tensor_len);
@@ -334,13 +340,13 @@ impl Shared {
             views.extend(item.tensors.iter().map(Tensor::view));
             let header = Header { kind: Kind::Item, epoch, sequence: item.sequence };
             if let Err(e) = writer.send(&header, &views) {
-                let _ = self.broken.try_send(format!("the link to the first node failed: {e}"));
+                let _ = self.broken.try_send(first_link_failed(&e));
                 return;
             }
         }
         // Says that nothing follows: the chain drains, stage after stage.
         if let Err(e) = writer.into_stream().finish() {
-            let _ = self.broken.try_send(format!("the link to the first node failed: {e}"));
+            let _ = self.broken.try_send(first_link_failed(&e));
         }
     }
 

@@ -145,7 +145,9 @@ impl Stage {
         let figures = Arc::new(Figures::default());
         let codec = InUse::new(setup.codec_out);
         let (input, output) = (setup.input.try_clone()?, setup.output.try_clone()?);
-        let wake = setup.input.try_clone()?;
+        let (wake, wake_early) = (setup.input.try_clone()?, setup.input.try_clone()?);
+        // Egress may be waiting for an item that never comes: the end of the input ends it, too.
+        let failed = move |_: &std::io::Error| drop(wake_early.shutdown(Shutdown::Both));
         let (arrived_in, arrived_out) = bounded(QUEUE_LEN);
         let (computed_in, computed_out) = bounded(QUEUE_LEN);
         let log = |figures: &Arc<Figures>| Log { figures: figures.clone(), trace: setup.trace.clone() };
@@ -170,7 +172,7 @@ impl Stage {
         };
         let egress = Egress {
             writer: FrameWriter::new(
-                Outlet::new(setup.output, &setup.codecs_out)?,
+                Outlet::new(setup.output, &setup.codecs_out, failed)?,
                 setup.codec_out,
                 setup.checksums,
             ),

@@ -1,11 +1,12 @@
 //! Room between a codec and a socket, so that a frame is encoded while the one before it is sent, and decoded while the
 //! next one arrives: the system's buffers hold a part of a frame only, and a link would stand still meanwhile.
 //!
-//! Used by both ends of links that may encode. A link whose tensors travel as they are has nothing to overlap: its bytes
-//! go from and into the tensors' own memory.
+//! Used by both ends of links that may encode. A link that may use nothing but raw has nothing to overlap: its bytes go
+//! from and into the tensors' own memory.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -15,11 +16,11 @@ use wire::{Codec, CodecList};
 /// Frames between the thread that encodes and the one that sends: one each.
 const FRAMES: usize = 2;
 
-/// What arrives is read in pieces of this size.
+/// What arrives is read in pieces of this size at most.
 const PIECE_LEN: usize = 64 << 10;
 
-/// Pieces that wait to be decoded at most, whatever a frame's length.
-const MAX_PIECES: usize = 256;
+/// Bytes that wait to be decoded at most, whatever a frame's length.
+const MAX_AHEAD: usize = 16 << 20;
 
 /// Where frames leave.
 pub(crate) enum Outlet {
@@ -41,8 +42,13 @@ pub(crate) struct Spool {
 }
 
 impl Outlet {
-    /// Of a link that may use these codecs.
-    pub(crate) fn new(stream: TcpStream, codecs: &CodecList) -> io::Result<Outlet> {
+    /// Of a link that may use these codecs. `failed` is called when sending fails, by the thread that notices: whoever
+    /// encodes may be waiting for the next frame.
+    pub(crate) fn new(
+        stream: TcpStream,
+        codecs: &CodecList,
+        failed: impl FnOnce(&io::Error) + Send + 'static,
+    ) -> io::Result<Outlet> {
         if travels_raw(codecs) {
             return Ok(Outlet::Direct(stream));
         }
@@ -51,13 +57,14 @@ impl Outlet {
         (1..FRAMES).for_each(|_| give_back.send(Vec::new()).expect("there is a place for each"));
         let mut to = stream.try_clone()?;
         let send = move || {
-            frames.iter().try_for_each(|mut frame: Vec<u8>| {
+            let sent = frames.iter().try_for_each(|mut frame: Vec<u8>| {
                 to.write_all(&frame)?;
                 frame.clear();
                 // The encoding thread may be gone.
                 let _ = give_back.send(frame);
                 Ok(())
-            })
+            });
+            sent.inspect_err(failed)
         };
         let thread = std::thread::Builder::new().name("send".to_owned()).spawn(send)?;
         let spool = Spool { filling: Vec::new(), full: Some(full), empty, thread: Some(thread), stream };
@@ -132,14 +139,34 @@ pub(crate) enum Inlet {
     Ahead(Ahead),
 }
 
-/// The pieces of an inlet that reads ahead.
+/// The bytes of an inlet that reads ahead.
 pub(crate) struct Ahead {
     /// What is being decoded, from `at` on.
-    piece: Vec<u8>,
+    taken: Vec<u8>,
     at: usize,
-    arrived: Receiver<io::Result<Vec<u8>>>,
-    /// To be filled again.
-    read: Sender<Vec<u8>>,
+    shared: Arc<Shared>,
+    stream: TcpStream,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What the reading thread has for the one that decodes.
+struct Shared {
+    arrived: Mutex<Arrived>,
+    /// There is something to take, or nothing will come.
+    filled: Condvar,
+    /// It was taken, or nobody wants more.
+    taken: Condvar,
+    /// Bytes that may wait.
+    limit: usize,
+}
+
+#[derive(Default)]
+struct Arrived {
+    bytes: Vec<u8>,
+    /// Nothing follows: the stream has ended, or failed.
+    end: Option<io::Result<()>>,
+    /// Nobody takes anything any more.
+    unwanted: bool,
 }
 
 impl Inlet {
@@ -148,57 +175,82 @@ impl Inlet {
         if travels_raw(codecs) {
             return Ok(Inlet::Direct(stream));
         }
-        let pieces = (frame_len / PIECE_LEN + 2).min(MAX_PIECES);
-        let (arrived_in, arrived) = bounded(pieces);
-        let (read, free) = bounded::<Vec<u8>>(pieces);
-        // They take no memory before they are filled.
-        (0..pieces).for_each(|_| read.send(Vec::new()).expect("there is a place for each"));
-        let run = move || {
-            for piece in free {
-                let arrived = fill(&stream, piece).transpose();
-                let Some(arrived) = arrived else { return };
-                let failed = arrived.is_err();
-                if arrived_in.send(arrived).is_err() || failed {
-                    return;
-                }
-            }
-        };
-        std::thread::Builder::new().name("read".to_owned()).spawn(run)?;
-        Ok(Inlet::Ahead(Ahead { piece: Vec::new(), at: 0, arrived, read }))
+        let shared = Arc::new(Shared {
+            arrived: Mutex::default(),
+            filled: Condvar::new(),
+            taken: Condvar::new(),
+            limit: frame_len.clamp(PIECE_LEN, MAX_AHEAD),
+        });
+        let (from, to) = (stream.try_clone()?, shared.clone());
+        let thread = std::thread::Builder::new().name("read".to_owned()).spawn(move || to.fill(from))?;
+        Ok(Inlet::Ahead(Ahead { taken: Vec::new(), at: 0, shared, stream, thread: Some(thread) }))
     }
 }
 
-/// The next bytes of a stream; `None` at its end.
-fn fill(mut stream: &TcpStream, mut piece: Vec<u8>) -> io::Result<Option<Vec<u8>>> {
-    piece.resize(PIECE_LEN, 0);
-    loop {
-        match stream.read(&mut piece) {
-            Ok(0) => return Ok(None),
-            Ok(len) => {
-                piece.truncate(len);
-                return Ok(Some(piece));
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Arrived> {
+        self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads until the stream ends or nobody wants more.
+    fn fill(&self, mut stream: TcpStream) {
+        let mut piece = vec![0; PIECE_LEN];
+        let end = loop {
+            match stream.read(&mut piece) {
+                Ok(0) => break Ok(()),
+                Ok(len) => {
+                    let full = |arrived: &mut Arrived| {
+                        let waiting = arrived.bytes.len();
+                        !arrived.unwanted && waiting > 0 && waiting + len > self.limit
+                    };
+                    let waited = self.taken.wait_while(self.lock(), full);
+                    let mut arrived = waited.unwrap_or_else(PoisonError::into_inner);
+                    if arrived.unwanted {
+                        return;
+                    }
+                    arrived.bytes.extend_from_slice(&piece[..len]);
+                    self.filled.notify_one();
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => break Err(e),
             }
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
+        };
+        self.lock().end = Some(end);
+        self.filled.notify_one();
     }
 }
 
 impl Ahead {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if self.at == self.piece.len() {
-            let next = match self.arrived.recv() {
-                Ok(arrived) => arrived?,
-                Err(_) => return Ok(0),
-            };
-            // The reading thread may be gone.
-            let _ = self.read.send(std::mem::replace(&mut self.piece, next));
+        if self.at == self.taken.len() {
+            self.taken.clear();
             self.at = 0;
+            let nothing = |arrived: &mut Arrived| arrived.bytes.is_empty() && arrived.end.is_none();
+            let waited = self.shared.filled.wait_while(self.shared.lock(), nothing);
+            let mut arrived = waited.unwrap_or_else(PoisonError::into_inner);
+            if arrived.bytes.is_empty() {
+                // An error is told once; after it there is nothing.
+                return arrived.end.replace(Ok(())).unwrap_or(Ok(())).map(|()| 0);
+            }
+            std::mem::swap(&mut self.taken, &mut arrived.bytes);
+            self.shared.taken.notify_one();
         }
-        let len = out.len().min(self.piece.len() - self.at);
-        out[..len].copy_from_slice(&self.piece[self.at..self.at + len]);
+        let len = out.len().min(self.taken.len() - self.at);
+        out[..len].copy_from_slice(&self.taken[self.at..self.at + len]);
         self.at += len;
         Ok(len)
+    }
+}
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.shared.lock().unwanted = true;
+        self.shared.taken.notify_one();
+        // The thread may be waiting for bytes; the connection may be gone already.
+        let _ = self.stream.shutdown(Shutdown::Read);
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("a reading thread panicked");
+        }
     }
 }
 
@@ -229,6 +281,9 @@ fn travels_raw(codecs: &CodecList) -> bool {
 mod tests {
     use super::*;
     use std::net::TcpListener;
+    use std::time::Duration;
+
+    const HUNG: Duration = Duration::from_secs(60);
 
     fn connection() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -246,7 +301,7 @@ mod tests {
     #[test]
     fn a_frame_is_encoded_while_the_one_before_is_sent() {
         let (near, mut far) = connection();
-        let mut outlet = Outlet::new(near, &Codec::LZ4.into()).unwrap();
+        let mut outlet = Outlet::new(near, &Codec::LZ4.into(), |_| {}).unwrap();
         // Nobody reads: a first frame is handed over in any case, and a second one encoded.
         outlet.write_all(&frame(0)).unwrap();
         outlet.flush().unwrap();
@@ -264,9 +319,14 @@ mod tests {
     #[test]
     fn frames_that_nobody_takes_are_an_error() {
         let (near, far) = connection();
-        let mut outlet = Outlet::new(near, &Codec::LZ4.into()).unwrap();
+        let (tell, told) = bounded(1);
+        let failed = move |e: &io::Error| tell.send(e.kind()).unwrap();
+        let mut outlet = Outlet::new(near, &Codec::LZ4.into(), failed).unwrap();
+        outlet.write_all(&frame(0)).unwrap();
+        outlet.flush().unwrap();
         drop(far);
-        let sent = (0..4).try_for_each(|n| {
+        told.recv_timeout(HUNG).expect("it is told before anybody asks");
+        let sent = (0..2).try_for_each(|n| {
             outlet.write_all(&frame(n))?;
             outlet.flush()
         });
@@ -279,8 +339,9 @@ mod tests {
         let (mut near, far) = connection();
         let mut inlet = Inlet::new(far, &Codec::LZ4.into(), 8 << 20).unwrap();
         let sent = &frame(3)[..8 << 20];
-        // More than the system's buffers hold goes through although nothing is asked for.
-        near.write_all(sent).unwrap();
+        // More than the system's buffers hold goes through although nothing is asked for, however small its pieces.
+        near.set_nodelay(true).unwrap();
+        sent.chunks(1 << 10).for_each(|piece| near.write_all(piece).unwrap());
         drop(near);
         let mut arrived = Vec::new();
         inlet.read_to_end(&mut arrived).unwrap();
@@ -289,10 +350,26 @@ mod tests {
     }
 
     #[test]
+    fn an_inlet_ends_whatever_its_thread_waits_for() {
+        for sent in [0, 1 << 20] {
+            let (mut near, far) = connection();
+            let inlet = Inlet::new(far, &Codec::LZ4.into(), 1).unwrap();
+            near.write_all(&frame(1)[..sent]).unwrap();
+            let (tell, ended) = bounded(1);
+            std::thread::spawn(move || {
+                drop(inlet);
+                tell.send(()).unwrap();
+            });
+            ended.recv_timeout(HUNG).expect("its thread ends");
+            drop(near);
+        }
+    }
+
+    #[test]
     fn links_that_do_not_encode_are_read_and_written_directly() {
         let (near, far) = connection();
         let raw = CodecList::default();
-        assert!(matches!(Outlet::new(near, &raw).unwrap(), Outlet::Direct(_)));
+        assert!(matches!(Outlet::new(near, &raw, |_| {}).unwrap(), Outlet::Direct(_)));
         assert!(matches!(Inlet::new(far, &raw, 1).unwrap(), Inlet::Direct(_)));
     }
 }

@@ -33,11 +33,11 @@ pub(crate) struct Args {
     /// Only clusters of this name
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
-    /// Do all runs again
-    #[arg(long)]
+    /// Do all runs again, and forget those that are there
+    #[arg(long, conflicts_with = "cluster")]
     fresh: bool,
     /// Only write the page anew from the results that are there
-    #[arg(long)]
+    #[arg(long, conflicts_with = "fresh")]
     page: bool,
 }
 
@@ -113,11 +113,16 @@ fn read_rows(results: &Path) -> Result<Vec<Row>> {
     }
     let shown = results.display();
     let text = fs::read_to_string(results).with_context(|| format!("cannot read `{shown}`"))?;
+    // Whoever was killed in the middle of a line has not done that run.
+    let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
+    if whole.len() < text.len() {
+        fs::write(results, whole).with_context(|| format!("cannot write `{shown}`"))?;
+    }
     let row = |(i, line): (usize, &str)| {
         serde_json::from_str(line)
             .with_context(|| format!("`{shown}`, line {}, is no run; --fresh does all again", i + 1))
     };
-    text.lines().enumerate().map(row).collect()
+    whole.lines().enumerate().map(row).collect()
 }
 
 #[cfg(test)]
