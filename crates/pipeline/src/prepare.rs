@@ -44,7 +44,7 @@ pub struct PrepareOptions {
     pub sample: Option<Vec<Tensor>>,
     /// Whether that is an input as the user has them: how far tensors can be packed depends on what is in them.
     pub own_sample: bool,
-    /// The codecs to try on the tensors that cross cuts: a plan may use those that were tried, and raw.
+    /// The codecs to try on the tensors that cross cuts, each once: a plan may use those that were tried, and raw.
     pub codecs: Vec<Codec>,
     /// The folder where figures are kept; without it the model is measured every time.
     pub store: Option<PathBuf>,
@@ -183,7 +183,12 @@ impl Prepared {
         let known = store.as_ref().filter(|_| !options.fresh);
         let own = options.own_sample;
         let known_codec = |&codec: &Codec| kept::known_codec(known?, &key, codec, own, cuts.len() + 2);
-        let tried: Vec<Codec> = options.codecs.iter().copied().filter(|&codec| codec != Codec::RAW).collect();
+        let mut tried: Vec<Codec> = Vec::new();
+        for &codec in &options.codecs {
+            if codec != Codec::RAW && !tried.contains(&codec) {
+                tried.push(codec);
+            }
+        }
         let mut codecs: Vec<CodecFigures> = tried.iter().filter_map(known_codec).collect();
         let is_known = |codec: &Codec| codecs.iter().any(|known| known.codec == *codec);
         let wanted: Vec<Codec> = tried.into_iter().filter(|codec| !is_known(codec)).collect();

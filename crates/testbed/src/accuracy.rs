@@ -15,7 +15,7 @@ use serde::Deserialize;
 use crate::common::{self, Programs};
 use crate::devices::Cluster;
 use crate::lab::Lab;
-use crate::stream::Job;
+use crate::stream::{Job, Objective};
 use results::Row;
 
 /// What was predicted of a chain of real nodes under CPU quotas, and what was measured; needs root
@@ -65,37 +65,20 @@ struct Run {
     repeats: Option<usize>,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "lowercase")]
-enum Objective {
-    Throughput,
-    Latency,
-    Energy,
-}
-
-impl Objective {
-    fn name(self) -> &'static str {
-        match self {
-            Objective::Throughput => "throughput",
-            Objective::Latency => "latency",
-            Objective::Energy => "energy",
-        }
-    }
-}
-
 /// Items that say how long one that is alone takes: each takes many periods.
 const LONE_ITEMS: usize = 20;
 
 pub(crate) fn execute(args: &Args) -> Result<()> {
     let experiment = read(&args.experiment)?;
-    let lab = Lab::new(&args.experiment, &experiment.engine, &args.programs)?;
+    let folder = args.experiment.parent().unwrap_or(Path::new("."));
+    let lab = Lab::new(folder, &experiment.engine, &args.programs)?;
     let bench = Bench { experiment: &experiment, lab, repeats: args.repeats };
     let mut rows = Vec::new();
     for run in &experiment.run {
         if args.cluster.as_ref().is_none_or(|name| *name == run.cluster) {
             rows.extend(bench.run(run)?);
             // What is known is kept, whatever becomes of the rest.
-            results::write(&bench.lab.folder, &rows)?;
+            results::write(folder, &rows)?;
         }
     }
     Ok(())
@@ -131,14 +114,14 @@ impl Bench<'_> {
                     false => (self.experiment.warm_up, self.experiment.items),
                 };
                 let job = Job {
-                    objective: objective.name(),
+                    objective,
                     fresh: true,
                     window: lone.then_some(1),
                     ..Job::new(&path, &file, warm_up, items)
                 };
                 let repeats = self.repeats.or(run.repeats).unwrap_or(self.experiment.repeats);
                 for repeat in 0..repeats {
-                    bar.set_message(format!("{} {model} {} {repeat}", cluster.name, job.objective));
+                    bar.set_message(format!("{} {model} {} {repeat}", cluster.name, objective.name()));
                     bar.tick();
                     let (streamed, _) = self.lab.undisturbed(cluster, &job, self.experiment.attempts)?;
                     rows.push(Row::new(cluster, model, &job, repeat, streamed, &self.lab.origin));

@@ -194,7 +194,7 @@ impl<'a> Devices<'a> {
         network.set_rate(from, to, mbit_s)
     }
 
-    /// By node: the most memory that it had at once so far, bytes; 0 where the system does not tell.
+    /// By node: the most memory that it had at once since it timed its stage, bytes; 0 where the system does not tell.
     pub(crate) fn peak_bytes(&self) -> Vec<(String, u64)> {
         let peak = |child: &Child| host::peak_bytes(child.id()).unwrap_or(0);
         self.nodes.iter().map(|(name, child)| (name.clone(), peak(child))).collect()

@@ -1,19 +1,17 @@
 //! What a chain does about a link that becomes slow while it runs: two devices, and after some items the link between
 //! them has another rate. The chain is to find a codec for it by itself.
 
-use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use plan::End;
 
-use crate::cgroup::Groups;
 use crate::common::Programs;
-use crate::devices::{Cluster, Device, Devices, Program, cluster_file};
-use crate::interrupt::Interrupt;
+use crate::devices::{Cluster, Device};
+use crate::lab::Lab;
 use crate::network::Description;
-use crate::stream::{Job, Streamed, stream_with};
+use crate::stream::{Job, Streamed};
 use crate::table::markdown;
 
 /// What a chain does about a link that becomes slow while it runs; needs root
@@ -60,19 +58,12 @@ const SETTLING: usize = 12;
 /// # Errors
 /// Where links cannot be emulated, when the run fails, and when no link switched.
 pub(crate) fn execute(args: &Args) -> Result<()> {
-    let defer = args.programs.defer()?;
-    let interrupt = Interrupt::listen().context("cannot listen for signals")?;
-    let groups = Groups::new()?;
-    let cache = groups.folder().join("cache");
-    let onnxruntime = args.programs.onnxruntime.as_deref();
-    let program = Program { path: &defer, engine: &args.engine, cache: &cache, onnxruntime };
+    let lab = Lab::new(Path::new("."), &args.engine, &args.programs)?;
     let device = Device { quota: args.quota, idle_watts: 0.0, busy_watts: 0.0, memory_mb: None };
     let network = Description::even(2.0 * args.from);
     let network = LINKS.iter().fold(network, |network, &(from, to)| network.with_link(from, to, args.from));
     let cluster = Cluster { name: "falling".to_owned(), devices: vec![device; 2], network: Some(network) };
-    let file = groups.folder().join("cluster.toml");
-    fs::write(&file, cluster_file(&cluster)?).context("cannot write a cluster file")?;
-    let devices = Devices::start(&cluster, &groups, &program, &interrupt)?;
+    let (file, devices) = (lab.cluster(&cluster)?, lab.start(&cluster)?);
     let job = Job {
         codec: Some(&args.codec),
         cut: args.cut.as_deref(),
@@ -85,7 +76,7 @@ pub(crate) fn execute(args: &Args) -> Result<()> {
             .map(|&(from, to)| (End::Device(from), End::Device(to)))
             .try_for_each(|(from, to)| devices.set_rate(from, to, args.to))
     };
-    let streamed = stream_with(&job, &devices, &program, &interrupt, &mut heard)?;
+    let streamed = lab.stream(&devices, &job, &mut heard)?;
     print(&streamed, fall);
     let switched = streamed.report.codec_switches.iter().any(|switch| switch.item >= fall);
     ensure!(switched, "no link changed its codec when the rate of one fell");

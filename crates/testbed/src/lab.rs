@@ -13,8 +13,8 @@ use crate::stream::{Job, Streamed, stream};
 
 /// A place for the runs of one experiment. All that they make there goes when it is dropped.
 pub(crate) struct Lab {
-    /// Where the experiment's file is.
-    pub(crate) folder: PathBuf,
+    /// Where the experiment is.
+    folder: PathBuf,
     pub(crate) origin: Origin,
     groups: Groups,
     interrupt: Interrupt,
@@ -25,16 +25,16 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    /// For the experiment of this file, with models run by this engine.
+    /// For an experiment in this folder, with models run by this engine.
     ///
     /// # Errors
     /// Where devices cannot be emulated.
-    pub(crate) fn new(experiment: &Path, engine: &str, programs: &Programs) -> Result<Lab> {
+    pub(crate) fn new(folder: &Path, engine: &str, programs: &Programs) -> Result<Lab> {
         let (defer, origin) = (programs.defer()?, Origin::now());
         let interrupt = Interrupt::listen().context("cannot listen for signals")?;
         let groups = Groups::new()?;
         Ok(Lab {
-            folder: experiment.parent().unwrap_or(Path::new(".")).to_owned(),
+            folder: folder.to_owned(),
             origin,
             cache: groups.folder().join("cache"),
             groups,
@@ -74,16 +74,35 @@ impl Lab {
         job: &Job<'_>,
         attempts: usize,
     ) -> Result<(Streamed, usize)> {
-        let program = self.program();
         for attempt in 1.. {
             // Nodes of their own for each run: nothing is left in memory from another one.
-            let devices = Devices::start(cluster, &self.groups, &program, &self.interrupt)?;
-            let streamed = stream(job, &devices, &program, &self.interrupt)?;
+            let streamed = self.stream(&self.start(cluster)?, job, &mut |_| Ok(()))?;
             if attempt >= attempts || !streamed.disturbance.is_too_much() {
                 return Ok((streamed, attempt));
             }
         }
         unreachable!("the last attempt counts")
+    }
+
+    /// Starts the devices of a cluster.
+    ///
+    /// # Errors
+    /// When one does not start.
+    pub(crate) fn start(&self, cluster: &Cluster) -> Result<Devices<'_>> {
+        Devices::start(cluster, &self.groups, &self.program(), &self.interrupt)
+    }
+
+    /// Runs a job on devices; `heard` is told of each result, by how many there are then.
+    ///
+    /// # Errors
+    /// When the run fails, or somebody wants it to end.
+    pub(crate) fn stream(
+        &self,
+        devices: &Devices<'_>,
+        job: &Job<'_>,
+        heard: &mut dyn FnMut(usize) -> Result<()>,
+    ) -> Result<Streamed> {
+        stream(job, devices, &self.program(), &self.interrupt, heard)
     }
 
     fn program(&self) -> Program<'_> {

@@ -11,6 +11,7 @@ mod falling;
 mod grid;
 mod host;
 mod interrupt;
+mod kinds;
 mod lab;
 mod links;
 mod network;

@@ -24,12 +24,32 @@ const WAITING_LINES: usize = 64;
 /// How long the dispatcher may take to end after it was asked to.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What a plan is to be best at.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Objective {
+    #[default]
+    Throughput,
+    Latency,
+    Energy,
+}
+
+impl Objective {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Objective::Throughput => "throughput",
+            Objective::Latency => "latency",
+            Objective::Energy => "energy",
+        }
+    }
+}
+
 /// How a model is run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Job<'a> {
     pub(crate) model: &'a Path,
     pub(crate) cluster: &'a Path,
-    pub(crate) objective: &'a str,
+    pub(crate) objective: Objective,
     /// The level of accuracy or the codec of all links, instead of what is usual.
     pub(crate) codec: Option<&'a str>,
     /// Whether to measure even what is known of the model and the devices.
@@ -51,7 +71,7 @@ impl<'a> Job<'a> {
         Job {
             model,
             cluster,
-            objective: "throughput",
+            objective: Objective::Throughput,
             codec: None,
             fresh: false,
             window: None,
@@ -127,7 +147,7 @@ pub(crate) struct Streamed {
     pub(crate) latency_ms_p99: f64,
     /// From the start of the dispatcher to the first result: calibrating, planning, shipping.
     pub(crate) first_result_ms: f64,
-    /// By node: the most memory that it had at once, bytes.
+    /// By node: the most memory that it had at once since it timed its stage, bytes.
     pub(crate) peak_bytes: Vec<(String, u64)>,
     pub(crate) disturbance: Disturbance,
     /// When each result came, those of the warm-up included.
@@ -141,18 +161,8 @@ enum Line {
     Report { report: Report },
 }
 
-/// Runs a model, to the end.
+/// Runs a model, to the end; `heard` is told of each result, by how many there are then.
 pub(crate) fn stream(
-    job: &Job<'_>,
-    devices: &Devices<'_>,
-    program: &Program<'_>,
-    interrupt: &Interrupt,
-) -> Result<Streamed> {
-    stream_with(job, devices, program, interrupt, &mut |_| Ok(()))
-}
-
-/// As [`stream`]; `heard` is told of each result, by how many there are then.
-pub(crate) fn stream_with(
     job: &Job<'_>,
     devices: &Devices<'_>,
     program: &Program<'_>,
@@ -167,7 +177,7 @@ pub(crate) fn stream_with(
     if let Some(codec) = job.codec {
         command.args(["--codec", codec]);
     }
-    command.args(["--repeat", &(job.warm_up + job.items).to_string(), "--objective", job.objective]);
+    command.args(["--repeat", &(job.warm_up + job.items).to_string(), "--objective", job.objective.name()]);
     if let Some(stages) = job.stages {
         command.args(["--stages", &stages.to_string()]);
     }

@@ -80,7 +80,7 @@ impl Fleet {
         let mut codecs = tried(accuracy, layout, layout.is_none() && (probed || self.description.is_some()));
         // Those of a layout may not stay.
         let fallbacks = layout.map(Layout::fallbacks).unwrap_or_default();
-        codecs.extend(fallbacks.into_iter().filter(|codec| !codecs.contains(codec)).collect::<Vec<_>>());
+        codecs.extend(fallbacks);
         codecs
     }
 
@@ -201,11 +201,7 @@ pub(super) fn wanted(layout: Option<&Layout>, stages: Option<usize>) -> Wanted {
 pub(super) fn tried(accuracy: Accuracy, layout: Option<&Layout>, limited: bool) -> Vec<Codec> {
     let chosen = matches!(accuracy, Accuracy::Only(_)) || limited;
     let mut codecs = if chosen { accuracy.candidates() } else { Vec::new() };
-    for codec in layout.into_iter().flat_map(Layout::codecs) {
-        if !codecs.contains(&codec) {
-            codecs.push(codec);
-        }
-    }
+    codecs.extend(layout.into_iter().flat_map(Layout::codecs));
     codecs
 }
 

@@ -52,7 +52,8 @@ impl<W: Write> FrameWriter<W> {
         self.codec = codec;
     }
 
-    /// Sends one frame; returns its bytes on the wire. The tensors go to the socket from where they lie.
+    /// Sends one frame; returns its bytes on the wire. Tensors that are not encoded go to the
+    /// stream from where they lie.
     ///
     /// # Panics
     /// With more than [`MAX_TENSORS`] tensors.

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::common::{self, Origin};
 use crate::devices::Cluster;
 use crate::host::Disturbance;
+use crate::kinds::{counting, kinds};
 use crate::stream::{Job, Streamed, median};
 use crate::table::markdown;
 
@@ -74,7 +75,7 @@ impl Row {
         Row {
             cluster: cluster.name.clone(),
             model: model.to_owned(),
-            objective: job.objective.to_owned(),
+            objective: job.objective.name().to_owned(),
             window: job.window,
             repeat,
             engine: report.stages.first().map(|stage| stage.engine.clone()).unwrap_or_default(),
@@ -111,29 +112,13 @@ pub(super) fn write(folder: &Path, rows: &[Row]) -> Result<()> {
 }
 
 /// Rows of the same run, in the order in which they came.
-fn kinds(rows: &[Row]) -> Vec<Vec<&Row>> {
-    let mut kinds: Vec<Vec<&Row>> = Vec::new();
-    let of = |row: &Row| (row.cluster.clone(), row.model.clone(), row.objective.clone(), row.window);
-    for row in rows {
-        match kinds.iter_mut().find(|kind| of(kind[0]) == of(row)) {
-            Some(kind) => kind.push(row),
-            None => kinds.push(vec![row]),
-        }
-    }
-    kinds
-}
-
-/// Those that nothing disturbed, or all when there are none.
-fn undisturbed(kind: Vec<&Row>) -> Vec<&Row> {
-    match kind.iter().any(|row| !row.disturbed) {
-        true => kind.into_iter().filter(|row| !row.disturbed).collect(),
-        false => kind,
-    }
+fn same_runs(rows: &[Row]) -> Vec<Vec<&Row>> {
+    kinds(rows.iter(), |row| (row.cluster.clone(), row.model.clone(), row.objective.clone(), row.window))
 }
 
 fn text(rows: &[Row]) -> String {
-    let made = kinds(rows);
-    let kinds: Vec<Vec<&Row>> = made.iter().cloned().map(undisturbed).collect();
+    let made = same_runs(rows);
+    let kinds: Vec<Vec<&Row>> = made.iter().map(|kind| counting(kind, |row| row.disturbed)).collect();
     let accuracy: Vec<Vec<String>> = std::iter::zip(&kinds, &made)
         .filter(|(kind, _)| kind[0].window.is_none())
         .map(|(kind, made)| accuracy(kind, made.len()))

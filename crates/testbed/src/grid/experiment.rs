@@ -4,11 +4,12 @@ use std::fmt;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use super::row::Key;
 use crate::common;
 use crate::devices::{Cluster, cluster_file};
+use crate::stream::Objective;
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -62,25 +63,6 @@ pub(super) struct Configuration {
     pub(super) items: Option<usize>,
 }
 
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Objective {
-    #[default]
-    Throughput,
-    Latency,
-    Energy,
-}
-
-impl Objective {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Objective::Throughput => "throughput",
-            Objective::Latency => "latency",
-            Objective::Energy => "energy",
-        }
-    }
-}
-
 /// All of some configurations with all of some models on all of some clusters.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -104,6 +86,23 @@ impl Figure {
     pub(super) fn title(&self) -> &str {
         match self {
             Figure::Bars { title, .. } | Figure::SpeedUp { title, .. } => title,
+        }
+    }
+
+    /// Whether all that it shows is run.
+    fn is_of(&self, cells: &[Cell<'_>]) -> bool {
+        let run = |cluster: &str, model: &str, name: Option<&str>| {
+            let mut here = cells.iter().filter(|cell| cell.cluster.name == cluster && cell.model == model);
+            here.any(|cell| name.is_none_or(|name| cell.configuration.name == name))
+        };
+        match self {
+            Figure::Bars { model, cluster, .. } => run(cluster, model, None),
+            Figure::SpeedUp { model, clusters, configuration, over, .. } => {
+                let both = |cluster: &String| {
+                    [configuration, over].into_iter().all(|name| run(cluster, model, Some(name)))
+                };
+                clusters.iter().all(both)
+            }
         }
     }
 }
@@ -158,7 +157,11 @@ impl Experiment {
         for cluster in &experiment.cluster {
             cluster_file(cluster).with_context(|| format!("`{shown}`"))?;
         }
-        experiment.cells().with_context(|| format!("`{shown}`"))?;
+        let cells = experiment.cells().with_context(|| format!("`{shown}`"))?;
+        for figure in &experiment.figure {
+            ensure!(figure.is_of(&cells), "`{shown}`: the figure `{}` shows what is not run", figure.title());
+        }
+        drop(cells);
         Ok(experiment)
     }
 
@@ -223,6 +226,7 @@ mod tests {
         cluster = [{ name = "one", devices = [{ quota = 0.5, idle_watts = 1, busy_watts = 2 }] }]
         configuration = [{ name = "plain" }, { name = "small", codec = "near", memory_mb = 64, window = 1 }]
         run = [{ clusters = ["one"], models = ["a", "b"], configurations = ["plain", "small"] }]
+        figure = [{ kind = "speed-up", title = "F", model = "a", clusters = ["one"], configuration = "small", over = "plain" }]
     "#;
 
     fn read(text: &str) -> Result<Experiment> {
@@ -251,6 +255,8 @@ mod tests {
             ("items = 8", "items = 1", "two to measure"),
             ("repeats = 2", "repeats = 0", "no runs"),
             ("window = 1", "windows = 1", "unknown field"),
+            ("over = \"plain\"", "over = \"plane\"", "the figure `F` shows what is not run"),
+            ("title = \"F\", model = \"a\"", "title = \"F\", model = \"c\"", "shows what is not run"),
             ("quota = 0.5", "quota = 5.0", "no share of a core"),
         ] {
             let error = format!("{:#}", read(&TEXT.replace(from, to)).unwrap_err());

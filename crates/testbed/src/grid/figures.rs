@@ -3,22 +3,24 @@
 use anyhow::Result;
 
 use super::experiment::{Experiment, Figure, Value};
-use super::kinds::{counting, kinds, over, spread};
 use super::row::Row;
+use super::text::calm;
 use crate::chart::{Bar, Colour, Line, bars, lines};
+use crate::kinds::{kinds, over, spread};
 
 /// What configurations whose name begins so are not of our making, and what is held against.
 const THEIRS: [&str; 2] = ["defer-paper", "its codec"];
 
 /// The SVG of a figure; `None` while there are no runs for it.
 pub(super) fn draw(figure: &Figure, experiment: &Experiment, rows: &[Row]) -> Result<Option<String>> {
-    let of = |cluster: &str, model: &str| -> Vec<&Row> {
-        rows.iter().filter(|row| row.cluster == cluster && row.model == model).collect()
+    let of = |cluster: &str, model: &str| {
+        let here = rows.iter().filter(|row| row.cluster == cluster && row.model == model);
+        kinds(here, |row| row.configuration.clone())
     };
     match figure {
         Figure::Bars { title, model, cluster, value } => {
-            let shown = kinds(&of(cluster, model)).into_iter().enumerate();
-            let shown: Vec<Bar> = shown.map(|(i, kind)| bar(i, &counting(&kind), *value)).collect();
+            let shown = of(cluster, model).into_iter().enumerate();
+            let shown: Vec<Bar> = shown.map(|(i, kind)| bar(i, &calm(&kind), *value)).collect();
             (!shown.is_empty()).then(|| bars(title, value.unit(), &shown)).transpose()
         }
         Figure::SpeedUp { title, model, clusters, configuration, over } => {
@@ -62,9 +64,8 @@ fn bar(place: usize, rows: &[&Row], value: Value) -> Bar {
 }
 
 /// How many times as fast as `base` a configuration is, measured and predicted.
-fn speed_up(rows: &[&Row], configuration: &str, base: &str) -> Option<(f64, f64)> {
-    let kinds = kinds(rows);
-    let of = |name: &str| kinds.iter().find(|kind| kind[0].configuration == name).map(|kind| counting(kind));
+fn speed_up(kinds: &[Vec<&Row>], configuration: &str, base: &str) -> Option<(f64, f64)> {
+    let of = |name: &str| kinds.iter().find(|kind| kind[0].configuration == name).map(|kind| calm(kind));
     let (fast, base) = (of(configuration)?, over(&of(base)?, Row::rate));
     Some((over(&fast, Row::rate) / base, over(&fast, |row| 1e3 / row.predicted.period_ms) / base))
 }

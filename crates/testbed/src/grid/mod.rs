@@ -6,7 +6,6 @@
 
 mod experiment;
 mod figures;
-mod kinds;
 mod row;
 mod text;
 
@@ -59,7 +58,7 @@ pub(crate) fn execute(args: &Args) -> Result<()> {
     let wanted = |cell: &Cell<'_>| args.cluster.as_ref().is_none_or(|name| *name == cell.cluster.name);
     let wanted = |cell: &Cell<'_>| wanted(cell) && !done.contains(&cell.key());
     let cells: Vec<Cell<'_>> = experiment.cells()?.into_iter().filter(wanted).collect();
-    let lab = Lab::new(&args.experiment, &experiment.engine, &args.programs)?;
+    let lab = Lab::new(folder, &experiment.engine, &args.programs)?;
     let bar = ProgressBar::new(cells.len() as u64);
     bar.set_style(
         ProgressStyle::with_template("{pos} of {len} runs, {elapsed} (left {eta}) {msg}")
@@ -81,7 +80,7 @@ fn run(experiment: &Experiment, cell: &Cell<'_>, lab: &Lab) -> Result<Row> {
     let configuration = cell.configuration;
     let job = Job {
         codec: configuration.codec.as_deref(),
-        objective: configuration.objective.name(),
+        objective: configuration.objective,
         window: configuration.window,
         stages: configuration.stages,
         cut: configuration.cut.as_deref(),

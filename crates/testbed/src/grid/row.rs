@@ -68,7 +68,7 @@ pub(super) struct StageRow {
     pub(super) out_bytes: f64,
     /// Of the link that leaves the stage.
     pub(super) codec: String,
-    /// The most memory that the node had at once, bytes.
+    /// The most memory that the node had at once since it timed its stage, bytes.
     pub(super) peak_bytes: u64,
     /// Modelled, joules.
     pub(super) modelled_joules: f64,

@@ -1,8 +1,8 @@
 //! The page of an experiment: a table for each model on each cluster, from the runs that were written down. Pure.
 
 use super::experiment::Experiment;
-use super::kinds::{counting, kinds, over, places, spread};
 use super::row::Row;
+use crate::kinds::{counting, kinds, over, spread};
 use crate::table::markdown;
 
 const HEADER: [&str; 13] = [
@@ -38,13 +38,11 @@ pub(super) fn page(
     for (path, title) in figures {
         text += &format!("![{title}]({path})\n\n");
     }
-    for (cluster, model) in places(rows) {
-        let here: Vec<&Row> =
-            rows.iter().filter(|row| (&*row.cluster, &*row.model) == (cluster, model)).collect();
-        let kinds = kinds(&here);
-        let first = kinds.first().map_or(0.0, |kind| over(&counting(kind), Row::rate));
-        let lines: Vec<Vec<String>> = kinds.iter().map(|kind| line(kind, first)).collect();
-        text += &format!("## {model}, {cluster}\n\n{}\n", markdown(&HEADER, &lines));
+    for here in kinds(rows.iter(), |row| (row.cluster.clone(), row.model.clone())) {
+        let same = kinds(here.iter().copied(), |row| row.configuration.clone());
+        let first = same.first().map_or(0.0, |kind| over(&calm(kind), Row::rate));
+        let lines: Vec<Vec<String>> = same.iter().map(|kind| line(kind, first)).collect();
+        text += &format!("## {}, {}\n\n{}\n", here[0].model, here[0].cluster, markdown(&HEADER, &lines));
     }
     let of = |field: fn(&Row) -> &String| listed(rows.iter().map(|row| field(row).as_str()));
     text += &format!(
@@ -57,8 +55,13 @@ pub(super) fn page(
     text
 }
 
+/// The runs that count.
+pub(super) fn calm<'a>(kind: &[&'a Row]) -> Vec<&'a Row> {
+    counting(kind, |row| row.disturbed)
+}
+
 fn line(kind: &[&Row], first: f64) -> Vec<String> {
-    let rows = counting(kind);
+    let rows = calm(kind);
     let of = |figure: &dyn Fn(&Row) -> f64| over(&rows, figure);
     let rate = of(&Row::rate);
     let (least, most) = spread(&rows, Row::rate);
@@ -161,9 +164,8 @@ mod tests {
             row("one", 1, 250.0, false),
             row("near", 1, 900.0, true),
         ];
-        let rows: Vec<&Row> = rows.iter().collect();
-        let kinds = kinds(&rows);
-        let first = over(&counting(&kinds[0]), Row::rate);
+        let kinds = kinds(rows.iter(), |row| row.configuration.clone());
+        let first = over(&calm(&kinds[0]), Row::rate);
         assert_eq!(line(&kinds[0], first)[..4], ["one", "4.50", "22.2", "1.00x"]);
         assert_eq!(
             line(&kinds[1], first)[1..],

@@ -21,11 +21,11 @@ pub struct Machine {
 pub struct StageFigures {
     /// Items done.
     pub items: u64,
-    /// Receiving (from the first byte of a frame) and decoding.
+    /// Receiving (from when the first byte of a frame is read) and decoding.
     pub receive_seconds: f64,
     /// Running the engine.
     pub compute_seconds: f64,
-    /// Encoding and sending.
+    /// Encoding and sending; on links that encode, waiting for a place among the frames to send instead.
     pub send_seconds: f64,
     /// Bytes of frames received.
     pub bytes_in: u64,

@@ -2,19 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::path::PathBuf;
-use std::sync::OnceLock;
 
 use fastrand::Rng;
 use serde_json::Value;
 use wire::control::{self, Response, Welcome};
 use wire::weights::{HEADER_LEN, Packer, Unpacker, Width, read_header, write_header};
 
-use crate::vectors::{block, folder, hex, unhex};
+use crate::vectors::{block, hex, unhex};
+use crate::vectors_of;
 
-fn file() -> PathBuf {
-    folder().join("weights.ndjson")
-}
+/// What is checked.
+const FILE: &str = "weights.ndjson";
 
 /// Pieces that take each form, most of them short: Zstandard then leaves what it is given as it is, which the checking
 /// script reads without a library.
@@ -56,17 +54,6 @@ fn written() -> String {
     text
 }
 
-/// The file, first written where that is asked for.
-fn read() -> &'static str {
-    static TEXT: OnceLock<String> = OnceLock::new();
-    TEXT.get_or_init(|| {
-        if crate::writing() {
-            std::fs::write(file(), written()).unwrap();
-        }
-        std::fs::read_to_string(file()).unwrap()
-    })
-}
-
 /// A piece and its bytes on the wire, of a line.
 fn parsed(line: &str) -> (Vec<u8>, Vec<u8>) {
     let vector: Value = serde_json::from_str(line).unwrap();
@@ -76,7 +63,7 @@ fn parsed(line: &str) -> (Vec<u8>, Vec<u8>) {
 #[test]
 fn vectors_of_weights_are_what_we_read() {
     let mut kinds = BTreeSet::new();
-    for (line, (_, piece)) in read().lines().zip(cases()) {
+    for (line, (_, piece)) in vectors_of(FILE, written).lines().zip(cases()) {
         let (expected, wire) = parsed(line);
         assert_eq!(expected, piece);
         let (header, packed) = wire.split_first_chunk::<HEADER_LEN>().unwrap();
@@ -93,7 +80,7 @@ fn vectors_of_weights_are_what_we_read() {
 /// Zstandard may find other packings in another version; which form is chosen is ours.
 #[test]
 fn vectors_of_weights_are_what_we_write() {
-    let (text, written) = (read(), written());
+    let (text, written) = (vectors_of(FILE, written), written());
     assert_eq!(text.lines().count(), written.lines().count());
     for (read, written) in text.lines().zip(written.lines()) {
         let ((piece, wire), (again, now)) = (parsed(read), parsed(written));

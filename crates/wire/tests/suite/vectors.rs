@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
 use serde_json::Value;
 use tensor::{DType, Shape, Tensor};
@@ -10,7 +9,7 @@ use wire::control::{Hello, Purpose};
 use wire::{Codec, Header, Kind, Room};
 
 use crate::codecs::check;
-use crate::frames;
+use crate::{frames, vectors_of};
 
 /// Small enough for the short forms of XXH3, which is all that the checking script has.
 const MAX_PAYLOAD_LEN: usize = 240;
@@ -20,9 +19,8 @@ pub(crate) fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/wire-vectors")
 }
 
-fn file() -> PathBuf {
-    folder().join("vectors.ndjson")
-}
+/// What is checked.
+const FILE: &str = "vectors.ndjson";
 
 /// Codecs by name, and the tensor they are shown on.
 fn cases() -> Vec<(&'static str, Tensor)> {
@@ -111,20 +109,9 @@ pub(crate) fn unhex(value: &Value) -> Vec<u8> {
     (0..text.len()).step_by(2).map(|at| u8::from_str_radix(&text[at..at + 2], 16).unwrap()).collect()
 }
 
-/// The file, first written where that is asked for.
-fn read() -> &'static str {
-    static TEXT: OnceLock<String> = OnceLock::new();
-    TEXT.get_or_init(|| {
-        if crate::writing() {
-            std::fs::write(file(), written()).unwrap();
-        }
-        std::fs::read_to_string(file()).unwrap()
-    })
-}
-
 #[test]
 fn vectors_are_what_we_read() {
-    let text = read();
+    let text = vectors_of(FILE, written);
     for (line, (name, tensor)) in text.lines().zip(cases()) {
         let vector: Value = serde_json::from_str(line).unwrap();
         assert_eq!(vector["codec"], name);
@@ -161,7 +148,7 @@ fn the_document_shows_what_is_sent() {
 /// Packers may find other packings in another version; all else is defined to the bit.
 #[test]
 fn vectors_are_what_we_write() {
-    let (text, written) = (read(), written());
+    let (text, written) = (vectors_of(FILE, written), written());
     assert_eq!(text.lines().count(), written.lines().count());
     for ((read, written), (name, _)) in text.lines().zip(written.lines()).zip(cases()) {
         if name.parse::<Codec>().unwrap().entropy == wire::Entropy::None {

@@ -1,0 +1,50 @@
+//! Runs of the same kind, and what counts of them. Pure.
+
+use crate::stream::median;
+
+/// Rows with the same key, in the order in which they came.
+pub(crate) fn kinds<'a, R, K: PartialEq>(
+    rows: impl Iterator<Item = &'a R>,
+    key: impl Fn(&R) -> K,
+) -> Vec<Vec<&'a R>> {
+    let mut kinds: Vec<Vec<&R>> = Vec::new();
+    for row in rows {
+        match kinds.iter_mut().find(|kind| key(kind[0]) == key(row)) {
+            Some(kind) => kind.push(row),
+            None => kinds.push(vec![row]),
+        }
+    }
+    kinds
+}
+
+/// Those that nothing disturbed, or all when there are none.
+pub(crate) fn counting<'a, R>(kind: &[&'a R], disturbed: impl Fn(&R) -> bool) -> Vec<&'a R> {
+    let calm: Vec<&R> = kind.iter().copied().filter(|row| !disturbed(row)).collect();
+    if calm.is_empty() { kind.to_vec() } else { calm }
+}
+
+/// The median.
+pub(crate) fn over<R>(rows: &[&R], figure: impl Fn(&R) -> f64) -> f64 {
+    median(rows.iter().map(|row| figure(row)).collect())
+}
+
+/// The least and the largest.
+pub(crate) fn spread<R>(rows: &[&R], figure: impl Fn(&R) -> f64) -> (f64, f64) {
+    let figures = || rows.iter().map(|row| figure(row));
+    (figures().fold(f64::INFINITY, f64::min), figures().fold(f64::NEG_INFINITY, f64::max))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_keep_their_order_and_the_calm_runs_count() {
+        let rows = [("b", 1.0, true), ("a", 5.0, false), ("b", 3.0, false), ("b", 9.0, false)];
+        let found = kinds(rows.iter(), |row| row.0);
+        assert_eq!(found.iter().map(|kind| kind[0].0).collect::<Vec<_>>(), ["b", "a"]);
+        let calm = counting(&found[0], |row| row.2);
+        assert_eq!((over(&calm, |row| row.1), spread(&calm, |row| row.1)), (6.0, (3.0, 9.0)));
+        assert_eq!(counting(&found[0][..1], |row| row.2).len(), 1, "nothing else is there");
+    }
+}
