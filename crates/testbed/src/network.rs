@@ -7,7 +7,7 @@
 
 mod rates;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
@@ -44,6 +44,14 @@ const QUANTUM: &str = "60000";
 const LEAST_PIECE_LEN: f64 = 8_000.0;
 const MOST_PIECE_LEN: f64 = 64_000.0;
 
+/// Of an end's system: a congestion control that sends when it may, which every kernel has. One that sends by its own clock,
+/// as this machine may prefer it, costs an emulated device a good part of its CPU.
+const OF_ENDS: [(&str, &str); 1] = [("net/ipv4/tcp_congestion_control", "reno")];
+
+/// A switch has no firewall.
+const OF_SWITCH: [(&str, &str); 2] =
+    [("net/bridge/bridge-nf-call-iptables", "0"), ("net/bridge/bridge-nf-call-arptables", "0")];
+
 /// At high rates each piece waits for the kernel to be on time, so they may be longer: the time of so many bytes at
 /// 1 Mbit/s.
 const PIECE_LEN_PER_MBIT_S: f64 = 24.0;
@@ -72,6 +80,7 @@ impl Network {
         let switch = network.add(&network.switch())?;
         ip(&["-n", &switch, "link", "add", "switch", "type", "bridge", "mcast_snooping", "0"])?;
         ip(&["-n", &switch, "link", "set", "switch", "up"])?;
+        set(&switch, &OF_SWITCH)?;
         for uplink in network.uplinks.clone() {
             network.join(&switch, &uplink)?;
         }
@@ -99,6 +108,7 @@ impl Network {
         ip(&["-n", &name, "link", "set", "lo", "up"])?;
         ip(&["-n", &name, "link", "set", "eth0", "addrgenmode", "none", "up"])?;
         ip(&["-n", &name, "link", "set", "eth0", "gso_max_size", &piece_len(uplink.mbit_s).to_string()])?;
+        set(&name, &OF_ENDS)?;
         // Each side of a link shapes what it sends into it.
         shape(switch, &port, uplink.mbit_s, &[])?;
         shape(&name, "eth0", uplink.mbit_s, &uplink.slower)
@@ -126,15 +136,7 @@ impl Network {
 
     /// Does some work at an end of the network: sockets and processes made there are and stay there.
     pub(crate) fn enter<T: Send>(&self, end: End, work: impl FnOnce() -> T + Send) -> Result<T> {
-        let path = Path::new(NAMESPACES).join(self.namespace(end));
-        let enter = || -> io::Result<()> {
-            move_into_link_name_space(File::open(&path)?.as_fd(), Some(LinkNameSpaceType::Network))?;
-            Ok(())
-        };
-        // A namespace is that of a thread, and this thread is to stay where it is.
-        let done = std::thread::scope(|scope| scope.spawn(|| enter().map(|()| work())).join());
-        let done = done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        done.with_context(|| format!("cannot enter the network namespace `{}`", path.display()))
+        enter(&self.namespace(end), work)
     }
 
     fn switch(&self) -> String {
@@ -175,6 +177,32 @@ pub(crate) fn remove_namespace(name: &str) -> Result<()> {
         Err(error) if path.exists() => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Does some work in a namespace.
+fn enter<T: Send>(namespace: &str, work: impl FnOnce() -> T + Send) -> Result<T> {
+    let path = Path::new(NAMESPACES).join(namespace);
+    let enter = || -> io::Result<()> {
+        move_into_link_name_space(File::open(&path)?.as_fd(), Some(LinkNameSpaceType::Network))?;
+        Ok(())
+    };
+    // A namespace is that of a thread, and this thread is to stay where it is.
+    let done = std::thread::scope(|scope| scope.spawn(|| enter().map(|()| work())).join());
+    let done = done.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    done.with_context(|| format!("cannot enter the network namespace `{}`", path.display()))
+}
+
+/// Sets what the system of a namespace is like, as far as it knows of it.
+fn set(namespace: &str, settings: &[(&str, &str)]) -> Result<()> {
+    for (name, value) in settings {
+        let path = Path::new("/proc/sys").join(name);
+        match enter(namespace, || fs::write(&path, value))? {
+            // A kernel without it.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            done => done.with_context(|| format!("cannot write `{}` in `{namespace}`", path.display()))?,
+        }
+    }
+    Ok(())
 }
 
 /// Limits what a namespace sends through one of its interfaces, and more so to some receivers.
