@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use pipeline::{Accuracy, NetworkConfig, SplitOptions};
+use plan::Rule;
 
 use crate::failure::Hint;
 use crate::output::answer::Classes;
@@ -155,6 +156,7 @@ impl Cuts {
             stages: self.stages,
             cuts: self.cut.clone(),
             keep_order: self.keep_order,
+            rule: self.rule.map(Rule::from),
             ..SplitOptions::default()
         }
     }
@@ -220,6 +222,35 @@ pub(crate) struct Cuts {
     /// Chain the devices as the cluster file lists them [default: in the best order]
     #[arg(long, requires = "cluster")]
     pub(crate) keep_order: bool,
+    /// Place the model by the rule of another system, on all devices and with the first codec of a level, to see what
+    /// the best plan is worth
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["stages", "cut", "keep_order"])]
+    #[arg(conflicts_with_all = ["objective", "min_throughput", "max_devices"])]
+    pub(crate) rule: Option<RuleName>,
+}
+
+/// The rules by which other systems place a model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RuleName {
+    /// As many units on each device, in their order (DEFER)
+    Equal,
+    /// Computing time in proportion to speed, the fastest first (cake)
+    Speed,
+    /// Units in proportion to memory, the most first (exo)
+    Memory,
+    /// The same computing time for each, as if devices were equal (Coral)
+    Balanced,
+}
+
+impl From<RuleName> for Rule {
+    fn from(name: RuleName) -> Rule {
+        match name {
+            RuleName::Equal => Rule::EqualUnits,
+            RuleName::Speed => Rule::SpeedProportional,
+            RuleName::Memory => Rule::MemoryProportional,
+            RuleName::Balanced => Rule::ComputeBalanced,
+        }
+    }
 }
 
 /// How a photo becomes a tensor, and outputs become labels; these win over the file beside the model.

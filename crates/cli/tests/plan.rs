@@ -189,6 +189,26 @@ fn a_plan_is_written_and_checked() {
 }
 
 #[test]
+fn a_rule_places_the_model_as_another_system_would() {
+    let place = Place::new();
+    let cluster = place.file("cluster.toml", HARE_AND_TORTOISE);
+    for (rule, order) in [("equal", ["hare", "tortoise"]), ("speed", ["hare", "tortoise"])] {
+        let ruled = plan(&place, &["--cluster", &cluster, "--rule", rule]);
+        assert_eq!(devices(&ruled).concat(), order, "{rule}");
+        let factor = ruled["compared"]["factor"].as_f64().unwrap();
+        // Half of the units on a device an eighth as fast is far from the best.
+        assert_eq!(factor > 1.5, rule == "equal", "{rule}: {ruled}");
+    }
+    let small = HARE_AND_TORTOISE.replace("name = 'tortoise'", "name = 'tortoise'\nmemory = '10kB'");
+    let small = place.file("small.toml", small);
+    let model = vendored(RESNET);
+    let fails = args(&model, &["--cluster", &small, "--rule", "equal"]);
+    place.fails(&fails, FAILED, &["tortoise", "hint: leave --rule out"]);
+    let args = args(&model, &["--cluster", &cluster, "--rule", "equal", "--stages", "2"]);
+    place.fails(&args, USAGE, &["--rule", "cannot be used with"]);
+}
+
+#[test]
 fn links_get_the_codecs_that_pay_on_them() {
     let place = Place::new();
     const SLOW: &str = "[links]\nbandwidth = '1Mbit/s'\n";

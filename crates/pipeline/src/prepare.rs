@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use engine::{Engine, ModelSource, SessionOptions};
 use graph::{Caveat, Cut, Model, ModelError, Rounded, Rounding, Simplified};
-use plan::{Boundary, ModelCosts, Objective, PlanError, Problem, Queues, Resources, Solution, Unit};
+use plan::{Boundary, ModelCosts, Objective, Plan, PlanError, Problem, Queues, Resources, Rule, Unit};
 use tensor::{Dim, Shape, SpecError, Tensor};
 use wire::Codec;
 
@@ -156,6 +156,8 @@ pub struct SplitOptions {
     pub max_period: Option<f64>,
     /// At most so many devices.
     pub max_devices: Option<usize>,
+    /// Placed by the rule of another system instead, for comparison; nothing else of this counts then.
+    pub rule: Option<Rule>,
     /// Whether a stage may have several devices.
     pub replicas: bool,
     /// How much work to spend on planning: see [`plan::Options`].
@@ -225,9 +227,12 @@ impl Prepared {
 
     /// What it costs on these devices, with the codecs that are worth a thought there.
     pub fn problem(&self, mut resources: Resources, coding: &Coding) -> Problem {
-        resources.dispatcher.seconds_per_byte = SECONDS_PER_BYTE;
+        let unless_known = |known: f64, usual: f64| if known > 0.0 { known } else { usual };
+        let dispatcher = &mut resources.dispatcher;
+        dispatcher.seconds_per_byte = unless_known(dispatcher.seconds_per_byte, SECONDS_PER_BYTE);
         for device in &mut resources.devices {
-            device.host.seconds_per_byte = SECONDS_PER_BYTE / device.speed;
+            let host = &mut device.host;
+            host.seconds_per_byte = unless_known(host.seconds_per_byte, SECONDS_PER_BYTE / device.speed);
         }
         let mut problem = self.costs().on(resources);
         problem.codecs = coding.codecs(&self.profile, &problem);
@@ -255,12 +260,15 @@ impl Prepared {
         }
     }
 
-    /// The best plan for one of its problems, with codecs only where they are worth something.
-    pub fn plan(&self, problem: &Problem, split: &SplitOptions) -> Result<Solution, PrepareError> {
+    /// The best plan for one of its problems, with codecs only where they are worth something; or that of a rule, if one
+    /// is asked for.
+    pub fn plan(&self, problem: &Problem, split: &SplitOptions) -> Result<Plan, PrepareError> {
+        if let Some(rule) = split.rule {
+            return Ok(plan::by_rule(problem, rule)?);
+        }
         let options = self.options(split)?;
         let solution = plan::solve(problem, &options)?;
-        let plan = solution.plan.plain_where_it_costs_nothing(problem, options.objective);
-        Ok(Solution { plan, ..solution })
+        Ok(solution.plan.plain_where_it_costs_nothing(problem, options.objective))
     }
 
     /// The planner's options.

@@ -4,8 +4,9 @@
 //! for this purpose. Both ends keep to limits on bytes and time, whatever the other does.
 //!
 //! Every message is a word (u32, little-endian) and so many bytes as it says; with its highest bit set, the
-//! receiver answers with how many bytes it has received in all (u64). The last word is followed by what the sender
-//! found, which the receiver would otherwise not know.
+//! receiver answers with how many bytes it has received in all (u64). The last word is answered with the CPU time that a
+//! byte took the receiver (f64, seconds), and then followed by what the sender found, which the receiver would otherwise not
+//! know.
 
 use std::io::{self, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use wire::control::LinkFigures;
 
+use crate::machine;
 use crate::transport::{read_message, write_message};
 
 /// The bit of a word that asks for an answer.
@@ -51,16 +53,22 @@ pub(crate) fn send(stream: &TcpStream) -> io::Result<LinkFigures> {
     let round_trip = middle(&mut round_trips);
     let frames = sender.timed(FRAMES, FRAME_LEN)?;
     let mut burst = FIRST_BURST;
-    let took = loop {
+    let (took, send_cpu_seconds) = loop {
         let payload = burst.min(MAX_PAYLOAD_LEN);
+        let cpu = machine::thread_cpu_seconds();
         let took = sender.timed(burst / payload, payload)?;
         if took >= BURST_TIME || burst >= LARGEST_BURST {
-            break took;
+            break (took, (machine::thread_cpu_seconds() - cpu) / burst as f64);
         }
         burst *= 2;
     };
-    let found = figures(round_trip, frames, burst, took);
     sender.stream.write_all(&END.to_le_bytes())?;
+    let mut receive = [0; 8];
+    sender.stream.read_exact(&mut receive)?;
+    let receive_cpu_seconds = f64::from_le_bytes(receive);
+    let found =
+        LinkFigures { send_cpu_seconds, receive_cpu_seconds, ..figures(round_trip, frames, burst, took) };
+    found.check().map_err(|reason| invalid(&reason))?;
     write_message(&mut sender.stream, &found)?;
     Ok(found)
 }
@@ -71,11 +79,13 @@ pub(crate) fn count(stream: &TcpStream) -> io::Result<LinkFigures> {
     let mut arriving = BufReader::with_capacity(MAX_PAYLOAD_LEN, Bounded::new(stream)?);
     let mut payload = vec![0; MAX_PAYLOAD_LEN];
     let mut received = 0u64;
+    let mut cost = Cost::begin();
     loop {
         let mut word = [0; 4];
         arriving.read_exact(&mut word)?;
         let word = u32::from_le_bytes(word);
         if word == END {
+            answers.write_all(&cost.of_byte.to_le_bytes())?;
             let found: LinkFigures = read_message(&mut arriving)?;
             return found.check().map(|()| found).map_err(|reason| invalid(&reason));
         }
@@ -87,8 +97,30 @@ pub(crate) fn count(stream: &TcpStream) -> io::Result<LinkFigures> {
         }
         arriving.read_exact(payload)?;
         if word & ANSWER != 0 {
+            cost.answered(received);
             answers.write_all(&received.to_le_bytes())?;
         }
+    }
+}
+
+/// What receiving takes, from one answer to the next: the last ones are those of the largest burst.
+struct Cost {
+    cpu_seconds: f64,
+    received: u64,
+    /// CPU time of a byte of the last burst, seconds.
+    of_byte: f64,
+}
+
+impl Cost {
+    fn begin() -> Cost {
+        Cost { cpu_seconds: machine::thread_cpu_seconds(), received: 0, of_byte: 0.0 }
+    }
+
+    fn answered(&mut self, received: u64) {
+        let cpu_seconds = machine::thread_cpu_seconds();
+        // A message is one word at least.
+        self.of_byte = (cpu_seconds - self.cpu_seconds) / (received - self.received) as f64;
+        (self.cpu_seconds, self.received) = (cpu_seconds, received);
     }
 }
 
@@ -122,7 +154,7 @@ impl Sender<'_> {
     }
 }
 
-/// What the measured times say of a link.
+/// What the measured times say of a link, but for CPU time.
 fn figures(round_trip: Duration, frames: Duration, burst: usize, took: Duration) -> LinkFigures {
     // Never 0: a burst that the answer overtakes would be an endless bandwidth.
     let busy = |took: Duration| took.saturating_sub(round_trip).as_secs_f64().max(took.as_secs_f64() / 10.0);
@@ -132,6 +164,8 @@ fn figures(round_trip: Duration, frames: Duration, burst: usize, took: Duration)
         bandwidth,
         delay_seconds: round_trip.as_secs_f64() / 2.0,
         frame_seconds: ((busy(frames) - bytes / bandwidth) / FRAMES as f64).max(0.0),
+        send_cpu_seconds: 0.0,
+        receive_cpu_seconds: 0.0,
     }
 }
 
@@ -196,6 +230,7 @@ mod tests {
         let counted = std::thread::spawn(move || count(&far).unwrap());
         let found = send(&near).unwrap();
         assert_eq!(found.check(), Ok(()));
+        assert!(found.send_cpu_seconds > 0.0 && found.receive_cpu_seconds > 0.0, "{found:?}");
         assert_eq!(counted.join().unwrap(), found);
     }
 
@@ -217,11 +252,9 @@ mod tests {
         let endless = word(MAX_PAYLOAD_LEN as u32).into_iter().chain(vec![0; MAX_PAYLOAD_LEN]);
         let endless: Vec<u8> = endless.collect();
         let mut liar = word(END);
-        write_message(
-            &mut liar,
-            &LinkFigures { bandwidth: f64::NAN, delay_seconds: 0.0, frame_seconds: 0.0 },
-        )
-        .unwrap();
+        let ms = Duration::from_millis(1);
+        let wrong = LinkFigures { bandwidth: f64::NAN, ..figures(ms, ms, 1, ms) };
+        write_message(&mut liar, &wrong).unwrap();
         for (what, bytes, times, kind) in [
             ("a long message", word(MAX_PAYLOAD_LEN as u32 + 1), 1, io::ErrorKind::InvalidData),
             ("too many bytes", endless, 4096, io::ErrorKind::InvalidData),

@@ -130,7 +130,7 @@ fn a_plan_that_stages_prove_wrong_is_given_up() {
     // As if the slow node were the fast one.
     let times = |factor: f64| {
         let unit_seconds = prepared.profile.units.iter().map(|unit| unit.seconds * factor).collect();
-        Some(NodeTimes { unit_seconds, operation: 1.0, error: 0.0, codecs: vec![] })
+        Some(NodeTimes { unit_seconds, operation: 1.0, pace: 1.0, error: 0.0, codecs: vec![] })
     };
     let wrong = Measured { nodes: vec![times(0.5), times(2.0)], ..Measured::default() };
     let rounds = Arc::new(Mutex::new(Vec::new()));
@@ -165,7 +165,7 @@ fn deploy_with_greed(test: &str, others: usize) -> Result<Pipeline, DeployError>
     let times = |i: usize| {
         let factor = if i == 0 { 0.1 } else { 1.0 };
         let unit_seconds = prepared.profile.units.iter().map(|unit| unit.seconds * factor).collect();
-        Some(NodeTimes { unit_seconds, operation: 1.0, error: 0.0, codecs: vec![] })
+        Some(NodeTimes { unit_seconds, operation: 1.0, pace: 1.0, error: 0.0, codecs: vec![] })
     };
     let measured = Measured { nodes: (0..=others).map(times).collect(), ..Measured::default() };
     let split = SplitOptions { stages: Some(2), ..SplitOptions::default() };
@@ -208,7 +208,7 @@ fn a_period_that_stages_prove_out_of_reach_is_an_error() {
     let (cluster, prepared) = (join(&nodes), prepared());
     // As if both were a million times as fast.
     let unit_seconds: Vec<f64> = prepared.profile.units.iter().map(|unit| unit.seconds * 1e-6).collect();
-    let times = Some(NodeTimes { unit_seconds, operation: 1.0, error: 0.0, codecs: vec![] });
+    let times = Some(NodeTimes { unit_seconds, operation: 1.0, pace: 1.0, error: 0.0, codecs: vec![] });
     let wrong = Measured { nodes: vec![times; 2], ..Measured::default() };
     let split = SplitOptions { stages: Some(2), max_period: Some(1e-6), ..SplitOptions::default() };
     let options = Options { split, measured: Some(wrong), ..Options::default() };
@@ -355,7 +355,13 @@ fn measurements_of_another_cluster_are_refused() {
     let nodes = start("foreign", 1);
     let (cluster, prepared) = (join(&nodes), prepared());
     let times = |units| {
-        Some(NodeTimes { unit_seconds: vec![1.0; units], operation: 1.0, error: 0.0, codecs: vec![] })
+        Some(NodeTimes {
+            unit_seconds: vec![1.0; units],
+            operation: 1.0,
+            pace: 1.0,
+            error: 0.0,
+            codecs: vec![],
+        })
     };
     let units = prepared.profile.units.len();
     for nodes in [vec![], vec![times(units), times(units)], vec![times(units + 1)]] {

@@ -100,6 +100,10 @@ pub struct Path {
     pub seconds: f64,
     /// Seconds that such an item takes besides.
     pub delay_seconds: f64,
+    /// CPU seconds of the sender to encode and send such an item.
+    pub send_seconds: f64,
+    /// CPU seconds of the receiver to receive and decode it.
+    pub receive_seconds: f64,
 }
 
 /// How long a resource is busy.
@@ -223,6 +227,8 @@ fn hops(costs: &Costs<'_>, assignment: &Assignment) -> Vec<Hop> {
                 share: a.share * b.share,
                 seconds: bytes as f64 / link.bandwidth + link.frame_seconds,
                 delay_seconds: link.delay,
+                send_seconds: costs.send_seconds(a.end, boundary, codec),
+                receive_seconds: costs.receive_seconds(b.end, boundary, codec),
             }
         };
         let from = pair[0].members.iter();

@@ -16,7 +16,7 @@ use crate::{Codec, CodecList};
 pub use figures::{CodecTime, LinkFigures, Machine, RUNNING_SHARE, StageFigures, StageTime};
 
 /// First byte of every message. Nodes and dispatchers of another version refuse each other with a message.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
 /// The largest greeting of a data connection, bytes.
 pub const MAX_HELLO_LEN: usize = 4096;

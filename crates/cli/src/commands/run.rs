@@ -81,7 +81,7 @@ pub(crate) struct Args {
     pub(crate) output: Option<PathBuf>,
     /// Deploy the plan in this file, which `defer plan MODEL -o FILE` writes
     #[arg(long, value_name = "FILE", conflicts_with_all = ["objective", "min_throughput", "max_devices"])]
-    #[arg(conflicts_with_all = ["stages", "cut", "keep_order", "codec"])]
+    #[arg(conflicts_with_all = ["stages", "cut", "keep_order", "rule", "codec"])]
     pub(crate) plan: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) goal: Goal,
@@ -179,10 +179,11 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
         window: args.window,
         ..Options::default()
     };
-    let free = args.nodes.cluster.is_some() || args.goal.is_given() || options.layout.is_some();
-    if options.split.stages.is_none() && options.split.cuts.is_empty() && !free {
+    let free = args.nodes.cluster.is_some() || args.goal.is_given();
+    let decided = options.layout.is_some() || options.split.rule.is_some();
+    if options.split.stages.is_none() && options.split.cuts.is_empty() && !free && !decided {
         // Nodes that were started or asked for are all used; a cluster file or a goal leaves the choice to the
-        // planner, a plan leaves none.
+        // planner, a plan or a rule leaves none.
         options.split.stages = Some(fleet.nodes().len().min(prepared.profile.units.len()));
     }
     let mut results = Results::new(

@@ -7,6 +7,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use pipeline::{Pending, Pipeline};
 use tensor::Tensor;
 use wire::control::StageFigures;
+use wire::{Codec, CodecList};
 
 use super::advice::TAKES;
 use crate::failure::Hint;
@@ -14,7 +15,7 @@ use crate::flags::Common;
 use crate::input::Items;
 use crate::interrupt::Interrupt;
 use crate::output::progress;
-use crate::output::report::{Comparison, Prediction, RunReport, StageRow, WholeReport};
+use crate::output::report::{Comparison, LinkRow, Prediction, RunReport, StageRow, WholeReport};
 use crate::output::switches::SwitchRow;
 use crate::output::trial::TrialReport;
 
@@ -189,6 +190,19 @@ fn input_codec(chain: &Pipeline) -> String {
     of_inputs.min_by_key(|codec| codec.fidelity()).unwrap_or(codec).to_string()
 }
 
+/// What was predicted of a link that may use these codecs.
+fn link((hop, codecs): (&plan::Hop, &CodecList)) -> LinkRow {
+    // Stages have one device each.
+    let path = &hop.links[0];
+    LinkRow {
+        busy_ms: path.seconds * 1e3,
+        delay_ms: path.delay_seconds * 1e3,
+        send_ms: path.send_seconds * 1e3,
+        receive_ms: path.receive_seconds * 1e3,
+        encodes: codecs.iter().any(|codec| codec != Codec::RAW),
+    }
+}
+
 /// Whether the nodes of one machine have more threads than it has cores.
 fn share_cores(chain: &Pipeline) -> bool {
     let nodes = || chain.stages().iter().map(|stage| &stage.node.description);
@@ -223,6 +237,7 @@ impl Streamed {
                 in_bytes: figures.bytes_in as f64 / items,
                 out_bytes: figures.bytes_out as f64 / items,
                 codec: chain.codecs()[i + 1].to_string(),
+                predicted_compute_ms: plan.stages[i].replicas[0].compute_seconds * 1e3,
                 predicted_busy_ms: plan.stages[i].replicas[0].busy_seconds * 1e3,
                 corrected_busy_ms: corrected,
                 cpu_ms: figures.process_cpu_seconds / items * 1e3,
@@ -246,6 +261,8 @@ impl Streamed {
             rounded_weights: None,
             input_codec: input_codec(chain),
             stages: rows.collect(),
+            links: std::iter::zip(&plan.hops, chain.codec_lists()).map(link).collect(),
+            window: chain.window(),
             codec_trial: chain.codec_trial().map(|trial| TrialReport::new(trial, &nodes)),
             codec_switches: chain.codec_switches().iter().map(|s| SwitchRow::new(s, &nodes)).collect(),
             whole_model: None,

@@ -27,12 +27,28 @@ pub(crate) struct StageRow {
     pub(crate) out_bytes: f64,
     /// The codec of the link that leaves the stage.
     pub(crate) codec: String,
+    /// In the engine for one item, predicted before the run, ms.
+    pub(crate) predicted_compute_ms: f64,
     /// Busy for one item, predicted before the run, ms.
     pub(crate) predicted_busy_ms: f64,
     /// The same from the CPU time of its node in this run, where the stage had been timed before.
     pub(crate) corrected_busy_ms: Option<f64>,
     /// CPU time of its node's process for one item, ms.
     pub(crate) cpu_ms: f64,
+}
+
+/// What was predicted of a link for one item before a run, ms.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct LinkRow {
+    /// That it is busy.
+    pub(crate) busy_ms: f64,
+    /// That an item takes besides.
+    pub(crate) delay_ms: f64,
+    /// CPU time at its two ends: to encode and send, to receive and decode.
+    pub(crate) send_ms: f64,
+    pub(crate) receive_ms: f64,
+    /// Whether it may encode.
+    pub(crate) encodes: bool,
 }
 
 /// What was predicted of a run.
@@ -83,6 +99,10 @@ pub(crate) struct RunReport {
     /// The codec of the link that enters the first stage.
     pub(crate) input_codec: String,
     pub(crate) stages: Vec<StageRow>,
+    /// To the first stage, between stages, and back.
+    pub(crate) links: Vec<LinkRow>,
+    /// Items in the chain at most.
+    pub(crate) window: usize,
     /// What trying codecs found, where there were such as lose something.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) codec_trial: Option<TrialReport>,
@@ -349,6 +369,7 @@ mod tests {
             in_bytes: 123_456_789.0,
             out_bytes: 3_211_264.0,
             codec: "bf16+shuffle+zstd".into(),
+            predicted_compute_ms: 1190.0,
             predicted_busy_ms: 1200.0,
             corrected_busy_ms: None,
             cpu_ms: 1240.0,
@@ -377,6 +398,8 @@ mod tests {
             rounded_weights: Some(RoundedWeights { to: "bf16".into(), tensors: 54, largest_change: 0.0012 }),
             input_codec: "bf16+shuffle+lz4".into(),
             stages: (0..8).map(stage).collect(),
+            links: Vec::new(),
+            window: 18,
             codec_trial: None,
             codec_switches: Vec::new(),
             whole_model: Some(WholeReport {

@@ -51,7 +51,7 @@ impl Costs {
             Some(cluster) => cluster.resources(),
             None => Resources::on_free_links(nodes.iter().map(plain).collect()),
         };
-        let (devices, links) = (&mut resources.devices, &mut resources.links);
+        let devices = &mut resources.devices;
         assert_eq!(devices.len(), nodes.len(), "a description of other nodes");
         for (device, node) in devices.iter_mut().zip(nodes) {
             let free = node.description.memory_limit.saturating_sub(node.description.memory_used);
@@ -78,10 +78,23 @@ impl Costs {
         let operation: Vec<f64> = (0..units.len()).map(in_operation).collect();
         let alike = |i: usize, j: usize| units[i] == units[j] && operation[i] == operation[j];
         let first = |i: usize| (0..i).find(|&other| alike(other, i)).unwrap_or(i);
-        let kinds = (0..units.len()).map(first).collect();
+        let kinds: Vec<usize> = (0..units.len()).map(first).collect();
+        let seconds_per_byte = |i: usize| {
+            let pace = measured?.nodes[i].as_ref().filter(|_| !given[i])?.pace;
+            Some(cpu_seconds_per_byte(&measured?.links, End::Device(i))? * pace)
+        };
+        let known: Vec<Option<f64>> = (0..units.len()).map(seconds_per_byte).collect();
+        for (i, device) in resources.devices.iter_mut().enumerate() {
+            // What is noise among equals sets no order among them.
+            let equals = (0..kinds.len()).filter(|&j| kinds[j] == kinds[i]).filter_map(|j| known[j]);
+            device.host.seconds_per_byte = mean(equals).unwrap_or(device.host.seconds_per_byte);
+        }
+        let known = measured.and_then(|measured| cpu_seconds_per_byte(&measured.links, End::Dispatcher));
+        let dispatcher = &mut resources.dispatcher;
+        dispatcher.seconds_per_byte = known.unwrap_or(dispatcher.seconds_per_byte);
         for link in measured.iter().flat_map(|m| &m.links) {
-            let known = links.get(link.from, link.to);
-            links.set(link.from, link.to, fill(known, &link.figures));
+            let known = resources.links.get(link.from, link.to);
+            resources.links.set(link.from, link.to, fill(known, &link.figures));
         }
         Costs {
             settled: vec![vec![false; profiled.len()]; units.len()],
@@ -168,6 +181,18 @@ impl Costs {
     }
 }
 
+/// CPU time that sending or receiving a byte takes an end, seconds, as its links say; `None` when none was probed.
+fn cpu_seconds_per_byte(links: &[MeasuredLink], end: End) -> Option<f64> {
+    let sent = links.iter().filter(|link| link.from == end).map(|link| link.figures.send_cpu_seconds);
+    let received = links.iter().filter(|link| link.to == end).map(|link| link.figures.receive_cpu_seconds);
+    mean(sent.chain(received))
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let (sum, count) = values.fold((0.0, 0), |(sum, count), value| (sum + value, count + 1));
+    (count > 0).then(|| sum / f64::from(count))
+}
+
 /// A node of which nothing is known but what it says.
 fn plain(node: &NodeInfo) -> Device {
     Device::of_speed(&node.description.name, 1.0)
@@ -247,7 +272,13 @@ mod tests {
     }
 
     fn times(unit_seconds: &[f64]) -> Option<NodeTimes> {
-        Some(NodeTimes { unit_seconds: unit_seconds.to_vec(), operation: 1.0, error: 0.0, codecs: vec![] })
+        Some(NodeTimes {
+            unit_seconds: unit_seconds.to_vec(),
+            operation: 1.0,
+            pace: 1.0,
+            error: 0.0,
+            codecs: vec![],
+        })
     }
 
     fn took(seconds: f64) -> StageTime {
@@ -261,7 +292,13 @@ mod tests {
         }
     }
 
-    const FIGURES: LinkFigures = LinkFigures { bandwidth: 1e6, delay_seconds: 0.5, frame_seconds: 0.25 };
+    const FIGURES: LinkFigures = LinkFigures {
+        bandwidth: 1e6,
+        delay_seconds: 0.5,
+        frame_seconds: 0.25,
+        send_cpu_seconds: 1e-9,
+        receive_cpu_seconds: 3e-9,
+    };
 
     #[test]
     fn what_the_user_says_wins_over_what_was_measured() {
@@ -301,6 +338,25 @@ mod tests {
     }
 
     #[test]
+    fn what_moving_a_byte_takes_is_what_the_links_say_at_the_pace_of_the_node() {
+        let nodes = [node("a"), node("b"), node("c")];
+        let at = |pace| times(&[1.0]).map(|times| NodeTimes { pace, ..times });
+        let [d, a, b] = [End::Dispatcher, End::Device(0), End::Device(1)];
+        let links = [(d, a), (a, b)].map(|(from, to)| MeasuredLink { from, to, figures: FIGURES }).to_vec();
+        let costs = |times: [Option<NodeTimes>; 3]| {
+            let measured = Measured { nodes: times.to_vec(), links: links.clone(), ..Measured::default() };
+            let resources = Costs::new(&profile(&[1.0]), &nodes, None, Some(&measured)).resources();
+            let of = |device: &Device| (device.host.seconds_per_byte * 1e9).round();
+            (resources.devices.iter().map(of).collect::<Vec<_>>(), resources.dispatcher.seconds_per_byte)
+        };
+        // Those that are equal but for what was seen of them: a sends and receives, b receives, c was not probed.
+        assert_eq!(costs([at(4.0), at(4.0), at(4.0)]), (vec![10.0, 10.0, 10.0], 1e-9));
+        let other = times(&[7.0]).map(|times| NodeTimes { pace: 2.0, ..times });
+        // Of the last nothing is known, so it is taken for what the first is.
+        assert_eq!(costs([at(4.0), other, None]).0, [8.0, 6.0, 8.0]);
+    }
+
+    #[test]
     fn links_to_devices_that_have_gone_go_with_them() {
         let [d, a, b, c] = [End::Dispatcher, End::Device(0), End::Device(1), End::Device(2)];
         for ((from, to), gone, left) in [
@@ -334,8 +390,9 @@ mod tests {
     #[test]
     fn what_was_found_in_operation_holds_for_stages_too() {
         let nodes = [node("a"), node("b")];
-        let in_operation =
-            |operation| Some(NodeTimes { unit_seconds: vec![3.0; 2], operation, error: 0.0, codecs: vec![] });
+        let in_operation = |operation| {
+            Some(NodeTimes { unit_seconds: vec![3.0; 2], operation, pace: 1.0, error: 0.0, codecs: vec![] })
+        };
         let all = vec![in_operation(1.5), in_operation(1.0)];
         let measured = Measured { nodes: all, ..Measured::default() };
         let costs = || Costs::new(&profile(&[1.0, 1.0]), &nodes, None, Some(&measured));

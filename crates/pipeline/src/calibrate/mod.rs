@@ -82,6 +82,8 @@ pub struct NodeTimes {
     /// How many times as long a stage takes in operation as when it is timed alone, as found in a run before; 1 where
     /// none is known.
     pub operation: f64,
+    /// Seconds that pass while it gets one of CPU time.
+    pub pace: f64,
     /// The widest interval of those that were timed, as a share of the median.
     pub error: f64,
     /// How much longer than this machine it takes for the codecs that were tried on the model.
@@ -299,13 +301,14 @@ impl Job<'_> {
     fn time_node(&self, node: &NodeInfo) -> Found {
         let units = &self.prepared.profile.units;
         let kinds: Vec<usize> = (0..units.len()).map(|i| self.kind(i)).collect();
-        let (mut timed, mut error) = (Vec::new(), 0.0f64);
+        let (mut timed, mut error, mut paces) = (Vec::new(), 0.0f64, Vec::new());
         let mut found = Found { times: None, unknown: Vec::new(), shipped: Shipped::default() };
         for unit in units::representatives(units, &kinds) {
             match self.time_unit(node, unit) {
                 Ok((time, shipped)) => {
                     timed.push((unit, time.sustained_seconds()));
                     error = error.max(time.half_width_seconds / time.seconds);
+                    paces.push(time.pace());
                     found.shipped += shipped;
                 }
                 Err(reason) => found.unknown.push(format!("unit {} was not timed: {reason}", unit + 1)),
@@ -319,7 +322,8 @@ impl Job<'_> {
         let operation = self.operation(node);
         found.times = unit_seconds.map(|mut unit_seconds| {
             unit_seconds.iter_mut().for_each(|seconds| *seconds *= operation);
-            NodeTimes { unit_seconds, operation, error, codecs }
+            let pace = paces.iter().sum::<f64>() / paces.len() as f64;
+            NodeTimes { unit_seconds, operation, pace, error, codecs }
         });
         found
     }

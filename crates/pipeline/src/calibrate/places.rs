@@ -80,7 +80,13 @@ pub(super) fn rounds(count: usize) -> Vec<Vec<(usize, usize)>> {
 }
 
 /// What a link that could not be probed counts as when none could: hardly usable.
-const UNKNOWN: LinkFigures = LinkFigures { bandwidth: 1e5, delay_seconds: 0.0, frame_seconds: 0.0 };
+const UNKNOWN: LinkFigures = LinkFigures {
+    bandwidth: 1e5,
+    delay_seconds: 0.0,
+    frame_seconds: 0.0,
+    send_cpu_seconds: 0.0,
+    receive_cpu_seconds: 0.0,
+};
 
 /// The worst of some figures, each by itself: what counts for links of which nothing is known but that a probe failed.
 pub(super) fn worst(figures: impl Iterator<Item = LinkFigures>) -> LinkFigures {
@@ -88,6 +94,8 @@ pub(super) fn worst(figures: impl Iterator<Item = LinkFigures>) -> LinkFigures {
         bandwidth: a.bandwidth.min(b.bandwidth),
         delay_seconds: a.delay_seconds.max(b.delay_seconds),
         frame_seconds: a.frame_seconds.max(b.frame_seconds),
+        send_cpu_seconds: a.send_cpu_seconds.max(b.send_cpu_seconds),
+        receive_cpu_seconds: a.receive_cpu_seconds.max(b.receive_cpu_seconds),
     };
     figures.reduce(worse).unwrap_or(UNKNOWN)
 }
@@ -160,10 +168,12 @@ mod tests {
 
     #[test]
     fn the_worst_is_so_in_every_respect() {
-        let figures =
-            |bandwidth, delay_seconds, frame_seconds| LinkFigures { bandwidth, delay_seconds, frame_seconds };
-        let known = [figures(9.0, 1.0, 5.0), figures(4.0, 3.0, 2.0)];
-        assert_eq!(worst(known.into_iter()), figures(4.0, 3.0, 5.0));
+        let figures = |bandwidth, others: [f64; 4]| {
+            let [delay_seconds, frame_seconds, send_cpu_seconds, receive_cpu_seconds] = others;
+            LinkFigures { bandwidth, delay_seconds, frame_seconds, send_cpu_seconds, receive_cpu_seconds }
+        };
+        let known = [figures(9.0, [1.0, 5.0, 1.0, 4.0]), figures(4.0, [3.0, 2.0, 2.0, 3.0])];
+        assert_eq!(worst(known.into_iter()), figures(4.0, [3.0, 5.0, 2.0, 4.0]));
         assert_eq!(worst([].into_iter()), UNKNOWN);
     }
 }

@@ -79,10 +79,14 @@ pub(super) fn level(nodes: &mut [Option<NodeTimes>], alike: &dyn Fn(usize, usize
 
 fn mean(nodes: &[NodeTimes]) -> NodeTimes {
     let units = nodes.first().map_or(0, |times| times.unit_seconds.len());
-    let unit = |u: usize| nodes.iter().map(|times| times.unit_seconds[u]).sum::<f64>() / nodes.len() as f64;
-    let error = nodes.iter().map(|times| times.error).fold(0.0, f64::max);
-    let operation = nodes.iter().map(|times| times.operation).sum::<f64>() / nodes.len() as f64;
-    NodeTimes { unit_seconds: (0..units).map(unit).collect(), operation, error, codecs: mean_codecs(nodes) }
+    let mean = |of: &dyn Fn(&NodeTimes) -> f64| nodes.iter().map(of).sum::<f64>() / nodes.len() as f64;
+    NodeTimes {
+        unit_seconds: (0..units).map(|u| mean(&|times| times.unit_seconds[u])).collect(),
+        operation: mean(&|times| times.operation),
+        pace: mean(&|times| times.pace),
+        error: nodes.iter().map(|times| times.error).fold(0.0, f64::max),
+        codecs: mean_codecs(nodes),
+    }
 }
 
 /// Of the nodes whose codecs were timed.
@@ -145,7 +149,13 @@ mod tests {
     fn what_cannot_be_told_apart_is_equal() {
         let check = |nodes: &[(f64, f64)], machines: &[u8], expected: &[f64]| {
             let times = |&(seconds, error)| {
-                Some(NodeTimes { unit_seconds: vec![seconds], operation: 1.0, error, codecs: vec![] })
+                Some(NodeTimes {
+                    unit_seconds: vec![seconds],
+                    operation: 1.0,
+                    pace: 1.0,
+                    error,
+                    codecs: vec![],
+                })
             };
             let mut nodes: Vec<Option<NodeTimes>> = nodes.iter().map(times).collect();
             nodes.push(None);

@@ -232,6 +232,7 @@ pub struct Pipeline {
     state: state::State,
     plan: Plan,
     stages: Vec<DeployedStage>,
+    window: usize,
     shipped: Shipped,
     codec_trial: Option<CodecTrial>,
     /// Ends with this.
@@ -325,8 +326,9 @@ impl Pipeline {
         let stages = stages.collect();
         let inner = Arc::new(Inner { control, orders, model: prepared.model.clone(), links, flight });
         inner.watch()?;
+        let state = opened.state;
         let mut pipeline =
-            Pipeline { inner, state: opened.state, plan, stages, shipped, codec_trial: None, adapting: None };
+            Pipeline { inner, state, plan, stages, window, shipped, codec_trial: None, adapting: None };
         let named = options.layout.is_none() && matches!(options.accuracy, Accuracy::Only(_));
         if !named {
             let standing = Standing { prepared, plan: &pipeline.plan, costs: &costs, options };
@@ -376,6 +378,11 @@ impl Pipeline {
     /// The stages, in the order of the chain.
     pub fn stages(&self) -> &[DeployedStage] {
         &self.stages
+    }
+
+    /// Items in the chain at most.
+    pub fn window(&self) -> usize {
+        self.window
     }
 
     /// Weights that had to be shipped.

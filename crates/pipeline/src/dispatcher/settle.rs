@@ -81,7 +81,12 @@ pub(super) fn settle(
     };
     // With one node there is nothing to choose, and for one stage the calibration has chosen.
     let choice = nodes.len() > 1 && options.split.stages != Some(1) && options.layout.is_none();
-    let rounds = if options.measured.is_some() && choice { MAX_ROUNDS } else { 0 };
+    let rounds = match (options.measured.is_some() && choice, options.split.rule) {
+        (false, _) => 0,
+        // What its stages take is of interest; where they are is decided.
+        (true, Some(_)) => 1,
+        (true, None) => MAX_ROUNDS,
+    };
     let mut shipped = Shipped::default();
     let mut standing: Option<Chosen> = None;
     for round in 1.. {
@@ -142,7 +147,7 @@ fn planned(
     split: &SplitOptions,
 ) -> Result<Chosen, PrepareError> {
     let problem = prepared.problem(costs.resources(), &costs.coding(accuracy));
-    let plan = prepared.plan(&problem, split)?.plan;
+    let plan = prepared.plan(&problem, split)?;
     let codecs = codecs_of(&plan, &problem).collect();
     let others = problem.codecs.iter().map(ours).collect();
     Ok(Chosen { plan, codecs, others })

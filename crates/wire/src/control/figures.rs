@@ -66,6 +66,10 @@ pub struct LinkFigures {
     pub delay_seconds: f64,
     /// What a frame takes besides its bytes, seconds.
     pub frame_seconds: f64,
+    /// CPU time that a byte takes where it is sent, seconds.
+    pub send_cpu_seconds: f64,
+    /// CPU time that a byte takes where it is received, seconds.
+    pub receive_cpu_seconds: f64,
 }
 
 /// What a codec takes in the long run, for each byte before encoding.
@@ -84,6 +88,12 @@ const LARGEST: f64 = 1e18;
 /// What may take no time at all.
 fn is_time(seconds: f64) -> bool {
     (0.0..=LARGEST).contains(&seconds)
+}
+
+/// What a byte may take. It is multiplied with other times: what is not 0 stays away from what a number cannot tell from
+/// it.
+fn is_time_for_byte(seconds: f64) -> bool {
+    seconds == 0.0 || (1e-15..=1.0).contains(&seconds)
 }
 
 impl StageTime {
@@ -120,9 +130,7 @@ impl CodecTime {
     /// Whether these are times at all: a peer may answer anything.
     pub fn check(&self) -> Result<(), String> {
         let CodecTime { encode_seconds, decode_seconds } = *self;
-        // Times are multiplied with others: what is not 0 stays away from what a number cannot tell from it.
-        let good = |seconds: f64| seconds == 0.0 || (1e-15..=1.0).contains(&seconds);
-        match good(encode_seconds) && good(decode_seconds) {
+        match is_time_for_byte(encode_seconds) && is_time_for_byte(decode_seconds) {
             true => Ok(()),
             false => Err(format!("a codec that takes {encode_seconds} and {decode_seconds} s for a byte")),
         }
@@ -132,11 +140,14 @@ impl CodecTime {
 impl LinkFigures {
     /// Whether a link can be like this: a peer may answer anything.
     pub fn check(&self) -> Result<(), String> {
-        let LinkFigures { bandwidth, delay_seconds, frame_seconds } = *self;
-        match bandwidth >= LEAST && is_time(delay_seconds) && is_time(frame_seconds) {
+        let LinkFigures { bandwidth, delay_seconds, frame_seconds, send_cpu_seconds, receive_cpu_seconds } =
+            *self;
+        let ends = is_time_for_byte(send_cpu_seconds) && is_time_for_byte(receive_cpu_seconds);
+        match bandwidth >= LEAST && is_time(delay_seconds) && is_time(frame_seconds) && ends {
             true => Ok(()),
             false => Err(format!(
-                "a link of {bandwidth} bytes a second, {delay_seconds} s of delay and {frame_seconds} s for a frame"
+                "a link of {bandwidth} bytes a second, {delay_seconds} s of delay, {frame_seconds} s for a frame, and \
+                 {send_cpu_seconds} and {receive_cpu_seconds} s of CPU time for a byte"
             )),
         }
     }
@@ -148,7 +159,13 @@ mod tests {
 
     #[test]
     fn figures_of_peers_are_figures() {
-        let link = LinkFigures { bandwidth: 1e6, delay_seconds: 0.0, frame_seconds: 1e-6 };
+        let link = LinkFigures {
+            bandwidth: 1e6,
+            delay_seconds: 0.0,
+            frame_seconds: 1e-6,
+            send_cpu_seconds: 1e-9,
+            receive_cpu_seconds: 0.0,
+        };
         assert_eq!(link.check(), Ok(()));
         for bandwidth in [0.0, -1.0, 1e-19, f64::NAN] {
             assert!(LinkFigures { bandwidth, ..link }.check().is_err(), "{bandwidth}");
@@ -165,6 +182,8 @@ mod tests {
         for wrong in [-1.0, f64::NAN, f64::INFINITY] {
             assert!(LinkFigures { delay_seconds: wrong, ..link }.check().is_err(), "{wrong}");
             assert!(LinkFigures { frame_seconds: wrong, ..link }.check().is_err(), "{wrong}");
+            assert!(LinkFigures { send_cpu_seconds: wrong, ..link }.check().is_err(), "{wrong}");
+            assert!(LinkFigures { receive_cpu_seconds: wrong, ..link }.check().is_err(), "{wrong}");
             assert!(StageTime { seconds: wrong, ..time }.check().is_err(), "{wrong}");
             assert!(StageTime { half_width_seconds: wrong, ..time }.check().is_err(), "{wrong}");
             assert!(StageTime { mean_seconds: wrong, ..time }.check().is_err(), "{wrong}");

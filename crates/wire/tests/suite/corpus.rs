@@ -268,7 +268,13 @@ fn responses() -> [(&'static str, Response); 11] {
         machine: Machine::default(),
         stages: vec![stage],
     };
-    let link = LinkFigures { bandwidth: 1e6, delay_seconds: 0.0, frame_seconds: 1e-6 };
+    let link = LinkFigures {
+        bandwidth: 1e6,
+        delay_seconds: 0.0,
+        frame_seconds: 1e-6,
+        send_cpu_seconds: 1e-9,
+        receive_cpu_seconds: 2e-9,
+    };
     [
         ("description", Response::Description(node)),
         ("prepared", Response::Prepared { missing: vec![[3; 32]] }),

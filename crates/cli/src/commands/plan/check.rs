@@ -2,7 +2,7 @@
 
 use anyhow::{Result, anyhow};
 use pipeline::{Coding, Layout, Prepared};
-use plan::{Assignment, Options, Plan, Problem};
+use plan::{Assignment, Options, Plan, Problem, Rule, Solution};
 
 use super::report;
 use super::{LESS, PlanReport};
@@ -12,6 +12,9 @@ use crate::output::report::size;
 
 /// What to do about a plan that is none for these devices.
 const EDIT: &str = "edit the plan, or plan again with -o; `defer plan MODEL --cuts` lists the cuts by name";
+
+/// What to do about a rule that makes no plan.
+const RULE: &str = "leave --rule out: the best plan keeps to the memory that devices have";
 
 /// What the plan is worth, beside the best one under these options.
 pub(super) fn judged(
@@ -34,9 +37,7 @@ pub(super) fn judged(
         ))
         .hint(EDIT);
     }
-    let mut report = report::report(prepared, problem, &plan);
-    let objective = options.objective;
-    report.compared = Some(Compared { objective, worth: plan.worth(objective), best: best.worth });
+    let mut report = beside(prepared, problem, &options, &plan, &best);
     for codec in layout.codecs().filter(|&codec| !prepared.profile.knows(codec)) {
         let name = codec.to_string();
         if !report.unmeasured_codecs.contains(&name) {
@@ -44,6 +45,32 @@ pub(super) fn judged(
         }
     }
     Ok((plan, report))
+}
+
+/// The plan of a rule, beside the best one under these options.
+pub(super) fn ruled(
+    prepared: &Prepared,
+    problem: &Problem,
+    options: &Options,
+    rule: Rule,
+) -> Result<(Plan, PlanReport)> {
+    let best = plan::solve(problem, options).hint(LESS)?;
+    let plan = plan::by_rule(problem, rule).hint(RULE)?;
+    let report = beside(prepared, problem, options, &plan, &best);
+    Ok((plan, report))
+}
+
+/// The report on a plan, held against the best one.
+fn beside(
+    prepared: &Prepared,
+    problem: &Problem,
+    options: &Options,
+    plan: &Plan,
+    best: &Solution,
+) -> PlanReport {
+    let (objective, mut report) = (options.objective, report::report(prepared, problem, plan));
+    report.compared = Some(Compared { objective, worth: plan.worth(objective), best: best.worth });
+    report
 }
 
 /// The plan, if everything fits into its device's memory; else all that does not.

@@ -70,7 +70,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", value_parser = threads, default_value_t = 1)]
     pub(crate) threads: usize,
     /// Show the plans that trade throughput for this as well
-    #[arg(long, value_name = "AGAINST")]
+    #[arg(long, value_name = "AGAINST", conflicts_with = "rule")]
     pub(crate) pareto: Option<Against>,
     /// Write the plan to this file, to be edited, checked and run
     #[arg(long, short, value_name = "FILE", conflicts_with = "check")]
@@ -79,7 +79,7 @@ pub(crate) struct Args {
     #[arg(
         long,
         value_name = "FILE",
-        conflicts_with_all = ["pareto", "cuts", "stages", "cut", "keep_order", "max_devices"]
+        conflicts_with_all = ["pareto", "cuts", "stages", "cut", "keep_order", "rule", "max_devices"]
     )]
     pub(crate) check: Option<PathBuf>,
     /// Write the model as it is cut up to this file, with the plan as ONNX device annotations (IR version 11)
@@ -92,7 +92,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
     /// Let several devices run the same stage, items dealt out among them; `defer run` cannot do that yet
-    #[arg(long, conflicts_with = "keep_order")]
+    #[arg(long, conflicts_with_all = ["keep_order", "rule"])]
     pub(crate) replicas: bool,
     /// Work to spend on the search, as the time it takes on one core, about; the same budget finds the same plan
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s")]
@@ -169,9 +169,10 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     let split = split(&args, resources.devices.len().min(prepared.profile.units.len()));
     let mut problem = prepared.problem(resources, &coding);
     let options = options(&prepared, &problem, &split)?;
-    let (plan, mut report) = match &given {
-        Some(given) => check::judged(&prepared, &coding, &mut problem, &options, &given.layout)?,
-        None => planned(&args, &prepared, &problem, &options)?,
+    let (plan, mut report) = match (&given, split.rule) {
+        (Some(given), _) => check::judged(&prepared, &coding, &mut problem, &options, &given.layout)?,
+        (None, Some(rule)) => check::ruled(&prepared, &problem, &options, rule)?,
+        (None, None) => planned(&args, &prepared, &problem, &options)?,
     };
     report.gone_nodes = gone;
     let layout = Layout::of(&prepared, &problem, &plan);
@@ -233,7 +234,7 @@ fn split(args: &Args, stages: usize) -> SplitOptions {
     split.budget = Some(args.budget.as_secs_f64());
     // Devices made up for the plan, and nodes that are there, are all used unless something else is asked for.
     let free = args.cluster.is_some() || args.goal.is_given() || args.replicas || args.check.is_some();
-    if !free && split.cuts.is_empty() && split.stages.is_none() {
+    if !free && split.rule.is_none() && split.cuts.is_empty() && split.stages.is_none() {
         split.stages = Some(stages);
     }
     split
