@@ -150,9 +150,6 @@ impl<'a> Devices<'a> {
             command.args(["-c", JOIN, "sh"]).args(joined).arg("--");
             command.arg((i % cores).to_string()).arg(program.path);
             command.args(["node", "--json", "--until-stdin-closes", "--threads", "1", "--name", &name]);
-            if let Some(mb) = device.memory_mb {
-                command.args(["--memory", &format!("{mb}MB")]);
-            }
             program.engine(&mut command);
             // A group of its own, so that Ctrl-C reaches this process alone, which then takes all down.
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);

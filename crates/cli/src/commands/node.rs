@@ -41,7 +41,7 @@ pub(crate) struct Args {
     pub(crate) threads: Option<usize>,
     /// Memory limit, such as 512MB: a stage is refused when the weights and activations promised would go beyond
     /// it, and given up when, once loaded, the private memory of this process does [default: three quarters of
-    /// this machine's]
+    /// this machine's, or of what a container leaves it]
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub(crate) memory: Option<u64>,
     /// Weights kept on disk at most, in use or not
