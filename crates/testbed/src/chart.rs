@@ -25,6 +25,7 @@ pub(crate) enum Colour {
     Blue,
     Orange,
     Sky,
+    Black,
 }
 
 impl Colour {
@@ -33,6 +34,7 @@ impl Colour {
             Colour::Blue => RGBColor(0x00, 0x72, 0xb2),
             Colour::Orange => RGBColor(0xe6, 0x9f, 0x00),
             Colour::Sky => RGBColor(0x56, 0xb4, 0xe9),
+            Colour::Black => RGBColor(0x00, 0x00, 0x00),
         }
     }
 }
@@ -108,7 +110,8 @@ pub(crate) fn lines(title: &str, x: &str, y: &str, lines: &[Line]) -> Result<Str
             .y_label_area_size(60)
             .build_cartesian_2d(0.0..most_x, 0.0..most_y)?;
         mesh(&mut chart, x, y, |_| {})?;
-        for line in lines {
+        let heights = apart(lines, most_y)?;
+        for (line, height) in std::iter::zip(lines, heights) {
             let colour = line.colour.rgb();
             let style = colour.stroke_width(2);
             let points = line.points.iter().copied();
@@ -118,12 +121,31 @@ pub(crate) fn lines(title: &str, x: &str, y: &str, lines: &[Line]) -> Result<Str
                 chart.draw_series(LineSeries::new(points.clone(), style))?;
                 chart.draw_series(points.map(|point| Circle::new(point, 4, colour.filled())))?;
             }
-            let end = line.points.last().copied().context("a line without points")?;
-            write(&mut chart, end, 10, HPos::Left, colour, line.label)?;
+            let (end, _) = line.points.last().copied().context("a line without points")?;
+            write(&mut chart, (end, height), 10, HPos::Left, colour, line.label)?;
         }
         Ok(())
     })
     .with_context(|| format!("cannot draw `{title}`"))
+}
+
+/// Where the labels of lines stand: at their ends, but none over another.
+fn apart(lines: &[Line], most: f64) -> Result<Vec<f64>> {
+    // A line of text, as a share of the axis.
+    let least = most * f64::from(TEXT_SIZE + 3) / f64::from(LINES_HEIGHT - 100);
+    let ends = lines.iter().map(|line| line.points.last().map(|point| point.1));
+    let mut heights = ends.collect::<Option<Vec<f64>>>().context("a line without points")?;
+    let mut order: Vec<usize> = (0..heights.len()).collect();
+    order.sort_by(|&a, &b| heights[a].total_cmp(&heights[b]));
+    for pair in order.windows(2) {
+        heights[pair[1]] = heights[pair[1]].max(heights[pair[0]] + least);
+    }
+    let mut limit = most;
+    for &i in order.iter().rev() {
+        heights[i] = heights[i].min(limit);
+        limit = heights[i] - least;
+    }
+    Ok(heights)
 }
 
 type Root<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -205,9 +227,18 @@ mod tests {
             assert!(svg.contains(part), "{part} is not in\n{svg}");
         }
         let points = vec![(1.0, 1.0), (8.0, 7.5)];
-        let line = |points| Line { label: "measured", points, colour: Colour::Orange, dashed: false };
+        let line = |points: Vec<(f64, f64)>| Line {
+            label: "measured",
+            points,
+            colour: Colour::Orange,
+            dashed: false,
+        };
         let svg = lines("Scaling", "devices", "times as fast", &[line(points)]).unwrap();
         assert!(svg.contains("measured") && svg.contains("times as fast"), "{svg}");
         assert!(lines("Scaling", "x", "y", &[line(vec![])]).is_err());
+        // On one point, and at the top of the axis: all stand below each other, and none above it.
+        let heights = apart(&[line(vec![(1.0, 9.0)]), line(vec![(1.0, 9.0)]), line(vec![(1.0, 2.0)])], 9.0);
+        let heights = heights.unwrap();
+        assert!(heights[1] <= 9.0 && heights[1] - heights[0] > 0.3 && heights[2] == 2.0, "{heights:?}");
     }
 }

@@ -16,6 +16,8 @@ mod lab;
 mod links;
 mod network;
 mod placement;
+mod report;
+mod simulate;
 mod stale;
 mod stream;
 mod table;
@@ -39,6 +41,9 @@ enum Command {
     /// What was predicted of a chain of real nodes under CPU quotas, and what was measured; needs root
     Accuracy(accuracy::Args),
     Run(grid::Args),
+    Report(report::Args),
+    /// What more and more equal devices would bring: planned, predicted and simulated, nothing runs
+    Simulate(simulate::Args),
     /// What a chain does about a link that becomes slow while it runs; needs root
     Falling(falling::Args),
 }
@@ -51,6 +56,8 @@ fn main() -> ExitCode {
         Command::Placement(args) => placement::execute(&args),
         Command::Accuracy(args) => accuracy::execute(&args),
         Command::Run(args) => grid::execute(&args),
+        Command::Report(args) => report::execute(&args),
+        Command::Simulate(args) => simulate::execute(&args),
         Command::Falling(args) => falling::execute(&args),
     };
     match result {

@@ -1,13 +1,15 @@
 //! One `defer run` on devices that are up: what it predicted, and its period at steady state by the clock of this
 //! process, which sees each result arrive.
 
-use std::io::{BufRead, BufReader};
+use std::fmt;
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +46,39 @@ impl Objective {
     }
 }
 
+/// How another system places a model.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Rule {
+    Equal,
+    Speed,
+    Memory,
+    Balanced,
+}
+
+impl Rule {
+    fn name(self) -> &'static str {
+        match self {
+            Rule::Equal => "equal",
+            Rule::Speed => "speed",
+            Rule::Memory => "memory",
+            Rule::Balanced => "balanced",
+        }
+    }
+}
+
+/// `defer run` ended with an error, of which this is the message.
+#[derive(Debug)]
+pub(crate) struct RunFailed(pub(crate) String);
+
+impl fmt::Display for RunFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`defer run` failed: {}", self.0)
+    }
+}
+
+impl std::error::Error for RunFailed {}
+
 /// How a model is run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Job<'a> {
@@ -59,6 +94,8 @@ pub(crate) struct Job<'a> {
     pub(crate) stages: Option<usize>,
     /// Where the model is cut, with the devices in their order, instead of where it is best.
     pub(crate) cut: Option<&'a str>,
+    /// Placed by this rule, instead of as it is best.
+    pub(crate) rule: Option<Rule>,
     /// Items that fill the chain and settle it.
     pub(crate) warm_up: usize,
     /// Items that are measured, after those.
@@ -77,6 +114,7 @@ impl<'a> Job<'a> {
             window: None,
             stages: None,
             cut: None,
+            rule: None,
             warm_up,
             items,
         }
@@ -96,6 +134,7 @@ pub(crate) struct Prediction {
 pub(crate) struct Stage {
     pub(crate) node: String,
     pub(crate) engine: String,
+    pub(crate) predicted_compute_ms: f64,
     pub(crate) predicted_busy_ms: f64,
     pub(crate) corrected_busy_ms: Option<f64>,
     pub(crate) weight_bytes: u64,
@@ -107,6 +146,17 @@ pub(crate) struct Stage {
     pub(crate) codec: String,
 }
 
+/// What was predicted of a link, for an item.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Link {
+    pub(crate) busy_ms: f64,
+    pub(crate) delay_ms: f64,
+    pub(crate) send_ms: f64,
+    pub(crate) receive_ms: f64,
+    /// Whether it may encode.
+    pub(crate) encodes: bool,
+}
+
 /// The report of a run, as far as it is of use here.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Report {
@@ -115,6 +165,10 @@ pub(crate) struct Report {
     /// Of the link that enters the first stage.
     pub(crate) input_codec: String,
     pub(crate) stages: Vec<Stage>,
+    /// To the first stage, between stages, and back.
+    pub(crate) links: Vec<Link>,
+    /// Items in the chain at most.
+    pub(crate) window: usize,
     /// Weights as they travelled.
     pub(crate) shipped_wire_bytes: u64,
     #[serde(default)]
@@ -177,7 +231,11 @@ pub(crate) fn stream(
     if let Some(codec) = job.codec {
         command.args(["--codec", codec]);
     }
-    command.args(["--repeat", &(job.warm_up + job.items).to_string(), "--objective", job.objective.name()]);
+    command.args(["--repeat", &(job.warm_up + job.items).to_string()]);
+    match job.rule {
+        Some(rule) => command.args(["--rule", rule.name()]),
+        None => command.args(["--objective", job.objective.name()]),
+    };
     if let Some(stages) = job.stages {
         command.args(["--stages", &stages.to_string()]);
     }
@@ -189,15 +247,18 @@ pub(crate) fn stream(
         command.args(["--window", &window.to_string()]);
     }
     program.engine(&mut command);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).process_group(0);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let started = Instant::now();
     let mut dispatcher = Dispatcher(devices.dispatch(&mut command)?);
     let stdout = dispatcher.0.stdout.take().context("a dispatcher without output")?;
     let lines = read(stdout)?;
+    let said = listen(dispatcher.0.stderr.take().context("a dispatcher without messages")?)?;
     let processes = [devices.processes(), vec![dispatcher.0.id(), std::process::id()]].concat();
     let taken = Watch { job, started, devices, processes: &processes, interrupt, heard }.take(&lines)?;
     let status = dispatcher.0.wait().context("cannot wait for the dispatcher")?;
-    ensure!(status.success(), "`defer run` failed; its message is above");
+    if !status.success() {
+        bail!(RunFailed(said.join().unwrap_or_default()));
+    }
     taken.context("`defer run` ended without a report")
 }
 
@@ -226,6 +287,25 @@ fn read(stdout: ChildStdout) -> Result<Receiver<(Instant, String)>> {
     };
     std::thread::Builder::new().name("read".to_owned()).spawn(read).context("cannot start a thread")?;
     Ok(lines)
+}
+
+/// Shows what a dispatcher says, in a thread, and gives its error: in one line, without advice.
+fn listen(stderr: ChildStderr) -> Result<JoinHandle<String>> {
+    let listen = move || {
+        let mut error: Vec<String> = Vec::new();
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            // Nobody reads it where there is no terminal any more.
+            let _ = writeln!(io::stderr(), "{line}");
+            match line.strip_prefix("error: ") {
+                Some(begin) => error = vec![begin.to_owned()],
+                None if !error.is_empty() => error.push(line),
+                None => {}
+            }
+        }
+        let advice = error.iter().position(|line| line.starts_with("hint: ")).unwrap_or(error.len());
+        error[..advice].iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
+    };
+    std::thread::Builder::new().name("listen".to_owned()).spawn(listen).context("cannot start a thread")
 }
 
 /// Whoever watches a run.
@@ -302,7 +382,7 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// The value at this share of all, by the nearest rank; 0 of nothing.
-fn percentile(mut values: Vec<f64>, share: f64) -> f64 {
+pub(crate) fn percentile(mut values: Vec<f64>, share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     let rank = (share * values.len() as f64).ceil() as usize;
     values.get(rank.saturating_sub(1)).copied().unwrap_or(0.0)
@@ -317,9 +397,10 @@ mod tests {
         let item = r#"{"item":0,"input":"random 0","latency_ms":2.5,"outputs":{}}"#;
         assert!(matches!(serde_json::from_str(item).unwrap(), Line::Item { latency_ms: 2.5 }));
         let prediction = r#"{"period_ms":4.0,"items_per_s":250.0,"latency_ms":9.0,"bottleneck":"a"}"#;
-        let stage = r#"{"node":"a","engine":"e","predicted_busy_ms":3.0,"corrected_busy_ms":null,"weight_bytes":7,"compute_ms":0.5,"cpu_ms":1.0,"in_bytes":4.0,"out_bytes":5.0,"codec":"raw"}"#;
+        let stage = r#"{"node":"a","engine":"e","predicted_compute_ms":2.5,"predicted_busy_ms":3.0,"corrected_busy_ms":null,"weight_bytes":7,"compute_ms":0.5,"cpu_ms":1.0,"in_bytes":4.0,"out_bytes":5.0,"codec":"raw"}"#;
+        let link = r#"{"busy_ms":1.0,"delay_ms":0.0,"send_ms":0.5,"receive_ms":0.25,"encodes":true}"#;
         let report = format!(
-            r#"{{"report":{{"predicted":{prediction},"corrected":null,"input_codec":"raw","stages":[{stage}],"shipped_wire_bytes":9}}}}"#
+            r#"{{"report":{{"predicted":{prediction},"corrected":null,"input_codec":"raw","stages":[{stage}],"links":[{link},{link}],"window":4,"shipped_wire_bytes":9}}}}"#
         );
         let Line::Report { report } = serde_json::from_str(&report).unwrap() else { panic!("no report") };
         assert_eq!((report.predicted.period_ms, report.stages[0].predicted_busy_ms), (4.0, 3.0));

@@ -9,11 +9,11 @@ use serde::Deserialize;
 use super::row::Key;
 use crate::common;
 use crate::devices::{Cluster, cluster_file};
-use crate::stream::Objective;
+use crate::stream::{Objective, Rule};
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Experiment {
+pub(crate) struct Experiment {
     /// Of the page.
     pub(super) title: String,
     /// What stands below it.
@@ -49,9 +49,15 @@ pub(super) struct Configuration {
     /// Stages, instead of as many as are best.
     #[serde(default)]
     pub(super) stages: Option<usize>,
-    /// Items in the chain at most, instead of as many as it takes.
+    /// Items in the chain at most, instead of as many as it takes; of several, each is run, and has its own name.
     #[serde(default)]
-    pub(super) window: Option<usize>,
+    window: Windows,
+    /// The rule by which another system would place the model, instead of as it is best.
+    #[serde(default)]
+    pub(super) rule: Option<Rule>,
+    /// Whether a run that ends with an error is a result: devices may be too small for what they are asked.
+    #[serde(default)]
+    pub(super) may_fail: bool,
     /// Where models are cut, with the devices in their order, instead of where it is best.
     #[serde(default)]
     pub(super) cut: Option<String>,
@@ -61,6 +67,29 @@ pub(super) struct Configuration {
     /// Items that are measured, instead of those of the experiment.
     #[serde(default)]
     pub(super) items: Option<usize>,
+}
+
+/// Windows of a configuration.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(untagged)]
+enum Windows {
+    #[default]
+    Usual,
+    One(usize),
+    Several(Vec<usize>),
+}
+
+impl Windows {
+    /// Each, with what it adds to the configuration's name.
+    fn each(&self) -> Vec<(Option<usize>, String)> {
+        match self {
+            Windows::Usual => vec![(None, String::new())],
+            Windows::One(window) => vec![(Some(*window), String::new())],
+            Windows::Several(windows) => {
+                windows.iter().map(|&window| (Some(window), format!(", window {window}"))).collect()
+            }
+        }
+    }
 }
 
 /// All of some configurations with all of some models on all of some clusters.
@@ -80,12 +109,14 @@ pub(super) enum Figure {
     Bars { title: String, model: String, cluster: String, value: Value },
     /// How many times as fast as another configuration one is on clusters of more and more devices.
     SpeedUp { title: String, model: String, clusters: Vec<String>, configuration: String, over: String },
+    /// Latency over throughput, a point for each window of a configuration.
+    Curve { title: String, model: String, cluster: String, configuration: String },
 }
 
 impl Figure {
     pub(super) fn title(&self) -> &str {
         match self {
-            Figure::Bars { title, .. } | Figure::SpeedUp { title, .. } => title,
+            Figure::Bars { title, .. } | Figure::SpeedUp { title, .. } | Figure::Curve { title, .. } => title,
         }
     }
 
@@ -97,6 +128,7 @@ impl Figure {
         };
         match self {
             Figure::Bars { model, cluster, .. } => run(cluster, model, None),
+            Figure::Curve { model, cluster, configuration, .. } => run(cluster, model, Some(configuration)),
             Figure::SpeedUp { model, clusters, configuration, over, .. } => {
                 let both = |cluster: &String| {
                     [configuration, over].into_iter().all(|name| run(cluster, model, Some(name)))
@@ -111,7 +143,9 @@ impl Figure {
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Value {
     Rate,
-    /// Modelled, of an item.
+    /// Modelled, of an item and all nodes in use.
+    Joules,
+    /// The same, of a node.
     JoulesPerNode,
 }
 
@@ -121,6 +155,10 @@ pub(super) struct Cell<'a> {
     pub(super) cluster: Cluster,
     pub(super) model: &'a str,
     pub(super) configuration: &'a Configuration,
+    /// Of the configuration, the one that this is.
+    pub(super) window: Option<usize>,
+    /// What tells it from the configuration's other windows.
+    suffix: String,
     pub(super) repeat: usize,
 }
 
@@ -129,7 +167,7 @@ impl Cell<'_> {
         Key {
             cluster: self.cluster.name.clone(),
             model: self.model.to_owned(),
-            configuration: self.configuration.name.clone(),
+            configuration: format!("{}{}", self.configuration.name, self.suffix),
             repeat: self.repeat,
         }
     }
@@ -145,7 +183,7 @@ impl fmt::Display for Key {
 impl Experiment {
     /// # Errors
     /// When it is none, or asks for what is not there.
-    pub(super) fn read(path: &Path) -> Result<Experiment> {
+    pub(crate) fn read(path: &Path) -> Result<Experiment> {
         let experiment: Experiment = common::read(path)?;
         common::check_items(path, experiment.warm_up, experiment.items)?;
         let shown = path.display();
@@ -153,6 +191,16 @@ impl Experiment {
         for configuration in &experiment.configuration {
             let items = configuration.items.unwrap_or(experiment.items);
             common::check_items(path, experiment.warm_up, items)?;
+            let Configuration { name, rule, cut, stages, objective, .. } = configuration;
+            ensure!(
+                rule.is_none() || (cut.is_none() && stages.is_none() && *objective == Objective::Throughput),
+                "`{shown}`: a rule decides it all in `{name}`: no cuts, stages or objective beside it"
+            );
+            let windows = configuration.window.each();
+            ensure!(
+                !windows.is_empty() && windows.iter().all(|(window, _)| *window != Some(0)),
+                "`{shown}`: a window of `{name}` holds no item"
+            );
         }
         for cluster in &experiment.cluster {
             cluster_file(cluster).with_context(|| format!("`{shown}`"))?;
@@ -163,6 +211,15 @@ impl Experiment {
         }
         drop(cells);
         Ok(experiment)
+    }
+
+    /// Whether it asks for a configuration of a model on a cluster.
+    #[cfg(test)]
+    pub(crate) fn runs(&self, cluster: &str, model: &str, configuration: &str) -> bool {
+        let of = |cell: &Cell<'_>| {
+            (&*cell.cluster.name, cell.model, &*cell.configuration.name) == (cluster, model, configuration)
+        };
+        self.cells().is_ok_and(|cells| cells.iter().any(of))
     }
 
     /// So many devices are in a cluster.
@@ -185,14 +242,22 @@ impl Experiment {
                     for model in &run.models {
                         for name in &run.configurations {
                             let configuration = self.configuration(name)?;
-                            let cluster = configuration.limited(cluster);
-                            cells.push(Cell { cluster, model, configuration, repeat });
+                            for (window, suffix) in configuration.window.each() {
+                                let cluster = configuration.limited(cluster);
+                                cells.push(Cell { cluster, model, configuration, window, suffix, repeat });
+                            }
                         }
                     }
                 }
             }
         }
         Ok(cells)
+    }
+
+    /// What runs of a configuration are called, in the order of its windows.
+    pub(super) fn names(&self, configuration: &str) -> Vec<String> {
+        let windows = self.configuration(configuration).map(|known| known.window.each()).unwrap_or_default();
+        windows.into_iter().map(|(_, suffix)| format!("{configuration}{suffix}")).collect()
     }
 
     fn configuration(&self, name: &str) -> Result<&Configuration> {
@@ -248,6 +313,20 @@ mod tests {
     }
 
     #[test]
+    fn each_window_is_run() {
+        let text = TEXT.replace("window = 1", "window = [2, 8]");
+        let experiment = read(&text).unwrap();
+        let cells = experiment.cells().unwrap();
+        let keys: Vec<String> = cells.iter().map(|cell| cell.key().to_string()).collect();
+        assert_eq!(
+            keys[..3],
+            ["one: a, plain, 0", "one: a, small, window 2, 0", "one: a, small, window 8, 0"]
+        );
+        assert_eq!((cells[0].window, cells[1].window, cells[2].window), (None, Some(2), Some(8)));
+        assert_eq!(experiment.names("small"), ["small, window 2", "small, window 8"]);
+    }
+
+    #[test]
     fn what_cannot_be_run_is_refused() {
         for (from, to, message) in [
             ("\"plain\", \"small\"]", "\"large\"]", "no configuration `large`"),
@@ -255,6 +334,10 @@ mod tests {
             ("items = 8", "items = 1", "two to measure"),
             ("repeats = 2", "repeats = 0", "no runs"),
             ("window = 1", "windows = 1", "unknown field"),
+            ("window = 1", "window = [1, 0]", "holds no item"),
+            ("window = 1", "window = []", "holds no item"),
+            ("window = 1", "rule = \"equals\"", "unknown variant"),
+            ("window = 1", "rule = \"equal\", stages = 2", "a rule decides it all in `small`"),
             ("over = \"plain\"", "over = \"plane\"", "the figure `F` shows what is not run"),
             ("title = \"F\", model = \"a\"", "title = \"F\", model = \"c\"", "shows what is not run"),
             ("quota = 0.5", "quota = 5.0", "no share of a core"),

@@ -9,7 +9,7 @@ use crate::chart::{Bar, Colour, Line, bars, lines};
 use crate::kinds::{kinds, over, spread};
 
 /// What configurations whose name begins so are not of our making, and what is held against.
-const THEIRS: [&str; 2] = ["defer-paper", "its codec"];
+const THEIRS: [&str; 5] = ["defer-paper", "its codec", "equal", "speed", "memory"];
 
 /// The SVG of a figure; `None` while there are no runs for it.
 pub(super) fn draw(figure: &Figure, experiment: &Experiment, rows: &[Row]) -> Result<Option<String>> {
@@ -32,6 +32,13 @@ pub(super) fn draw(figure: &Figure, experiment: &Experiment, rows: &[Row]) -> Re
             let points: Vec<(f64, f64, f64)> = clusters.iter().filter_map(point).collect();
             (!points.is_empty()).then(|| scaling(title, over, &points)).transpose()
         }
+        Figure::Curve { title, model, cluster, configuration } => {
+            let kinds = of(cluster, model);
+            let named = |name: &String| kinds.iter().find(|kind| kind[0].configuration == *name);
+            let windows = experiment.names(configuration);
+            let shown: Vec<Vec<&Row>> = windows.iter().filter_map(named).map(|kind| calm(kind)).collect();
+            (!shown.is_empty()).then(|| curve(title, &shown)).transpose()
+        }
     }
 }
 
@@ -39,6 +46,7 @@ impl Value {
     fn unit(self) -> &'static str {
         match self {
             Value::Rate => "items/s",
+            Value::Joules => "J for an item, modelled",
             Value::JoulesPerNode => "J for an item and node, modelled",
         }
     }
@@ -46,7 +54,8 @@ impl Value {
     fn of(self, row: &Row) -> f64 {
         match self {
             Value::Rate => row.rate(),
-            Value::JoulesPerNode => row.joules() / row.stages.len().max(1) as f64,
+            Value::Joules => row.joules(),
+            Value::JoulesPerNode => row.joules_per_node(),
         }
     }
 }
@@ -86,4 +95,26 @@ fn scaling(title: &str, over: &str, points: &[(f64, f64, f64)]) -> Result<String
             line("measured", joined(|point| point.1), Colour::Blue, false),
         ],
     )
+}
+
+/// Latency over throughput, from the least window to the largest, and where the plan says that an item alone and a full
+/// chain would be.
+fn curve(title: &str, windows: &[Vec<&Row>]) -> Result<String> {
+    let points = |figure: &dyn Fn(&Row) -> (f64, f64)| -> Vec<(f64, f64)> {
+        let point = |rows: &Vec<&Row>| (over(rows, |row| figure(row).0), over(rows, |row| figure(row).1));
+        windows.iter().map(point).collect()
+    };
+    let line = |label, points: Vec<(f64, f64)>, colour, dashed| Line { label, points, colour, dashed };
+    let planned = |row: &Row| (1e3 / row.predicted.period_ms, row.predicted.latency_ms);
+    let last = windows.len() - 1;
+    let mut shown = vec![
+        line("99th percentile", points(&|row| (row.rate(), row.latency_ms_p99)), Colour::Orange, false),
+        line("median", points(&|row| (row.rate(), row.latency_ms)), Colour::Blue, false),
+        line("the plan", points(&planned)[last..].to_vec(), Colour::Black, false),
+    ];
+    if windows.iter().flatten().all(|row| row.simulated.is_some()) {
+        let simulated = |row: &Row| row.simulated.map_or((0.0, 0.0), |s| (1e3 / s.period_ms, s.latency_ms));
+        shown.push(line("simulated", points(&simulated), Colour::Sky, true));
+    }
+    lines(title, "items/s", "latency (ms)", &shown)
 }

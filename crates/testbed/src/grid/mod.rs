@@ -18,9 +18,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::common::{self, Programs};
 use crate::lab::Lab;
-use crate::stream::Job;
-use experiment::{Cell, Experiment};
-use row::{Key, Row};
+use crate::stream::{Job, RunFailed};
+use experiment::Cell;
+pub(crate) use experiment::Experiment;
+pub(crate) use row::Row;
+use row::{Failure, Key, Record};
 
 /// Run an experiment on real nodes: models on emulated devices and links; needs root
 #[derive(Debug, clap::Args)]
@@ -48,15 +50,16 @@ pub(crate) fn execute(args: &Args) -> Result<()> {
     if args.fresh && results.exists() {
         fs::remove_file(&results).with_context(|| format!("cannot remove `{}`", results.display()))?;
     }
-    let mut rows = read_rows(&results)?;
-    let write_page = |rows: &[Row]| page(folder, &name, &experiment, rows);
+    let mut done = read_results(&results)?;
+    let write_page = |done: &Results| page(folder, &name, &experiment, done);
     if args.page {
-        ensure!(!rows.is_empty(), "there are no results of `{}` yet", args.experiment.display());
-        return write_page(&rows);
+        let none = done.rows.is_empty() && done.failures.is_empty();
+        ensure!(!none, "there are no results of `{}` yet", args.experiment.display());
+        return write_page(&done);
     }
-    let done: HashSet<Key> = rows.iter().map(Row::key).collect();
     let wanted = |cell: &Cell<'_>| args.cluster.as_ref().is_none_or(|name| *name == cell.cluster.name);
-    let wanted = |cell: &Cell<'_>| wanted(cell) && !done.contains(&cell.key());
+    let known: HashSet<Key> = done.rows.iter().map(Row::key).collect();
+    let wanted = |cell: &Cell<'_>| wanted(cell) && !known.contains(&cell.key());
     let cells: Vec<Cell<'_>> = experiment.cells()?.into_iter().filter(wanted).collect();
     let lab = Lab::new(folder, &experiment.engine, &args.programs)?;
     let bar = ProgressBar::new(cells.len() as u64);
@@ -65,50 +68,87 @@ pub(crate) fn execute(args: &Args) -> Result<()> {
             .expect("a template"),
     );
     for cell in bar.wrap_iter(cells.iter()) {
-        bar.set_message(cell.key().to_string());
+        let key = cell.key();
+        if done.failures.iter().any(|failure| failure.is_of(&key)) {
+            continue;
+        }
+        bar.set_message(key.to_string());
         bar.tick();
-        let row = run(&experiment, cell, &lab)?;
-        common::append(folder, &name, &row)?;
-        rows.push(row);
-        write_page(&rows)?;
+        let record = run(&experiment, cell, &lab)?;
+        common::append(folder, &name, &record)?;
+        done.add(record);
+        write_page(&done)?;
     }
     Ok(())
 }
 
-fn run(experiment: &Experiment, cell: &Cell<'_>, lab: &Lab) -> Result<Row> {
+/// What was written down.
+#[derive(Default)]
+struct Results {
+    rows: Vec<Row>,
+    failures: Vec<Failure>,
+}
+
+impl Results {
+    fn add(&mut self, record: Record) {
+        let line = self.rows.len() + self.failures.len() + 1;
+        match record {
+            Record::Run(row) => self.rows.push(Row { line, ..*row }),
+            Record::Failure(failure) => self.failures.push(failure),
+        }
+    }
+}
+
+fn run(experiment: &Experiment, cell: &Cell<'_>, lab: &Lab) -> Result<Record> {
     let (model, file) = (lab.model(cell.model)?, lab.cluster(&cell.cluster)?);
     let configuration = cell.configuration;
     let job = Job {
         codec: configuration.codec.as_deref(),
         objective: configuration.objective,
-        window: configuration.window,
+        window: cell.window,
+        rule: configuration.rule,
         stages: configuration.stages,
         cut: configuration.cut.as_deref(),
         ..Job::new(&model, &file, experiment.warm_up, configuration.items.unwrap_or(experiment.items))
     };
-    let (streamed, attempt) = lab
-        .undisturbed(&cell.cluster, &job, experiment.attempts)
-        .with_context(|| format!("the run {}", cell.key()))?;
-    Ok(Row::new(cell, &job, streamed, attempt, &lab.origin))
+    match lab.undisturbed(&cell.cluster, &job, experiment.attempts) {
+        Ok((streamed, attempt)) => {
+            Ok(Record::Run(Box::new(Row::new(cell, &job, streamed, attempt, &lab.origin))))
+        }
+        Err(error) => match error.downcast_ref::<RunFailed>() {
+            Some(RunFailed(said)) if configuration.may_fail => {
+                Ok(Record::Failure(Failure::new(cell, said, &lab.origin)))
+            }
+            _ => Err(error.context(format!("the run {}", cell.key()))),
+        },
+    }
 }
 
 /// Writes the page of an experiment with its pictures.
-fn page(folder: &Path, name: &str, experiment: &Experiment, rows: &[Row]) -> Result<()> {
+fn page(folder: &Path, name: &str, experiment: &Experiment, done: &Results) -> Result<()> {
     let mut shown = Vec::new();
     for (i, figure) in experiment.figure.iter().enumerate() {
-        if let Some(svg) = figures::draw(figure, experiment, rows)? {
+        if let Some(svg) = figures::draw(figure, experiment, &done.rows)? {
             let path = format!("figures/{name}-{}.svg", i + 1);
             common::save(&folder.join(&path), &svg)?;
             shown.push((path, figure.title().to_owned()));
         }
     }
-    common::page(folder, name, &text::page(name, experiment, rows, &shown))
+    common::page(folder, name, &text::page(name, experiment, &done.rows, &done.failures, &shown))
 }
 
 /// The runs that are written down already.
-fn read_rows(results: &Path) -> Result<Vec<Row>> {
+///
+/// # Errors
+/// When the file cannot be read, or holds something else.
+pub(crate) fn read_rows(results: &Path) -> Result<Vec<Row>> {
+    Ok(read_results(results)?.rows)
+}
+
+fn read_results(results: &Path) -> Result<Results> {
+    let mut done = Results::default();
     if !results.exists() {
-        return Ok(Vec::new());
+        return Ok(done);
     }
     let shown = results.display();
     let text = fs::read_to_string(results).with_context(|| format!("cannot read `{shown}`"))?;
@@ -117,11 +157,12 @@ fn read_rows(results: &Path) -> Result<Vec<Row>> {
     if whole.len() < text.len() {
         fs::write(results, whole).with_context(|| format!("cannot write `{shown}`"))?;
     }
-    let row = |(i, line): (usize, &str)| {
-        serde_json::from_str(line)
-            .with_context(|| format!("`{shown}`, line {}, is no run; --fresh does all again", i + 1))
-    };
-    whole.lines().enumerate().map(row).collect()
+    for (i, line) in whole.lines().enumerate() {
+        let record = Record::read(line);
+        let no_run = || format!("`{shown}`, line {}, is no run; --fresh does all again", i + 1);
+        done.add(record.with_context(no_run)?);
+    }
+    Ok(done)
 }
 
 #[cfg(test)]
@@ -131,7 +172,7 @@ mod tests {
     #[test]
     fn the_experiments_are_right() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../experiments");
-        for name in ["codecs", "resnet50"] {
+        for name in ["codecs", "energy", "large", "latency", "resnet50", "transformers", "uneven", "vgg"] {
             let experiment = Experiment::read(&folder.join(name).with_extension("toml")).unwrap();
             let cells = experiment.cells().unwrap();
             let keys: HashSet<Key> = cells.iter().map(Cell::key).collect();

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use super::experiment::Cell;
 use crate::common::Origin;
 use crate::host::Disturbance;
-use crate::stream::{Job, Prediction, Streamed};
+use crate::simulate::{Chain, Link, Stage, simulate};
+use crate::stream::{Job, Prediction, Report, Streamed};
 
 /// What tells the runs of an experiment apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -18,10 +19,13 @@ pub(super) struct Key {
 
 /// One run.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub(super) struct Row {
-    pub(super) cluster: String,
-    pub(super) model: String,
-    pub(super) configuration: String,
+pub(crate) struct Row {
+    /// Where it is written down, from 1 on.
+    #[serde(skip)]
+    pub(crate) line: usize,
+    pub(crate) cluster: String,
+    pub(crate) model: String,
+    pub(crate) configuration: String,
     pub(super) repeat: usize,
     pub(super) engine: String,
     pub(super) warm_up: usize,
@@ -29,11 +33,17 @@ pub(super) struct Row {
     /// Of the link that enters the first stage.
     pub(super) input_codec: String,
     pub(super) stages: Vec<StageRow>,
-    pub(super) predicted: Prediction,
+    pub(crate) predicted: Prediction,
     /// By the CPU time that nodes took in operation.
     pub(super) corrected: Option<Prediction>,
+    /// What comes of the predicted times when items queue for them, over as many items as were measured.
+    #[serde(default)]
+    pub(super) simulated: Option<Simulation>,
+    /// Items in the chain at most.
+    #[serde(default)]
+    pub(super) window: Option<usize>,
     /// Between two results at steady state.
-    pub(super) period_ms: f64,
+    pub(crate) period_ms: f64,
     /// Of the second half over that of the first.
     pub(super) drift: f64,
     pub(super) latency_ms: f64,
@@ -44,11 +54,98 @@ pub(super) struct Row {
     pub(super) shipped_bytes: u64,
     pub(super) disturbance: Disturbance,
     /// Whether the last attempt was disturbed, too.
-    pub(super) disturbed: bool,
+    pub(crate) disturbed: bool,
     pub(super) attempt: usize,
     /// The processor and the number of its cores.
     pub(super) machine: String,
     pub(super) commit: String,
+}
+
+/// What was simulated of a run: the median of latencies, and the 99th percentile.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(super) struct Simulation {
+    pub(super) period_ms: f64,
+    pub(super) latency_ms: f64,
+    pub(super) latency_ms_p99: f64,
+}
+
+impl Simulation {
+    fn of(report: &Report, warm_up: usize, items: usize) -> Simulation {
+        let found = simulate(&chain(report), warm_up, items);
+        Simulation {
+            period_ms: found.period_seconds * 1e3,
+            latency_ms: found.latency_seconds * 1e3,
+            latency_ms_p99: found.latency_seconds_p99 * 1e3,
+        }
+    }
+}
+
+/// The times that were predicted.
+fn chain(report: &Report) -> Chain {
+    let links = &report.links;
+    let link = |link: &crate::stream::Link| Link {
+        seconds: link.busy_ms / 1e3,
+        delay_seconds: link.delay_ms / 1e3,
+        encodes: link.encodes,
+    };
+    let stage = |(stage, around): (&crate::stream::Stage, &[crate::stream::Link])| Stage {
+        receive_seconds: around[0].receive_ms / 1e3,
+        compute_seconds: stage.predicted_compute_ms / 1e3,
+        send_seconds: around[1].send_ms / 1e3,
+    };
+    Chain {
+        input_seconds: links[0].send_ms / 1e3,
+        result_seconds: links[links.len() - 1].receive_ms / 1e3,
+        stages: std::iter::zip(&report.stages, links.windows(2)).map(stage).collect(),
+        links: links.iter().map(link).collect(),
+        window: report.window,
+    }
+}
+
+/// A run that ended with an error, where that was to be expected.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(super) struct Failure {
+    pub(super) cluster: String,
+    pub(super) model: String,
+    pub(super) configuration: String,
+    pub(super) repeat: usize,
+    /// What the error said.
+    pub(super) failure: String,
+    pub(super) machine: String,
+    pub(super) commit: String,
+}
+
+impl Failure {
+    pub(super) fn new(cell: &Cell<'_>, failure: &str, origin: &Origin) -> Failure {
+        let Key { cluster, model, configuration, repeat } = cell.key();
+        let (failure, Origin { machine, commit }) = (failure.to_owned(), origin.clone());
+        Failure { cluster, model, configuration, repeat, failure, machine, commit }
+    }
+
+    /// Whether a run is of the same kind: it would fail, too.
+    pub(super) fn is_of(&self, key: &Key) -> bool {
+        [&self.cluster, &self.model, &self.configuration] == [&key.cluster, &key.model, &key.configuration]
+    }
+}
+
+/// A line of results.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(super) enum Record {
+    Run(Box<Row>),
+    Failure(Failure),
+}
+
+impl Record {
+    /// # Errors
+    /// When the line is neither.
+    pub(super) fn read(line: &str) -> serde_json::Result<Record> {
+        let value: serde_json::Value = serde_json::from_str(line)?;
+        match value.get("failure") {
+            Some(_) => serde_json::from_value(value).map(Record::Failure),
+            None => serde_json::from_value(value).map(Record::Run),
+        }
+    }
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -104,6 +201,7 @@ impl Row {
         };
         let Key { cluster, model, configuration, repeat } = cell.key();
         Row {
+            line: 0,
             cluster,
             model,
             configuration,
@@ -111,6 +209,8 @@ impl Row {
             engine: report.stages.first().map(|stage| stage.engine.clone()).unwrap_or_default(),
             warm_up: job.warm_up,
             items: job.items,
+            simulated: Some(Simulation::of(&report, job.warm_up, job.items)),
+            window: Some(report.window),
             stages: report.stages.iter().map(stage).collect(),
             input_codec: report.input_codec,
             predicted: report.predicted,
@@ -139,18 +239,23 @@ impl Row {
     }
 
     /// Items a second.
-    pub(super) fn rate(&self) -> f64 {
+    pub(crate) fn rate(&self) -> f64 {
         1e3 / self.period_ms
     }
 
     /// CPU time of all nodes.
-    pub(super) fn cpu_ms(&self) -> f64 {
+    pub(crate) fn cpu_ms(&self) -> f64 {
         self.stages.iter().map(|stage| stage.cpu_ms).sum()
     }
 
     /// Energy of all nodes in use, modelled, joules.
-    pub(super) fn joules(&self) -> f64 {
+    pub(crate) fn joules(&self) -> f64 {
         self.stages.iter().map(|stage| stage.modelled_joules).sum()
+    }
+
+    /// Of one of them.
+    pub(crate) fn joules_per_node(&self) -> f64 {
+        self.joules() / self.stages.len().max(1) as f64
     }
 
     /// What all links carry, bytes.

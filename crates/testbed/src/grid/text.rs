@@ -1,17 +1,19 @@
 //! The page of an experiment: a table for each model on each cluster, from the runs that were written down. Pure.
 
 use super::experiment::Experiment;
-use super::row::Row;
+use super::row::{Failure, Row};
 use crate::kinds::{counting, kinds, over, spread};
 use crate::table::markdown;
 
-const HEADER: [&str; 13] = [
+const HEADER: [&str; 15] = [
     "configuration",
     "items/s",
     "spread (%)",
     "over the first",
     "predicted (items/s)",
     "measured / predicted",
+    "simulated (items/s)",
+    "measured / simulated",
     "stages",
     "latency p50, p99 (ms)",
     "CPU (ms/item)",
@@ -26,6 +28,7 @@ pub(super) fn page(
     name: &str,
     experiment: &Experiment,
     rows: &[Row],
+    failures: &[Failure],
     figures: &[(String, String)],
 ) -> String {
     let mut text = format!("# {}\n\n", experiment.title);
@@ -43,6 +46,13 @@ pub(super) fn page(
         let first = same.first().map_or(0.0, |kind| over(&calm(kind), Row::rate));
         let lines: Vec<Vec<String>> = same.iter().map(|kind| line(kind, first)).collect();
         text += &format!("## {}, {}\n\n{}\n", here[0].model, here[0].cluster, markdown(&HEADER, &lines));
+    }
+    if !failures.is_empty() {
+        text += "## What does not run\n\n";
+        for Failure { cluster, model, configuration, failure, .. } in failures {
+            text += &format!("- {model}, {cluster}, {configuration}: {failure}\n");
+        }
+        text += "\n";
     }
     let of = |field: fn(&Row) -> &String| listed(rows.iter().map(|row| field(row).as_str()));
     text += &format!(
@@ -73,14 +83,26 @@ fn line(kind: &[&Row], first: f64) -> Vec<String> {
         format!("{:.2}x", rate / first),
         format!("{:.2}", of(&|row| 1e3 / row.predicted.period_ms)),
         format!("{:.3}", of(&|row| row.predicted.period_ms / row.period_ms)),
+        simulated(&rows, 2, |_, period_ms| 1e3 / period_ms),
+        simulated(&rows, 3, |row, period_ms| period_ms / row.period_ms),
         last.stages.len().to_string(),
         format!("{:.0}, {:.0}", of(&|row| row.latency_ms), of(&|row| row.latency_ms_p99)),
         format!("{:.1}", of(&Row::cpu_ms)),
         format!("{:.3}", of(&Row::carried_bytes) / 1e6),
-        format!("{:.3}; {:.3}", of(&Row::joules), of(&|row| row.joules() / row.stages.len() as f64)),
+        format!("{:.3}; {:.3}", of(&Row::joules), of(&Row::joules_per_node)),
         counted(last.codecs()),
         format!("{} of {}", rows.iter().filter(|row| !row.disturbed).count(), kind.len()),
     ]
+}
+
+/// A figure of rows and their simulated periods; nothing for those of a time before there was a simulation.
+fn simulated(rows: &[&Row], decimals: usize, figure: impl Fn(&Row, f64) -> f64) -> String {
+    let simulated: Vec<&Row> = rows.iter().copied().filter(|row| row.simulated.is_some()).collect();
+    if simulated.is_empty() {
+        return "-".to_owned();
+    }
+    let found = over(&simulated, |row| figure(row, row.simulated.map_or(f64::NAN, |s| s.period_ms)));
+    format!("{found:.decimals$}")
 }
 
 /// `3 raw, 6 f16`, in the order of their first link.
@@ -109,7 +131,7 @@ fn listed<'a>(values: impl Iterator<Item = &'a str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::grid::row::StageRow;
+    use crate::grid::row::{Record, Simulation, StageRow};
     use crate::host::Disturbance;
     use crate::stream::Prediction;
 
@@ -131,6 +153,7 @@ mod tests {
         };
         let predicted = Prediction { period_ms: 90.0, latency_ms: 180.0, bottleneck: "a-1".to_owned() };
         Row {
+            line: 0,
             cluster: "slow".to_owned(),
             model: "m".to_owned(),
             configuration: configuration.to_owned(),
@@ -142,6 +165,8 @@ mod tests {
             stages: vec![stage("raw"), stage("f16")],
             predicted,
             corrected: None,
+            simulated: Some(Simulation { period_ms: 95.0, latency_ms: 190.0, latency_ms_p99: 191.0 }),
+            window: Some(6),
             period_ms,
             drift: 1.0,
             latency_ms: 200.0,
@@ -154,6 +179,12 @@ mod tests {
             machine: "a machine".to_owned(),
             commit: "c0ffee".to_owned(),
         }
+    }
+
+    fn experiment() -> Experiment {
+        let text = "title = 'T'\nengine = 'rten'\nrepeats = 1\nattempts = 1\nwarm_up = 1\nitems = 2\n\
+                    cluster = []\nconfiguration = []\nrun = []";
+        toml::from_str(text).unwrap()
     }
 
     #[test]
@@ -175,6 +206,8 @@ mod tests {
                 "2.22x",
                 "11.11",
                 "0.900",
+                "10.53",
+                "0.950",
                 "2",
                 "200, 210",
                 "20.0",
@@ -189,8 +222,20 @@ mod tests {
     #[test]
     fn rows_are_read_as_they_were_written() {
         let text = serde_json::to_string(&row("one", 3, 200.0, true)).unwrap();
-        let read: Row = serde_json::from_str(&text).unwrap();
+        let Record::Run(read) = Record::read(&text).unwrap() else { panic!("a run") };
         assert_eq!(serde_json::to_string(&read).unwrap(), text);
         assert_eq!(read.key().to_string(), "slow: m, one, 3");
+        // Those of a time before there was a simulation.
+        let mut old: serde_json::Value = serde_json::from_str(&text).unwrap();
+        for key in ["simulated", "window"] {
+            old.as_object_mut().unwrap().remove(key).unwrap();
+        }
+        let Record::Run(old) = Record::read(&old.to_string()).unwrap() else { panic!("a run") };
+        assert_eq!(line(&[&old], 5.0)[6..8], ["-", "-"]);
+        let failure = r#"{"cluster":"c","model":"m","configuration":"k","repeat":0,"failure":"too large","machine":"","commit":""}"#;
+        let Record::Failure(failure) = Record::read(failure).unwrap() else { panic!("a failure") };
+        assert!(!failure.is_of(&read.key()));
+        let page = page("x", &experiment(), &[*read], &[failure], &[]);
+        assert!(page.contains("- m, c, k: too large\n"), "{page}");
     }
 }

@@ -1,0 +1,235 @@
+//! Claims about what was measured, each held against the runs that it speaks of; and what others measured, with ours below
+//! it. Pure, but for reading results.
+
+use anyhow::{Result, ensure};
+use serde::Deserialize;
+
+#[cfg(test)]
+use crate::grid::Experiment;
+use crate::grid::Row;
+use crate::kinds::{counting, over, spread};
+use crate::table::markdown;
+
+/// A figure that is to be reached.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Claim {
+    what: String,
+    experiment: String,
+    #[serde(flatten)]
+    place: Place,
+    configuration: String,
+    /// The configuration that it is held against.
+    #[serde(default)]
+    over: Option<String>,
+    figure: Figure,
+    #[serde(flatten)]
+    bound: Bound,
+    /// What the DEFER paper has, as it says it.
+    #[serde(default)]
+    paper: Option<String>,
+}
+
+/// Where runs are made.
+#[derive(Debug, Deserialize)]
+pub(super) struct Place {
+    pub(super) cluster: String,
+    pub(super) model: String,
+}
+
+/// What is to be reached.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Bound {
+    Least(f64),
+    Most(f64),
+}
+
+/// Of a configuration, over that of the one it is held against where there is one.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "kebab-case")]
+enum Figure {
+    /// Items a second.
+    Rate,
+    /// Items a second over what the plan promised.
+    OfPrediction,
+    /// CPU time of all nodes for an item.
+    Cpu,
+    /// Modelled energy of a node for an item.
+    JoulesPerNode,
+    /// Modelled energy of all nodes for an item.
+    Joules,
+}
+
+/// Results of an experiment, by its name.
+type Results<'a> = dyn Fn(&str) -> Result<Vec<Row>> + 'a;
+
+impl Figure {
+    fn of(self, row: &Row) -> f64 {
+        match self {
+            Figure::Rate => row.rate(),
+            Figure::OfPrediction => row.predicted.period_ms / row.period_ms,
+            Figure::Cpu => row.cpu_ms(),
+            Figure::JoulesPerNode => row.joules_per_node(),
+            Figure::Joules => row.joules(),
+        }
+    }
+
+    fn shown(self, value: f64) -> String {
+        match self {
+            Figure::Rate => format!("{value:.2}x"),
+            Figure::Cpu | Figure::Joules => format!("{value:.3}x"),
+            Figure::OfPrediction => format!("{:.1} %", value * 100.0),
+            Figure::JoulesPerNode => format!("{:+.1} %", (value - 1.0) * 100.0),
+        }
+    }
+}
+
+impl Bound {
+    fn holds(self, value: f64) -> bool {
+        match self {
+            Bound::Least(least) => value >= least,
+            Bound::Most(most) => value <= most,
+        }
+    }
+
+    fn shown(self, figure: Figure) -> String {
+        match self {
+            Bound::Least(least) => format!(">= {}", figure.shown(least)),
+            Bound::Most(most) => format!("<= {}", figure.shown(most)),
+        }
+    }
+}
+
+impl Claim {
+    fn configurations(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(&*self.configuration).chain(self.over.as_deref())
+    }
+
+    /// Whether all that it speaks of is run.
+    #[cfg(test)]
+    pub(super) fn is_of(&self, experiment: &impl Fn(&str) -> Experiment) -> bool {
+        let experiment = experiment(&self.experiment);
+        self.configurations().all(|name| experiment.runs(&self.place.cluster, &self.place.model, name))
+    }
+
+    /// The claim, what the paper has, what was to be reached, what was, and the lines that say so.
+    fn line(&self, results: &Results<'_>) -> Result<Vec<String>> {
+        let rows = results(&self.experiment)?;
+        let all: Vec<Vec<&Row>> = self.configurations().map(|name| self.place.runs(name, &rows)).collect();
+        let paper = self.paper.clone().unwrap_or_default();
+        let mut line = vec![self.what.clone(), paper, self.bound.shown(self.figure)];
+        if all.iter().any(Vec::is_empty) {
+            line.extend(["not run yet", "", ""].map(str::to_owned));
+            return Ok(line);
+        }
+        let value = |row: &&Row| self.figure.of(row);
+        let base = all.get(1).map_or(1.0, |base| over(base, value_of(&value)));
+        let measured = over(&all[0], value_of(&value)) / base;
+        let (least, most) = spread(&all[0], value_of(&value));
+        let shown = |value: f64| self.figure.shown(value);
+        line.push(format!("{} ({} to {})", shown(measured), shown(least / base), shown(most / base)));
+        line.push(if self.bound.holds(measured) { "yes" } else { "**no**" }.to_owned());
+        line.push(traced(&self.experiment, all.into_iter().flatten()));
+        Ok(line)
+    }
+}
+
+/// A figure of rows, of a figure of references to them.
+fn value_of(value: &impl Fn(&&Row) -> f64) -> impl Fn(&Row) -> f64 {
+    move |row| value(&row)
+}
+
+impl Place {
+    /// The runs of a configuration that count.
+    fn runs<'a>(&self, configuration: &str, rows: &'a [Row]) -> Vec<&'a Row> {
+        let of = |row: &&Row| {
+            (&*row.cluster, &*row.model, &*row.configuration) == (&*self.cluster, &*self.model, configuration)
+        };
+        counting(&rows.iter().filter(of).collect::<Vec<_>>(), |row| row.disturbed)
+    }
+}
+
+/// `resnet50: 3, 11, 19`: the lines of the results that say so.
+fn traced<'a>(experiment: &str, rows: impl Iterator<Item = &'a Row>) -> String {
+    let lines: Vec<String> = rows.map(|row| row.line.to_string()).collect();
+    format!("{experiment}: {}", lines.join(", "))
+}
+
+pub(super) fn table(claims: &[Claim], results: &Results<'_>) -> Result<String> {
+    let lines = claims.iter().map(|claim| claim.line(results)).collect::<Result<Vec<_>>>()?;
+    let header = [
+        "what",
+        "the DEFER paper",
+        "to be reached",
+        "measured (least to largest)",
+        "reached",
+        "lines of `experiments/results/`",
+    ];
+    Ok(markdown(&header, &lines))
+}
+
+/// What others measured of a model, and ours.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Peers {
+    pub(super) title: String,
+    /// Where they measured, a column each.
+    columns: Vec<String>,
+    other: Vec<Other>,
+    /// Ours: the runs of an experiment on a cluster for each column.
+    experiment: String,
+    clusters: Vec<String>,
+    model: String,
+    configurations: Vec<String>,
+}
+
+/// Another system, as it was measured elsewhere.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Other {
+    system: String,
+    /// Items a second, a column each; as it was written down there.
+    rates: Vec<String>,
+}
+
+impl Peers {
+    /// Whether all that it speaks of is run.
+    #[cfg(test)]
+    pub(super) fn is_of(&self, experiment: &impl Fn(&str) -> Experiment) -> bool {
+        let experiment = experiment(&self.experiment);
+        let on = |place: &Place| {
+            self.configurations.iter().all(|name| experiment.runs(&place.cluster, &place.model, name))
+        };
+        self.places().all(|place| on(&place))
+    }
+
+    /// Where ours ran, a column each.
+    fn places(&self) -> impl Iterator<Item = Place> {
+        self.clusters.iter().map(|cluster| Place { cluster: cluster.clone(), model: self.model.clone() })
+    }
+
+    pub(super) fn table(&self, results: &Results<'_>) -> Result<String> {
+        let columns = self.columns.len();
+        ensure!(self.clusters.len() == columns, "`{}` needs a cluster for each column", self.title);
+        let mut lines = Vec::new();
+        for Other { system, rates } in &self.other {
+            ensure!(rates.len() == columns, "`{}`: `{system}` needs {columns} rates", self.title);
+            lines.push([std::slice::from_ref(system), &rates[..], &["elsewhere".to_owned()]].concat());
+        }
+        let rows = results(&self.experiment)?;
+        for configuration in &self.configurations {
+            let all: Vec<Vec<&Row>> = self.places().map(|place| place.runs(configuration, &rows)).collect();
+            let rate = |rows: &Vec<&Row>| match rows.is_empty() {
+                true => "not run yet".to_owned(),
+                false => format!("{:.2}", over(rows, Row::rate)),
+            };
+            let name = vec![format!("this system, `{configuration}`")];
+            let rates: Vec<String> = all.iter().map(rate).collect();
+            lines.push([name, rates, vec![traced(&self.experiment, all.into_iter().flatten())]].concat());
+        }
+        let columns = self.columns.iter().map(String::as_str);
+        let header: Vec<&str> = std::iter::once("items/s").chain(columns).chain(["where"]).collect();
+        Ok(markdown(&header, &lines))
+    }
+}
