@@ -176,8 +176,11 @@ fn timing_and_probing_cannot_be_turned_against_a_node() {
     assert!(attached().unwrap_err().to_string().contains("4 probes"));
     victim.assert_works();
     let mut one = held.pop().unwrap();
+    // The end of a probe is answered, with what a byte took; what follows is none.
     one.write_all(&[0xff; 64 << 10]).unwrap();
-    assert_eq!(one.read(&mut [0; 8]).unwrap_or(0), 0, "it is cut off");
+    let mut answer = Vec::new();
+    let _ = one.read_to_end(&mut answer); // it may be cut off before all was read
+    assert!(answer.len() <= size_of::<f64>(), "it is cut off");
     drop((one, held));
     let deadline = Instant::now() + Duration::from_secs(20);
     while attached().is_err() {
