@@ -235,11 +235,13 @@ fn u64_at(bytes: &[u8], offset: usize) -> u64 {
     u64::from_le_bytes(bytes[offset..offset + 8].try_into().expect("eight bytes"))
 }
 
-/// A size that this machine could address at all: half the address space, so that sums of two never wrap.
+/// The largest size that a frame may tell: half of what this machine could address at all, so that sums of two never wrap.
+pub const LARGEST_SIZE: usize = isize::MAX as usize / 2;
+
 fn size_at(bytes: &[u8], offset: usize) -> Result<usize, FrameError> {
     let too_large = FrameError::Malformed("a size beyond this machine");
     match usize::try_from(u64_at(bytes, offset)) {
-        Ok(size) if size <= isize::MAX as usize / 2 => Ok(size),
+        Ok(size) if size <= LARGEST_SIZE => Ok(size),
         _ => Err(too_large),
     }
 }

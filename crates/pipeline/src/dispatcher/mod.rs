@@ -35,7 +35,7 @@ use crate::node::stage::OUTPUT_FAILED;
 use crate::node::state::ENDED;
 use crate::operation::Operation;
 use crate::prepare::{PrepareError, PrepareOptions, Prepared, SplitOptions, check_item};
-use crate::transport::Shipped;
+use crate::transport::{Shipped, check_sizes};
 use adapt::Adapting;
 pub use agreement::{Agreement, CodecTrial, MAX_TRIAL_ITEMS, TriedLink};
 use flight::{Ends, Flight};
@@ -477,6 +477,7 @@ impl Pipeline {
 
     fn check(&self, item: &[Tensor]) -> Result<(), ItemError> {
         check_item(&self.inner.model, item).map_err(|e| ItemError::Unfit(e.to_string()))?;
+        check_sizes(item).map_err(ItemError::Unfit)?;
         let limit = self.inner.orders[0].message.max_tensor_len;
         let largest = item.iter().map(|tensor| tensor.bytes().len() as u64).max().unwrap_or(0);
         if largest > limit {

@@ -317,7 +317,19 @@ impl<R: Read> FrameReader<R> {
         if !intact(&text, &d) {
             return Err(FrameError::Checksum { sequence: header.sequence, index: 0 }.into());
         }
-        Ok(String::from_utf8_lossy(&text).into_owned())
+        // A peer's line stays a line, whatever it holds.
+        Ok(String::from_utf8_lossy(&text).replace(char::is_control, " "))
+    }
+}
+
+/// Whether frames can tell the sizes of these tensors. Those of an empty one may be anything.
+pub(crate) fn check_sizes(tensors: &[Tensor]) -> Result<(), String> {
+    let too_large = |tensor: &&Tensor| tensor.shape().dims().iter().any(|&dim| dim > frame::LARGEST_SIZE);
+    match tensors.iter().find(too_large) {
+        Some(tensor) => {
+            Err(format!("a tensor of shape {} has a size that nothing could hold", tensor.shape()))
+        }
+        None => Ok(()),
     }
 }
 
@@ -398,6 +410,39 @@ mod tests {
             );
             assert_eq!(reader.receive(&mut buffers).unwrap().0, Received::End);
         }
+    }
+
+    #[test]
+    fn sizes_are_such_as_a_frame_can_tell() {
+        for (dims, good) in [
+            ([0, frame::LARGEST_SIZE], true),
+            ([0, frame::LARGEST_SIZE + 1], false),
+            ([usize::MAX, 0], false),
+            ([2, 3], true),
+        ] {
+            let tensors = [Tensor::zeros(DType::F32, Shape::from(dims)).unwrap()];
+            assert_eq!(check_sizes(&tensors).is_ok(), good, "{dims:?}");
+            let views: Vec<TensorView<'_>> = tensors.iter().map(Tensor::view).collect();
+            let mut bytes = Vec::new();
+            FrameWriter::new(&mut bytes, Codec::RAW, Checksums::On).send(&HEADER, &views).unwrap();
+            let spec = TensorSpec { name: "x".into(), dtype: DType::F32, dims: None };
+            let mut reader = FrameReader::new(&bytes[..], vec![spec], Codec::RAW, 1 << 20);
+            let mut buffers = reader.buffers();
+            assert_eq!(reader.receive(&mut buffers).is_ok(), good, "{dims:?} is sent");
+        }
+    }
+
+    #[test]
+    fn words_of_a_peer_are_one_line() {
+        let mut bytes = Vec::new();
+        let mut writer = FrameWriter::new(&mut bytes, Codec::RAW, Checksums::On);
+        writer.send_failure(1, 6, "no\nresult\u{1b}[2J").unwrap();
+        let mut reader = FrameReader::new(&bytes[..], specs(), Codec::RAW, 1 << 20);
+        let mut buffers = reader.buffers();
+        let Received::Failure(_, reason) = reader.receive(&mut buffers).unwrap().0 else {
+            panic!("a failure")
+        };
+        assert_eq!(reason, "no result [2J");
     }
 
     #[test]

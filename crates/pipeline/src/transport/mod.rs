@@ -8,6 +8,7 @@ mod spool;
 mod tcp;
 pub(crate) mod weights;
 
+pub(crate) use frames::check_sizes;
 pub use frames::{Checksums, FrameReader, FrameWriter, ReceiveError, Received, Timing};
 pub(crate) use in_use::InUse;
 pub(crate) use spool::{Inlet, Outlet, frame_len};

@@ -31,6 +31,10 @@ pub(crate) struct Packers {
     zstd_out: Option<DCtx<'static>>,
 }
 
+/// Zstandard packs at most so many bytes into a block (RFC 8878, 3.1.1.2.4), which takes at least so many.
+const ZSTD_BLOCK: usize = 128 << 10;
+const ZSTD_SHORTEST_BLOCK: usize = 4;
+
 impl Entropy {
     /// The most bytes that so many become. Of lengths that no memory has it gives what no memory has.
     pub(crate) fn max_len(self, len: usize) -> usize {
@@ -39,6 +43,20 @@ impl Entropy {
             // What `block::get_maximum_output_size` gives, which overflows.
             Entropy::Lz4 => usize::try_from(len as u128 * 110 / 100 + 20).unwrap_or(usize::MAX),
             Entropy::ZstdFast | Entropy::Zstd1 => zstd_safe::compress_bound(len).max(len),
+        }
+    }
+
+    /// The most that so many packed bytes can become: what is unpacked takes no more memory than that, whatever a
+    /// descriptor says.
+    pub(crate) fn max_unpacked_len(self, packed: usize) -> usize {
+        match self {
+            Entropy::None => packed,
+            // A byte that makes a match longer stands for 255.
+            Entropy::Lz4 => packed.saturating_mul(255),
+            // The shortest block is a header and one byte, which it repeats.
+            Entropy::ZstdFast | Entropy::Zstd1 => {
+                (packed / ZSTD_SHORTEST_BLOCK + 1).saturating_mul(ZSTD_BLOCK)
+            }
         }
     }
 
@@ -114,6 +132,18 @@ mod tests {
         let len = entropy.pack(bytes, &mut out, packers);
         out.truncate(len);
         out
+    }
+
+    #[test]
+    fn nothing_becomes_more_than_is_said() {
+        for entropy in [Entropy::Lz4, Entropy::ZstdFast, Entropy::Zstd1] {
+            for len in [0, 1, 100, 70_000, 4 << 20] {
+                let bytes = vec![7u8; len];
+                let mut packed = vec![0; entropy.max_len(len)];
+                let packed_len = entropy.pack(&bytes, &mut packed, &mut Packers::default());
+                assert!(entropy.max_unpacked_len(packed_len) >= len, "{entropy:?} {len}: {packed_len}");
+            }
+        }
     }
 
     #[test]

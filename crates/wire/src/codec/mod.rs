@@ -223,7 +223,8 @@ impl Codec {
                 return self.expect(out.len(), found);
             }
             entropy => {
-                packed.resize(form.head + self.filter.max_len(form.body(), form.layout));
+                let most = form.head + self.filter.max_len(form.body(), form.layout);
+                packed.resize(most.min(entropy.max_unpacked_len(encoded.len())));
                 let len = entropy.unpack(encoded, packed.as_mut_bytes(), packers).map_err(malformed)?;
                 &packed.as_bytes()[..len]
             }
@@ -363,6 +364,20 @@ mod tests {
         let mut out = Tensor::zeros(dtype, shape).unwrap().into_buffer();
         codec.decode(&encoded, dtype, shape, out.as_mut_bytes(), room)?;
         Ok(Tensor::from_buffer(dtype, shape, out).unwrap())
+    }
+
+    #[test]
+    fn a_short_encoding_takes_no_memory_by_the_word_of_a_shape() {
+        let shape = Shape::from([1 << 20, 1, 1, 1]);
+        let mut out = vec![0; 4 << 20];
+        for name in ["zfp+lz4", "zfp+zstd1", "json+lz4", "u8-axis0+lz4"] {
+            let codec: Codec = name.parse().unwrap();
+            let mut room = Room::default();
+            let decoded = codec.decode(&[0x10; 1000], DType::F32, shape, &mut out, &mut room);
+            assert!(decoded.is_err(), "{name}");
+            let most = if codec.entropy == Entropy::Lz4 { 255_000 } else { 251 * (128 << 10) };
+            assert!(room.packed.as_bytes().len() <= most, "{name}: {}", room.packed.as_bytes().len());
+        }
     }
 
     #[test]
