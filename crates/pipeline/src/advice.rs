@@ -20,8 +20,8 @@ pub(crate) struct Observed {
     pub(crate) period: f64,
     /// By stage: seconds in the engine.
     pub(crate) compute_seconds: Vec<f64>,
-    /// By link, from the dispatcher to the first stage on: seconds from a frame's first byte to its tensors.
-    pub(crate) receive_seconds: Vec<f64>,
+    /// By link, from the dispatcher to the first stage on: seconds from a frame's first byte to its last.
+    pub(crate) transfer_seconds: Vec<f64>,
     /// By link: bytes of a frame.
     pub(crate) bytes: Vec<f64>,
 }
@@ -167,7 +167,7 @@ impl Chain<'_> {
         let now = self.assignment.codecs[link];
         let bytes = |codec: usize| self.problem.codecs[codec].bytes[self.boundary(link)] as f64;
         let share = if bytes(now) > 0.0 { bytes(codec) / bytes(now) } else { 1.0 };
-        let seen = (self.observed.receive_seconds[link] - self.decode_seconds(link, now)).max(0.0);
+        let seen = self.observed.transfer_seconds[link];
         if share <= 1.0 {
             return seen * share;
         }
@@ -242,13 +242,13 @@ pub(crate) mod tests {
         (problem, Assignment { stages: vec![stage(0), stage(1)], codecs: codecs.to_vec() })
     }
 
-    /// A chain that takes so many milliseconds: between results, to compute, to receive.
-    pub(crate) fn observed(codecs: &[usize], period: f64, compute: [f64; 2], receive: [f64; 3]) -> Observed {
+    /// A chain that takes so many milliseconds: between results, to compute, to transfer.
+    pub(crate) fn observed(codecs: &[usize], period: f64, compute: [f64; 2], transfer: [f64; 3]) -> Observed {
         let seconds = |ms: &[f64]| ms.iter().map(|ms| ms / 1e3).collect();
         Observed {
             period: period / 1e3,
             compute_seconds: seconds(&compute),
-            receive_seconds: seconds(&receive),
+            transfer_seconds: seconds(&transfer),
             bytes: codecs.iter().map(|&codec| [1000.0, 500.0, 250.0][codec]).collect(),
         }
     }
@@ -258,11 +258,11 @@ pub(crate) mod tests {
         codecs: [usize; 3],
         period: f64,
         compute: [f64; 2],
-        receive: [f64; 3],
+        transfer: [f64; 3],
         left: u32,
     ) -> Vec<(usize, usize)> {
         let (problem, assignment) = chain(codecs);
-        let observed = observed(&codecs, period, compute, receive);
+        let observed = observed(&codecs, period, compute, transfer);
         let choices =
             [(RAW, 0), (HALF, left), (SLOW, 0)].map(|(codec, left)| Choice { codec, left }).to_vec();
         let Some(advice) = advise(&problem, &assignment, &observed, &vec![choices; 3]) else { return vec![] };
@@ -273,7 +273,7 @@ pub(crate) mod tests {
     #[test]
     fn links_switch_when_the_period_falls_by_more_than_a_tenth() {
         let raw = [RAW; 3];
-        for (what, codecs, period, compute, receive, left, switches) in [
+        for (what, codecs, period, compute, transfer, left, switches) in [
             ("the engines are the limit", raw, 10.0, [10.0, 4.0], [5.0, 5.0, 1.0], 0, vec![]),
             ("one link is the limit", raw, 10.0, [5.0, 4.0], [1.0, 10.0, 1.0], 0, vec![(1, HALF)]),
             ("it is by far", raw, 40.0, [1.0, 1.0], [1.0, 40.0, 1.0], 0, vec![(1, SLOW)]),
@@ -291,14 +291,14 @@ pub(crate) mod tests {
             ("and is worth it", raw, 10.0, [7.9, 7.9], [1.0, 10.0, 1.0], 1, vec![(1, HALF)]),
             ("it was left often", raw, 10.0, [1.0, 7.0], [1.0, 10.0, 1.0], 4, vec![(1, SLOW)]),
         ] {
-            assert_eq!(advised(codecs, period, compute, receive, left), switches, "{what}");
+            assert_eq!(advised(codecs, period, compute, transfer, left), switches, "{what}");
         }
     }
 
     #[test]
     fn more_bytes_are_not_sent_on_the_word_of_an_idle_link() {
         let (problem, assignment) = chain([RAW, SLOW, RAW]);
-        let observed = observed(&assignment.codecs, 5.0, [0.2, 0.1], [0.0, 1.0, 0.0]);
+        let observed = observed(&assignment.codecs, 5.0, [0.2, 0.1], [0.0; 3]);
         let chain = Chain { problem: &problem, assignment: &assignment, observed: &observed };
         // A millisecond by what was known, although nothing was seen of the link.
         assert!((chain.transfer_seconds(1, RAW) - 1e-3).abs() < 1e-12);

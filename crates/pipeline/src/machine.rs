@@ -2,6 +2,7 @@
 //! says of itself and nothing else, and what the system does not say is empty.
 
 use std::fs;
+use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 use wire::control::Machine;
@@ -29,6 +30,12 @@ pub(crate) fn process_cpu_seconds() -> f64 {
 /// CPU time of the calling thread so far, seconds.
 pub(crate) fn thread_cpu_seconds() -> f64 {
     seconds(ClockId::ThreadCPUTime)
+}
+
+/// CPU time of the calling thread so far.
+pub(crate) fn thread_cpu_time() -> Duration {
+    // The system gives no negative times; if it did, no time would have passed.
+    clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap_or_default()
 }
 
 fn seconds(clock: ClockId) -> f64 {

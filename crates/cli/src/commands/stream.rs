@@ -173,11 +173,18 @@ fn resource_name(chain: &Pipeline, resource: plan::Resource) -> String {
 fn since(after: &StageFigures, before: &StageFigures) -> StageFigures {
     StageFigures {
         items: after.items.saturating_sub(before.items),
-        receive_seconds: after.receive_seconds - before.receive_seconds,
+        received: after.received.saturating_sub(before.received),
+        computed: after.computed.saturating_sub(before.computed),
+        transfer_seconds: after.transfer_seconds - before.transfer_seconds,
+        decode_seconds: after.decode_seconds - before.decode_seconds,
         compute_seconds: after.compute_seconds - before.compute_seconds,
         send_seconds: after.send_seconds - before.send_seconds,
         bytes_in: after.bytes_in.saturating_sub(before.bytes_in),
         bytes_out: after.bytes_out.saturating_sub(before.bytes_out),
+        compute_cpu_seconds: after.compute_cpu_seconds - before.compute_cpu_seconds,
+        encode_cpu_seconds: after.encode_cpu_seconds - before.encode_cpu_seconds,
+        decode_cpu_seconds: after.decode_cpu_seconds - before.decode_cpu_seconds,
+        move_cpu_seconds: after.move_cpu_seconds - before.move_cpu_seconds,
         elapsed_seconds: after.elapsed_seconds - before.elapsed_seconds,
         process_cpu_seconds: after.process_cpu_seconds - before.process_cpu_seconds,
     }
@@ -224,7 +231,8 @@ impl Streamed {
         let operation = chain.in_operation(&self.stages);
         let nodes: Vec<&str> = chain.stages().iter().map(|s| s.node.description.name.as_str()).collect();
         let rows = chain.stages().iter().zip(&self.stages).enumerate().map(|(i, (stage, figures))| {
-            let items = figures.items.max(1) as f64;
+            let [items, received, computed] =
+                [figures.items, figures.received, figures.computed].map(|items| items.max(1) as f64);
             let corrected = operation.as_ref().map(|operation| operation.busy_seconds[i] * 1e3);
             StageRow {
                 stage: i + 1,
@@ -232,15 +240,19 @@ impl Streamed {
                 engine: stage.engine.clone(),
                 operators: stage.operators,
                 weight_bytes: stage.weight_bytes,
-                compute_ms: figures.compute_seconds / items * 1e3,
+                compute_ms: figures.compute_seconds / computed * 1e3,
                 busy: figures.compute_seconds / self.seconds.max(1e-9),
-                in_bytes: figures.bytes_in as f64 / items,
+                in_bytes: figures.bytes_in as f64 / received,
                 out_bytes: figures.bytes_out as f64 / items,
                 codec: chain.codecs()[i + 1].to_string(),
                 predicted_compute_ms: plan.stages[i].replicas[0].compute_seconds * 1e3,
                 predicted_busy_ms: plan.stages[i].replicas[0].busy_seconds * 1e3,
                 corrected_busy_ms: corrected,
                 cpu_ms: figures.process_cpu_seconds / items * 1e3,
+                compute_cpu_ms: figures.compute_cpu_seconds / computed * 1e3,
+                encode_cpu_ms: figures.encode_cpu_seconds / items * 1e3,
+                decode_cpu_ms: figures.decode_cpu_seconds / received * 1e3,
+                move_cpu_ms: figures.move_cpu_seconds / items * 1e3,
             }
         });
         let prediction =

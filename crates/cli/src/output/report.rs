@@ -35,6 +35,13 @@ pub(crate) struct StageRow {
     pub(crate) corrected_busy_ms: Option<f64>,
     /// CPU time of its node's process for one item, ms.
     pub(crate) cpu_ms: f64,
+    /// Of that, the thread that runs the engine, without those that the engine has of its own.
+    pub(crate) compute_cpu_ms: f64,
+    /// Of that, encoding and decoding.
+    pub(crate) encode_cpu_ms: f64,
+    pub(crate) decode_cpu_ms: f64,
+    /// Of that, moving bytes between sockets and memory.
+    pub(crate) move_cpu_ms: f64,
 }
 
 /// What was predicted of a link for one item before a run, ms.
@@ -199,7 +206,7 @@ pub(crate) struct CutRow {
 impl RunReport {
     /// The report for people, several lines.
     pub(crate) fn text(&self) -> String {
-        let mut text = stages(&self.stages);
+        let mut text = format!("{}\n\n{}", stages(&self.stages), cpu(&self.stages));
         let row = |name: &str, figures: [f64; 4]| {
             std::iter::once(name.to_owned()).chain(figures.map(|f| format!("{f:.1}"))).collect()
         };
@@ -288,6 +295,27 @@ fn stages(rows: &[StageRow]) -> String {
     )
 }
 
+/// What each stage's node did with its CPU time.
+fn cpu(rows: &[StageRow]) -> String {
+    let columns = [
+        Number("stage"),
+        Number("CPU (ms/item)"),
+        Number("compute"),
+        Number("encode"),
+        Number("decode"),
+        Number("move"),
+        Number("rest"),
+    ];
+    let cells = |row: &StageRow| {
+        let parts = [row.compute_cpu_ms, row.encode_cpu_ms, row.decode_cpu_ms, row.move_cpu_ms];
+        // The process's clock is read at another moment than those of its threads.
+        let rest = (row.cpu_ms - parts.iter().sum::<f64>()).max(0.0);
+        let figures = [row.cpu_ms].into_iter().chain(parts).chain([rest]).map(|ms| format!("{ms:.2}"));
+        std::iter::once(row.stage.to_string()).chain(figures).collect()
+    };
+    table(&columns, rows.iter().map(cells))
+}
+
 /// The table of `defer nodes`.
 pub(crate) fn nodes(rows: &[NodeRow]) -> String {
     let columns = [
@@ -373,6 +401,10 @@ mod tests {
             predicted_busy_ms: 1200.0,
             corrected_busy_ms: None,
             cpu_ms: 1240.0,
+            compute_cpu_ms: 1200.0,
+            encode_cpu_ms: 10.0,
+            decode_cpu_ms: 8.25,
+            move_cpu_ms: 20.0,
         }
     }
 
@@ -433,6 +465,7 @@ mod tests {
             "over 123456 items",
             "left out: `a`, `b\u{fffd}`, gone",
             "99",
+            "1.75", // what is left of the CPU time
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }

@@ -110,6 +110,14 @@ impl Coding {
     }
 }
 
+/// Has a problem count the memory of links that may be switched to these codecs, whatever a plan has them use.
+pub(crate) fn make_room(problem: &mut Problem, codecs: impl Iterator<Item = Codec>) {
+    // Of each stage the planner counts what the most demanding of all its codecs takes.
+    let copies = codecs.map(Codec::room_copies).max().unwrap_or(0);
+    let first = &mut problem.codecs[0].copies;
+    *first = copies.max(*first);
+}
+
 fn unknown(codec: Codec, problem: &Problem) -> plan::Codec {
     let raw = Problem::raw(&problem.boundaries, problem.devices.len());
     plan::Codec { name: codec.to_string(), copies: codec.room_copies(), ..raw }

@@ -22,8 +22,8 @@ use crate::layout::ours;
 use crate::profile::Profile;
 use judge::{Judge, Verdict};
 
-/// Items between two looks at least: fewer say little of a mean.
-const LEAST_ITEMS: u64 = 8;
+/// Items between two looks at least: figures are of whole items, and may be off by one or two at either end.
+const LEAST_ITEMS: u64 = 32;
 
 /// A thread that looks at a chain until this is dropped.
 pub(super) struct Adapting {
@@ -184,21 +184,22 @@ impl Look {
         let mut observed = Observed {
             period: seconds / items as f64,
             compute_seconds: Vec::new(),
-            receive_seconds: Vec::new(),
+            transfer_seconds: Vec::new(),
             bytes: Vec::new(),
         };
         for (after, before) in std::iter::zip(&self.stages, &before.stages) {
-            let items = after.items.saturating_sub(before.items) as f64;
-            observed.compute_seconds.push((after.compute_seconds - before.compute_seconds) / items);
-            observed.receive_seconds.push((after.receive_seconds - before.receive_seconds) / items);
-            observed.bytes.push(after.bytes_in.saturating_sub(before.bytes_in) as f64 / items);
+            let computed = after.computed.saturating_sub(before.computed) as f64;
+            let received = after.received.saturating_sub(before.received) as f64;
+            observed.compute_seconds.push((after.compute_seconds - before.compute_seconds) / computed);
+            observed.transfer_seconds.push((after.transfer_seconds - before.transfer_seconds) / received);
+            observed.bytes.push(after.bytes_in.saturating_sub(before.bytes_in) as f64 / received);
         }
         let (after, before) = (&self.arrivals, &before.arrivals);
-        observed.receive_seconds.push((after.receive_seconds - before.receive_seconds) / items as f64);
+        observed.transfer_seconds.push((after.transfer_seconds - before.transfer_seconds) / items as f64);
         observed.bytes.push((after.bytes - before.bytes) as f64 / items as f64);
-        let Observed { compute_seconds, receive_seconds, bytes, .. } = &observed;
+        let Observed { compute_seconds, transfer_seconds, bytes, .. } = &observed;
         let sound = |figure: &f64| figure.is_finite() && *figure >= 0.0;
-        if ![compute_seconds, receive_seconds, bytes].into_iter().flatten().all(sound) {
+        if ![compute_seconds, transfer_seconds, bytes].into_iter().flatten().all(sound) {
             return Err("a node counts backwards, or no items".to_owned());
         }
         Ok(full.then_some(observed))
@@ -255,23 +256,24 @@ mod tests {
     fn counters_that_make_no_sense_are_an_error_and_a_chain_that_waits_says_nothing() {
         let begin = Instant::now();
         let stage = |items, seconds, bytes_in| StageFigures {
-            items,
+            received: items,
+            computed: items,
             compute_seconds: seconds,
-            receive_seconds: seconds,
+            transfer_seconds: seconds,
             bytes_in,
             ..StageFigures::default()
         };
         let look = |seconds, stage, waits| Look {
             at: begin + Duration::from_secs(seconds),
             stages: vec![stage],
-            arrivals: Arrivals { items: 10 * seconds, bytes: 40 * seconds, receive_seconds: 0.5, waits },
+            arrivals: Arrivals { items: 10 * seconds, bytes: 40 * seconds, transfer_seconds: 0.5, waits },
         };
         let before = look(1, stage(10, 1.0, 1000), 0);
         let since = |stage, waits| look(2, stage, waits).since(&before);
         let seen = Observed {
             period: 0.1,
             compute_seconds: vec![0.2],
-            receive_seconds: vec![0.2, 0.0],
+            transfer_seconds: vec![0.2, 0.0],
             bytes: vec![100.0, 4.0],
         };
         assert_eq!(since(stage(20, 3.0, 2000), 10), Ok(Some(seen)));

@@ -19,7 +19,7 @@ use wire::{Codec, CodecList, Header, Kind};
 use super::delivery::{Action, Delivery, Event};
 use super::shut;
 use crate::transport::{
-    Checksums, FrameReader, FrameWriter, InUse, Inlet, Outlet, Received, Timing, frame_len,
+    Checksums, FrameReader, FrameWriter, InUse, Inlet, Outlet, Received, Timing, Total, frame_len,
 };
 
 /// Why an item has no result.
@@ -116,8 +116,8 @@ pub(super) struct Arrivals {
     pub(super) items: u64,
     /// Their bytes on the wire.
     pub(super) bytes: u64,
-    /// From a result's first byte to its tensors, all results together.
-    pub(super) receive_seconds: f64,
+    /// From a result's first byte to its last on the socket, all results together.
+    pub(super) transfer_seconds: f64,
     /// How often somebody had to wait for a place in the window, which is when the chain is what limits.
     pub(super) waits: u64,
 }
@@ -136,7 +136,7 @@ struct Shared {
 struct Counters {
     items: AtomicU64,
     bytes: AtomicU64,
-    nanos: AtomicU64,
+    transfer: Total,
     waits: AtomicU64,
 }
 
@@ -184,9 +184,11 @@ impl Flight {
         });
         let failed = shared.broken.clone();
         let failed = move |e: &std::io::Error| drop(failed.try_send(first_link_failed(e)));
-        let outlet = Outlet::new(input.try_clone()?, &input_codecs, failed)?;
+        // Nobody asks for the dispatcher's own CPU time.
+        let moved = Total::default();
+        let outlet = Outlet::new(input.try_clone()?, &input_codecs, moved.clone(), failed)?;
         let writer = FrameWriter::new(outlet, codec, Checksums::for_link(input)?);
-        let inlet = Inlet::new(results.try_clone()?, &codecs, frame_len(&outputs))?;
+        let inlet = Inlet::new(results.try_clone()?, &codecs, frame_len(&outputs), moved)?;
         let reader = FrameReader::new(inlet, outputs, codecs, max_tensor_len);
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.to_owned()).spawn(run)
@@ -209,11 +211,11 @@ impl Flight {
 
     /// What came back so far.
     pub(super) fn arrivals(&self) -> Arrivals {
-        let Counters { items, bytes, nanos, waits } = &self.shared.counters;
+        let Counters { items, bytes, transfer, waits } = &self.shared.counters;
         Arrivals {
             items: items.load(Relaxed),
             bytes: bytes.load(Relaxed),
-            receive_seconds: nanos.load(Relaxed) as f64 / 1e9,
+            transfer_seconds: transfer.seconds(),
             waits: waits.load(Relaxed),
         }
     }
@@ -294,7 +296,7 @@ impl Drop for Flight {
 impl Counters {
     fn add(&self, timing: &Timing) {
         self.bytes.fetch_add(timing.bytes, Relaxed);
-        self.nanos.fetch_add(timing.started.elapsed().as_nanos() as u64, Relaxed);
+        self.transfer.add(timing.transfer);
         self.items.fetch_add(1, Relaxed);
     }
 }

@@ -336,8 +336,9 @@ impl Pipeline {
             let used = pipeline.codecs();
             if used != codecs {
                 // What was planned for codecs that were taken back is no promise any more.
+                let lists = pipeline.codec_lists().iter().flat_map(CodecList::iter);
                 (_, pipeline.plan) =
-                    settle::promised(prepared, &pipeline.plan, &used, &costs, options.accuracy);
+                    settle::promised(prepared, &pipeline.plan, &used, lists, &costs, options.accuracy);
             }
             if options.layout.is_none() {
                 pipeline.adapt(prepared, &costs, options)?;
@@ -350,7 +351,13 @@ impl Pipeline {
     fn adapt(&mut self, prepared: &Prepared, costs: &Costs, options: &Options) -> std::io::Result<()> {
         let Some(every) = options.adapt_every else { return Ok(()) };
         let (accuracy, used) = (options.accuracy, self.codecs());
-        let (problem, assignment) = settle::on_costs(prepared, &self.plan, &used, costs, accuracy);
+        let (mut problem, assignment) = settle::on_costs(prepared, &self.plan, &used, costs, accuracy);
+        // Links may come to need what no plan needed while they were fast.
+        let coding = costs.coding(accuracy);
+        let listed = self.codec_lists().iter().flat_map(CodecList::iter);
+        listed.filter(|&codec| prepared.profile.knows(codec)).for_each(|codec| {
+            coding.index(codec, &prepared.profile, &mut problem);
+        });
         // Where halves are in question, those that were not tried stay out.
         let in_question =
             options.agreement.halves || self.codec_trial.as_ref().is_some_and(CodecTrial::took_back_halves);

@@ -15,6 +15,7 @@ use super::{DeployError, FIRST_EPOCH, Options, Progress, draw_id, trial};
 use crate::accuracy::{Accuracy, fidelity_on};
 use crate::calibrate::Costs;
 use crate::cluster::Cluster;
+use crate::coding;
 use crate::layout::{Layout, codecs_of, ours};
 use crate::prepare::{PrepareError, Prepared, SplitOptions, TIMING_ERROR, check_caveats, is_narrow};
 use crate::transport::Shipped;
@@ -41,7 +42,7 @@ pub(super) struct Settled {
 struct Chosen {
     plan: Plan,
     codecs: Vec<Codec>,
-    /// What links may switch to: the codecs that the plan was chosen from.
+    /// What links may switch to.
     others: Vec<Codec>,
 }
 
@@ -74,10 +75,9 @@ pub(super) fn settle(
     let mut costs = Costs::new(&prepared.profile, nodes, description, options.measured.as_ref());
     // Nodes have one way on: items are not dealt out yet.
     let split = SplitOptions { replicas: false, ..options.split.clone() };
-    let accuracy = options.accuracy;
     let mut chosen = match &options.layout {
-        Some(layout) => given(prepared, layout, &costs, accuracy)?,
-        None => planned(prepared, &costs, accuracy, &split)?,
+        Some(layout) => given(prepared, layout, &costs, options)?,
+        None => planned(prepared, &costs, options, &split)?,
     };
     // With one node there is nothing to choose, and for one stage the calibration has chosen.
     let choice = nodes.len() > 1 && options.split.stages != Some(1) && options.layout.is_none();
@@ -107,8 +107,8 @@ pub(super) fn settle(
         options.tell(Progress::Timing { round });
         let times = time(prepared, &chosen.plan, &building, cluster);
         let error = correct(prepared, &chosen.plan, &times, &mut costs);
-        let fits = judge(prepared, &mut chosen, &costs, accuracy);
-        let again = || planned(prepared, &costs, accuracy, &split);
+        let fits = judge(prepared, &mut chosen, &costs, options);
+        let again = || planned(prepared, &costs, options, &split);
         let better = match round < rounds {
             true => better(&chosen.plan, again(), &split, error, fits),
             false => Ok(None),
@@ -143,14 +143,28 @@ impl Settled {
 fn planned(
     prepared: &Prepared,
     costs: &Costs,
-    accuracy: Accuracy,
+    options: &Options,
     split: &SplitOptions,
 ) -> Result<Chosen, PrepareError> {
-    let problem = prepared.problem(costs.resources(), &costs.coding(accuracy));
+    let mut problem = prepared.problem(costs.resources(), &costs.coding(options.accuracy));
+    coding::make_room(&mut problem, options.alternatives.iter());
     let plan = prepared.plan(&problem, split)?;
     let codecs = codecs_of(&plan, &problem).collect();
-    let others = problem.codecs.iter().map(ours).collect();
+    let candidates = options.accuracy.candidates().into_iter();
+    let measured = candidates.filter(|&codec| prepared.profile.knows(codec)).collect();
+    let (plan, others) = with_all(problem, plan, measured);
     Ok(Chosen { plan, codecs, others })
+}
+
+/// A plan with all that its links may switch to: whatever was `measured`, so that a link that becomes slow finds what did
+/// not pay before. Where the stages have no memory for that, only what the plan was chosen from.
+fn with_all(mut problem: Problem, plan: Plan, measured: Vec<Codec>) -> (Plan, Vec<Codec>) {
+    let chosen_from: Vec<Codec> = problem.codecs.iter().map(ours).collect();
+    coding::make_room(&mut problem, measured.iter().copied());
+    match plan::predict(&problem, &plan.assignment()) {
+        Ok(plan) if !measured.is_empty() => (plan, measured),
+        _ => (plan, chosen_from),
+    }
 }
 
 /// The plan of a layout, whatever better ones there are.
@@ -158,36 +172,42 @@ fn given(
     prepared: &Prepared,
     layout: &Layout,
     costs: &Costs,
-    accuracy: Accuracy,
+    options: &Options,
 ) -> Result<Chosen, DeployError> {
     let devices = layout.stages.iter().map(|stage| stage.devices.len());
     if let Some((i, devices)) = devices.enumerate().find(|&(_, devices)| devices > 1) {
         return Err(DeployError::Replicas { stage: i + 1, devices });
     }
-    let coding = costs.coding(accuracy);
+    let coding = costs.coding(options.accuracy);
     let mut problem = prepared.problem(costs.resources(), &coding);
     let assignment = layout.assignment(prepared, &coding, &mut problem)?;
+    let others = layout.fallbacks();
+    coding::make_room(&mut problem, options.alternatives.iter().chain(others.iter().copied()));
     let plan = plan::predict(&problem, &assignment).map_err(PrepareError::Plan)?;
-    Ok(Chosen { plan, codecs: layout.codecs().collect(), others: layout.fallbacks() })
+    Ok(Chosen { plan, codecs: layout.codecs().collect(), others })
 }
 
 /// What a plan promises now that its stages are known, even where they take more memory than their nodes have: whether
 /// they fit is given.
-fn judge(prepared: &Prepared, chosen: &mut Chosen, costs: &Costs, accuracy: Accuracy) -> bool {
-    let (fits, plan) = promised(prepared, &chosen.plan, &chosen.codecs, costs, accuracy);
+fn judge(prepared: &Prepared, chosen: &mut Chosen, costs: &Costs, options: &Options) -> bool {
+    let room = options.alternatives.iter().chain(chosen.others.iter().copied());
+    let (fits, plan) = promised(prepared, &chosen.plan, &chosen.codecs, room, costs, options.accuracy);
     chosen.plan = plan;
     fits
 }
 
-/// What a plan promises with these codecs along its chain and on these costs, and whether it fits into memory.
+/// What a plan promises with these codecs along its chain, memory for those of `room` besides, and on these costs, and
+/// whether it fits into memory.
 pub(super) fn promised(
     prepared: &Prepared,
     plan: &Plan,
     codecs: &[Codec],
+    room: impl Iterator<Item = Codec>,
     costs: &Costs,
     accuracy: Accuracy,
 ) -> (bool, Plan) {
     let (mut problem, assignment) = on_costs(prepared, plan, codecs, costs, accuracy);
+    coding::make_room(&mut problem, room);
     let fits = plan::predict(&problem, &assignment).is_ok();
     problem.devices.iter_mut().for_each(|device| device.memory_bytes = None);
     let plan = plan::predict(&problem, &assignment).unwrap_or_else(|_| plan.clone());

@@ -5,8 +5,8 @@
 //!              ^------- buffers, when nobody reads them any more ------|
 //! ```
 //!
-//! Where links encode, a further thread at each end moves bytes, so that a frame is encoded while the one before is sent,
-//! and decoded while the next one arrives: see [`crate::transport`].
+//! Where links may encode, a further thread at each end moves bytes, so that a frame is encoded while the one before is
+//! sent, and decoded while the next one arrives: see [`crate::transport`].
 //!
 //! Input buffers circulate; outputs stay in the engine's memory until they are sent. When the input ends,
 //! the stage finishes what it has and ends its own output: so a whole chain drains in order.
@@ -25,7 +25,10 @@ use wire::control::{Route, StageFigures};
 use wire::{Codec, CodecList, Header, Kind};
 
 use crate::engine_thread::STACK;
-use crate::transport::{Checksums, FrameReader, FrameWriter, InUse, Inlet, Outlet, Received, frame_len};
+use crate::transport::{
+    Checksums, FrameReader, FrameWriter, InUse, Inlet, Outlet, Received, Sent, Timing, Total, Watch,
+    frame_len,
+};
 
 /// Items that wait between two threads. One keeps both busy; more would only add latency and memory.
 const QUEUE_LEN: usize = 1;
@@ -111,10 +114,19 @@ pub struct Stage {
 
 #[derive(Default)]
 struct Figures {
+    received: AtomicU64,
+    computed: AtomicU64,
     items: AtomicU64,
-    nanos: [AtomicU64; 3],
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
+    transfer: Total,
+    decode: Total,
+    compute: Total,
+    send: Total,
+    compute_cpu: Total,
+    encode_cpu: Total,
+    decode_cpu: Total,
+    move_cpu: Total,
 }
 
 /// An item between ingress and compute.
@@ -152,7 +164,8 @@ impl Stage {
         let (computed_in, computed_out) = bounded(QUEUE_LEN);
         let log = |figures: &Arc<Figures>| Log { figures: figures.clone(), trace: setup.trace.clone() };
 
-        let inlet = Inlet::new(setup.input, &setup.codecs_in, frame_len(&setup.inputs))?;
+        let inlet =
+            Inlet::new(setup.input, &setup.codecs_in, frame_len(&setup.inputs), figures.move_cpu.clone())?;
         let reader = FrameReader::new(inlet, setup.inputs, setup.codecs_in, setup.max_tensor_len);
         let (giver, taker) = bounded(BUFFER_SETS);
         for _ in 0..BUFFER_SETS {
@@ -172,7 +185,7 @@ impl Stage {
         };
         let egress = Egress {
             writer: FrameWriter::new(
-                Outlet::new(setup.output, &setup.codecs_out, failed)?,
+                Outlet::new(setup.output, &setup.codecs_out, figures.move_cpu.clone(), failed)?,
                 setup.codec_out,
                 setup.checksums,
             ),
@@ -201,16 +214,23 @@ impl Stage {
         self.codec.set(codec);
     }
 
-    /// What the stage did so far; CPU time is left to the caller.
+    /// What the stage did so far; the CPU time of its process is left to the caller.
     pub fn figures(&self) -> StageFigures {
-        let seconds = |step: Step| self.figures.nanos[step as usize].load(Relaxed) as f64 / 1e9;
+        let figures = &self.figures;
         StageFigures {
-            items: self.figures.items.load(Relaxed),
-            receive_seconds: seconds(Step::Receive),
-            compute_seconds: seconds(Step::Compute),
-            send_seconds: seconds(Step::Send),
-            bytes_in: self.figures.bytes_in.load(Relaxed),
-            bytes_out: self.figures.bytes_out.load(Relaxed),
+            items: figures.items.load(Relaxed),
+            received: figures.received.load(Relaxed),
+            computed: figures.computed.load(Relaxed),
+            transfer_seconds: figures.transfer.seconds(),
+            decode_seconds: figures.decode.seconds(),
+            compute_seconds: figures.compute.seconds(),
+            send_seconds: figures.send.seconds(),
+            bytes_in: figures.bytes_in.load(Relaxed),
+            bytes_out: figures.bytes_out.load(Relaxed),
+            compute_cpu_seconds: figures.compute_cpu.seconds(),
+            encode_cpu_seconds: figures.encode_cpu.seconds(),
+            decode_cpu_seconds: figures.decode_cpu.seconds(),
+            move_cpu_seconds: figures.move_cpu.seconds(),
             elapsed_seconds: self.started.elapsed().as_secs_f64(),
             process_cpu_seconds: 0.0,
         }
@@ -254,13 +274,39 @@ struct Log {
 }
 
 impl Log {
-    fn record(&self, sequence: u64, step: Step, start: Instant) {
+    fn received(&self, sequence: u64, timing: &Timing) {
+        let figures = &self.figures;
+        figures.bytes_in.fetch_add(timing.bytes, Relaxed);
+        figures.transfer.add(timing.transfer);
+        figures.decode.add(timing.spent.coding);
+        figures.decode_cpu.add(timing.spent.coding_cpu);
+        figures.move_cpu.add(timing.spent.moving_cpu);
+        figures.received.fetch_add(1, Relaxed);
+        self.trace(Span { sequence, step: Step::Receive, start: timing.started, end: Instant::now() });
+    }
+
+    fn computed(&self, sequence: u64, start: Instant, watch: &mut Watch) {
         let end = Instant::now();
-        let nanos = end.duration_since(start).as_nanos() as u64;
-        self.figures.nanos[step as usize].fetch_add(nanos, Relaxed);
+        self.figures.compute.add(end.duration_since(start));
+        self.figures.compute_cpu.add(watch.lap());
+        self.figures.computed.fetch_add(1, Relaxed);
+        self.trace(Span { sequence, step: Step::Compute, start, end });
+    }
+
+    fn sent(&self, sequence: u64, start: Instant, sent: &Sent) {
+        let (figures, end) = (&self.figures, Instant::now());
+        figures.send.add(end.duration_since(start));
+        figures.bytes_out.fetch_add(sent.bytes, Relaxed);
+        figures.encode_cpu.add(sent.spent.coding_cpu);
+        figures.move_cpu.add(sent.spent.moving_cpu);
+        self.trace(Span { sequence, step: Step::Send, start, end });
+        figures.items.fetch_add(1, Relaxed);
+    }
+
+    fn trace(&self, span: Span) {
         if let Some(trace) = &self.trace {
             // A trace that nobody empties loses its tail rather than hold the item up.
-            let _ = trace.try_send(Span { sequence, step, start, end });
+            let _ = trace.try_send(span);
         }
     }
 }
@@ -290,8 +336,7 @@ impl Ingress {
             if header.epoch != self.epoch {
                 return Err(format!("a frame of epoch {} arrived in epoch {}", header.epoch, self.epoch));
             }
-            self.log.figures.bytes_in.fetch_add(timing.bytes, Relaxed);
-            self.log.record(header.sequence, Step::Receive, timing.started);
+            self.log.received(header.sequence, &timing);
             if self.arrived.send(Arrived { sequence: header.sequence, content }).is_err() {
                 return Ok(()); // compute ended; egress knows why
             }
@@ -312,10 +357,12 @@ struct Compute {
 
 impl Compute {
     fn run(mut self) {
+        let mut watch = Watch::default();
+        watch.lap();
         while let Ok(Arrived { sequence, content }) = self.arrived.recv() {
             let start = Instant::now();
             let result = content.and_then(|buffers| self.infer(buffers));
-            self.log.record(sequence, Step::Compute, start);
+            self.log.computed(sequence, start, &mut watch);
             if self.computed.send(Computed { sequence, result }).is_err() {
                 return;
             }
@@ -369,15 +416,13 @@ impl Egress {
                 }
                 Err(reason) => self.writer.send_failure(self.epoch, sequence, &reason),
             };
-            let bytes = sent.map_err(|e| format!("{OUTPUT_FAILED}: {e}"))?;
-            self.log.figures.bytes_out.fetch_add(bytes, Relaxed);
-            self.log.record(sequence, Step::Send, start);
-            self.log.figures.items.fetch_add(1, Relaxed);
+            let sent = sent.map_err(|e| format!("{OUTPUT_FAILED}: {e}"))?;
+            self.log.sent(sequence, start, &sent);
         }
         self.writer.into_stream().finish().map_err(|e| format!("{OUTPUT_FAILED}: {e}"))
     }
 
-    fn send(&mut self, sequence: u64, ready: &Ready) -> std::io::Result<u64> {
+    fn send(&mut self, sequence: u64, ready: &Ready) -> std::io::Result<Sent> {
         let mut views: Vec<TensorView<'_>> = Vec::with_capacity(self.routes.len());
         for route in &self.routes {
             views.push(match *route {

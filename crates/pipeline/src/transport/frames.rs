@@ -1,11 +1,15 @@
 //! Frames on a byte stream, from and into the tensors' own buffers.
 
 use std::io::{self, BufReader, IoSlice, Read, Write};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tensor::{SpecError, Tensor, TensorError, TensorSpec, TensorView};
 use wire::frame::{self, MAX_TENSORS, PREFIX_LEN};
 use wire::{Codec, CodecList, Descriptor, FrameError, Header, Kind, Room, checksum};
+
+use super::ahead::{Arrival, Source};
+use super::spool::Sink;
+use super::watch::{Spent, Watch};
 
 /// Reads ahead this far: holds a header and small payloads, so that they take one system call. Larger
 /// payloads are read past it, straight into the tensor.
@@ -32,9 +36,19 @@ pub struct FrameWriter<W> {
     descriptors: Vec<Descriptor>,
     /// Room for each tensor of a frame: all are sent at once.
     rooms: Vec<Room>,
+    watch: Watch,
 }
 
-impl<W: Write> FrameWriter<W> {
+/// What sending one frame took.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent {
+    /// Bytes on the wire.
+    pub bytes: u64,
+    /// Of the thread that encodes.
+    pub spent: Spent,
+}
+
+impl<W: Sink> FrameWriter<W> {
     /// A writer that encodes with `codec`.
     pub fn new(stream: W, codec: Codec, checksums: Checksums) -> FrameWriter<W> {
         FrameWriter {
@@ -44,6 +58,7 @@ impl<W: Write> FrameWriter<W> {
             header: Vec::new(),
             descriptors: Vec::new(),
             rooms: Vec::new(),
+            watch: Watch::default(),
         }
     }
 
@@ -52,42 +67,45 @@ impl<W: Write> FrameWriter<W> {
         self.codec = codec;
     }
 
-    /// Sends one frame; returns its bytes on the wire. Tensors that are not encoded go to the
-    /// stream from where they lie.
+    /// Sends one frame. Tensors that are not encoded go to the stream from where they lie.
     ///
     /// # Panics
     /// With more than [`MAX_TENSORS`] tensors.
-    pub fn send(&mut self, header: &Header, tensors: &[TensorView<'_>]) -> io::Result<u64> {
+    pub fn send(&mut self, header: &Header, tensors: &[TensorView<'_>]) -> io::Result<Sent> {
         assert!(tensors.len() <= MAX_TENSORS);
         if self.rooms.len() < tensors.len() {
             self.rooms.resize_with(tensors.len(), Room::default);
         }
-        self.descriptors.clear();
         let mut parts = [IoSlice::new(&[]); MAX_TENSORS + 1];
-        let mut total = 0;
-        for ((tensor, room), part) in tensors.iter().zip(&mut self.rooms).zip(&mut parts[1..]) {
-            let (codec, encoded) = self.codec.encode_or_wider(*tensor, room);
-            self.descriptors.push(Descriptor {
-                codec,
-                dtype: tensor.dtype(),
-                shape: tensor.shape(),
-                len: tensor.bytes().len(),
-                encoded_len: encoded.len(),
-                checksum: (self.checksums == Checksums::On).then(|| checksum(encoded)),
-            });
-            total += encoded.len() as u64;
-            *part = IoSlice::new(encoded);
-        }
-        frame::write_header(header, &self.descriptors, &mut self.header);
-        total += self.header.len() as u64;
+        let mut spent = Spent::default();
+        let (codec, checksums) = (self.codec, self.checksums);
+        let (rooms, descriptors, header_bytes) = (&mut self.rooms, &mut self.descriptors, &mut self.header);
+        self.watch.code(&mut spent, || {
+            descriptors.clear();
+            for ((tensor, room), part) in tensors.iter().zip(rooms).zip(&mut parts[1..]) {
+                let (codec, encoded) = codec.encode_or_wider(*tensor, room);
+                descriptors.push(Descriptor {
+                    codec,
+                    dtype: tensor.dtype(),
+                    shape: tensor.shape(),
+                    len: tensor.bytes().len(),
+                    encoded_len: encoded.len(),
+                    checksum: (checksums == Checksums::On).then(|| checksum(encoded)),
+                });
+                *part = IoSlice::new(encoded);
+            }
+            frame::write_header(header, descriptors, header_bytes);
+        });
         parts[0] = IoSlice::new(&self.header);
+        let bytes = parts.iter().map(|part| part.len() as u64).sum();
+        self.stream.expect(self.descriptors.iter().any(|d| d.codec != Codec::RAW))?;
         write_all_vectored(&mut self.stream, &mut parts[..=tensors.len()])?;
         self.stream.flush()?;
-        Ok(total)
+        Ok(Sent { bytes, spent })
     }
 
     /// Sends word that an item has no result, and why.
-    pub fn send_failure(&mut self, epoch: u32, sequence: u64, reason: &str) -> io::Result<u64> {
+    pub fn send_failure(&mut self, epoch: u32, sequence: u64, reason: &str) -> io::Result<Sent> {
         let mut end = reason.len().min(MAX_REASON_LEN);
         while !reason.is_char_boundary(end) {
             end -= 1;
@@ -132,6 +150,9 @@ pub struct FrameReader<R> {
     /// A tensor's bytes off the wire.
     encoded: Vec<u8>,
     room: Room,
+    /// Of the stream: bytes of frames.
+    position: u64,
+    watch: Watch,
 }
 
 /// What arrived.
@@ -148,10 +169,14 @@ pub enum Received {
 /// What receiving one frame took.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
-    /// When its first bytes were there.
+    /// When its first byte came off the socket, whoever read it there.
     pub started: Instant,
+    /// From then until its last one came, without the time in which nobody took what came.
+    pub transfer: Duration,
     /// Bytes on the wire.
     pub bytes: u64,
+    /// Of the thread that decodes.
+    pub spent: Spent,
 }
 
 /// A connection from which no further frame can be read.
@@ -197,7 +222,7 @@ pub enum ReceiveError {
     Tensor(#[from] TensorError),
 }
 
-impl<R: Read> FrameReader<R> {
+impl<R: Source> FrameReader<R> {
     /// A reader for a link that carries `specs`, encoded with any of `codecs`, none above `max_tensor_len` bytes.
     pub fn new(
         stream: R,
@@ -214,6 +239,8 @@ impl<R: Read> FrameReader<R> {
             descriptors: Vec::new(),
             encoded: Vec::new(),
             room: Room::default(),
+            position: 0,
+            watch: Watch::default(),
         }
     }
 
@@ -225,24 +252,30 @@ impl<R: Read> FrameReader<R> {
 
     /// Waits for the next frame and reads its tensors into `tensors`, reusing their memory.
     pub fn receive(&mut self, tensors: &mut [Tensor]) -> Result<(Received, Timing), ReceiveError> {
-        let Some((header, mut timing)) = self.read_header()? else {
-            return Ok((Received::End, Timing { started: Instant::now(), bytes: 0 }));
+        let Some((header, first)) = self.read_header()? else {
+            let (started, transfer, spent) = (Instant::now(), Duration::ZERO, Spent::default());
+            return Ok((Received::End, Timing { started, transfer, bytes: 0, spent }));
         };
-        if header.kind == Kind::Failure {
-            let reason = self.read_reason(&header)?;
-            timing.bytes += self.descriptors[0].encoded_len as u64;
-            return Ok((Received::Failure(header, reason), timing));
-        }
-        self.check_against_plan(tensors.len())?;
-        // What was held against the plan has a sum.
-        timing.bytes += self.descriptors.iter().map(|d| d.encoded_len as u64).sum::<u64>();
-        for (index, tensor) in tensors.iter_mut().enumerate() {
-            self.read_tensor(header.sequence, index, tensor)?;
-        }
-        Ok((Received::Item(header), timing))
+        let mut spent = Spent { moving_cpu: self.watch.lap(), ..Spent::default() };
+        let received = if header.kind == Kind::Failure {
+            Received::Failure(header, self.read_reason(&header)?)
+        } else {
+            self.check_against_plan(tensors.len())?;
+            self.stream.get_mut().expect(self.descriptors.iter().any(|d| d.codec != Codec::RAW));
+            for (index, tensor) in tensors.iter_mut().enumerate() {
+                self.read_tensor(header.sequence, index, tensor, &mut spent)?;
+            }
+            Received::Item(header)
+        };
+        // All of it was there, so it has a sum.
+        let content = self.descriptors.iter().map(|d| d.encoded_len as u64).sum::<u64>();
+        let bytes = self.header.len() as u64 + content;
+        self.position += bytes;
+        let last = self.stream.get_mut().arrival(self.position - 1);
+        Ok((received, Timing { started: first.at, transfer: last.since(&first), bytes, spent }))
     }
 
-    fn read_header(&mut self) -> Result<Option<(Header, Timing)>, ReceiveError> {
+    fn read_header(&mut self) -> Result<Option<(Header, Arrival)>, ReceiveError> {
         let mut prefix = [0; PREFIX_LEN];
         let first = loop {
             match self.stream.read(&mut prefix) {
@@ -253,14 +286,14 @@ impl<R: Read> FrameReader<R> {
         if first == 0 {
             return Ok(None);
         }
-        let started = Instant::now();
+        let arrival = self.stream.get_mut().arrival(self.position);
         self.stream.read_exact(&mut prefix[first..])?;
         self.header.clear();
         self.header.extend_from_slice(&prefix);
         self.header.resize(frame::header_len_from_prefix(&prefix)?, 0);
         self.stream.read_exact(&mut self.header[PREFIX_LEN..])?;
         let header = frame::read_header(&self.header, &mut self.descriptors)?;
-        Ok(Some((header, Timing { started, bytes: self.header.len() as u64 })))
+        Ok(Some((header, arrival)))
     }
 
     /// The one place where a peer's sizes are believed: after this, memory may be reserved for them.
@@ -283,25 +316,34 @@ impl<R: Read> FrameReader<R> {
         Ok(())
     }
 
-    fn read_tensor(&mut self, sequence: u64, index: usize, tensor: &mut Tensor) -> Result<(), ReceiveError> {
+    fn read_tensor(
+        &mut self,
+        sequence: u64,
+        index: usize,
+        tensor: &mut Tensor,
+        spent: &mut Spent,
+    ) -> Result<(), ReceiveError> {
         let d = self.descriptors[index];
         let damaged = FrameError::Checksum { sequence, index };
-        let (stream, encoded, room) = (&mut self.stream, &mut self.encoded, &mut self.room);
+        let FrameReader { stream, encoded, room, watch, .. } = self;
         tensor.refill(d.dtype, d.shape, d.len, |bytes| {
             if d.codec == Codec::RAW {
                 stream.read_exact(bytes)?;
-                return if intact(bytes, &d) { Ok(()) } else { Err(damaged.into()) };
+                let is_good = d.checksum.is_none() || watch.code(spent, || intact(bytes, &d));
+                return if is_good { Ok(()) } else { Err(damaged.into()) };
             }
             // Grows by what arrives: of some codecs the largest encoding is many times the tensor.
             encoded.clear();
             if stream.take(d.encoded_len as u64).read_to_end(encoded)? < d.encoded_len {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
-            if !intact(encoded, &d) {
-                return Err(damaged.into());
-            }
-            let decoded = d.codec.decode(encoded, d.dtype, d.shape, bytes, room);
-            decoded.map_err(|source| FrameError::Codec { sequence, index, source }.into())
+            watch.code(spent, || {
+                if !intact(encoded, &d) {
+                    return Err(damaged.into());
+                }
+                let decoded = d.codec.decode(encoded, d.dtype, d.shape, bytes, room);
+                decoded.map_err(|source| FrameError::Codec { sequence, index, source }.into())
+            })
         })
     }
 
@@ -371,7 +413,7 @@ mod tests {
         let tensors = tensors();
         let views: Vec<_> = tensors.iter().map(Tensor::view).collect();
         let len = writer.send(&HEADER, &views).unwrap();
-        assert_eq!(bytes.len() as u64, len);
+        assert_eq!(bytes.len() as u64, len.bytes);
         bytes
     }
 

@@ -1,26 +1,31 @@
-//! Room between a codec and a socket, so that a frame is encoded while the one before it is sent, and decoded while the
-//! next one arrives: the system's buffers hold a part of a frame only, and a link would stand still meanwhile.
+//! Room between a codec and a socket, so that a frame is encoded while the one before it is sent: the system's buffers
+//! hold a part of a frame only, and a link would stand still meanwhile. The other end is [`super::ahead`].
 //!
-//! Used by both ends of links that may encode. A link that may use nothing but raw has nothing to overlap: its bytes go
-//! from and into the tensors' own memory.
+//! Used by links that may encode. Frames that are not encoded have nothing to overlap, on any link: their bytes go from
+//! the tensors' own memory.
 
-use std::io::{self, IoSlice, Read, Write};
+use std::io::{self, IoSlice, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use tensor::TensorSpec;
 use wire::{Codec, CodecList};
 
-/// Frames between the thread that encodes and the one that sends: one each.
-const FRAMES: usize = 2;
+use super::watch::{Total, Watch};
 
-/// What arrives is read in pieces of this size at most.
-const PIECE_LEN: usize = 64 << 10;
+/// What frames are written to.
+pub trait Sink: Write {
+    /// Whether the frame that follows is encoded: then nothing shall wait until it is sent. Waits for the frames before it,
+    /// as far as there is something to wait for.
+    fn expect(&mut self, _encoded: bool) -> io::Result<()> {
+        Ok(())
+    }
+}
 
-/// Bytes that wait to be decoded at most, whatever a frame's length.
-const MAX_AHEAD: usize = 16 << 20;
+impl Sink for TcpStream {}
+
+impl Sink for &mut Vec<u8> {}
 
 /// Where frames leave.
 pub(crate) enum Outlet {
@@ -30,10 +35,14 @@ pub(crate) enum Outlet {
     Spooled(Spool),
 }
 
-/// The frames of an outlet that encodes.
+/// The frames of an outlet that encodes. There are two at most: one that is being encoded, and one being sent.
 pub(crate) struct Spool {
     /// What is being encoded.
     filling: Vec<u8>,
+    /// The other one's memory, while nothing is being sent.
+    spare: Option<Vec<u8>>,
+    /// Whether bytes go to the connection as they come.
+    passes: bool,
     /// Dropped to end the thread.
     full: Option<Sender<Vec<u8>>>,
     empty: Receiver<Vec<u8>>,
@@ -43,22 +52,26 @@ pub(crate) struct Spool {
 
 impl Outlet {
     /// Of a link that may use these codecs. `failed` is called when sending fails, by the thread that notices: whoever
-    /// encodes may be waiting for the next frame.
+    /// encodes may be waiting for the next frame. What its thread works is added to `moved`.
     pub(crate) fn new(
         stream: TcpStream,
         codecs: &CodecList,
+        moved: Total,
         failed: impl FnOnce(&io::Error) + Send + 'static,
     ) -> io::Result<Outlet> {
         if travels_raw(codecs) {
             return Ok(Outlet::Direct(stream));
         }
-        let (full, frames) = bounded(FRAMES);
-        let (give_back, empty) = bounded(FRAMES);
-        (1..FRAMES).for_each(|_| give_back.send(Vec::new()).expect("there is a place for each"));
+        // One frame at a time is on either way.
+        let (full, frames) = bounded(1);
+        let (give_back, empty) = bounded(1);
         let mut to = stream.try_clone()?;
         let send = move || {
+            let mut watch = Watch::default();
+            watch.lap();
             let sent = frames.iter().try_for_each(|mut frame: Vec<u8>| {
                 to.write_all(&frame)?;
+                moved.add(watch.lap());
                 frame.clear();
                 // The encoding thread may be gone.
                 let _ = give_back.send(frame);
@@ -67,8 +80,15 @@ impl Outlet {
             sent.inspect_err(failed)
         };
         let thread = std::thread::Builder::new().name("send".to_owned()).spawn(send)?;
-        let spool = Spool { filling: Vec::new(), full: Some(full), empty, thread: Some(thread), stream };
-        Ok(Outlet::Spooled(spool))
+        Ok(Outlet::Spooled(Spool {
+            filling: Vec::new(),
+            spare: Some(Vec::new()),
+            passes: false,
+            full: Some(full),
+            empty,
+            thread: Some(thread),
+            stream,
+        }))
     }
 
     /// Sends what is left, then says that nothing follows.
@@ -87,12 +107,30 @@ impl Outlet {
 }
 
 impl Spool {
-    /// Gives what was encoded to the sending thread, once that has sent the frame before the last one.
+    /// Gives what was encoded to the sending thread, once that has sent the frame before.
     fn hand_over(&mut self) -> io::Result<()> {
-        let Ok(next) = self.empty.recv() else { return Err(self.failure()) };
+        self.drain()?;
+        let next = self.spare.take().expect("it was drained");
         let frame = std::mem::replace(&mut self.filling, next);
         let sent = self.full.as_ref().is_some_and(|full| full.send(frame).is_ok());
         if sent { Ok(()) } else { Err(self.failure()) }
+    }
+
+    /// Waits until nothing is being sent.
+    fn drain(&mut self) -> io::Result<()> {
+        if self.spare.is_none() {
+            let Ok(spare) = self.empty.recv() else { return Err(self.failure()) };
+            self.spare = Some(spare);
+        }
+        Ok(())
+    }
+
+    fn fill(&mut self, parts: &[IoSlice<'_>]) -> usize {
+        let len = parts.iter().map(|part| part.len()).sum();
+        // Not twice of what it was: memory is planned for.
+        self.filling.reserve_exact(len);
+        parts.iter().for_each(|part| self.filling.extend_from_slice(part));
+        len
     }
 
     /// Why the sending thread is gone.
@@ -111,14 +149,16 @@ impl Write for Outlet {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Outlet::Direct(stream) => stream.write(bytes),
-            Outlet::Spooled(spool) => spool.filling.write(bytes),
+            Outlet::Spooled(spool) if spool.passes => spool.stream.write(bytes),
+            Outlet::Spooled(spool) => Ok(spool.fill(&[IoSlice::new(bytes)])),
         }
     }
 
     fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Outlet::Direct(stream) => stream.write_vectored(parts),
-            Outlet::Spooled(spool) => spool.filling.write_vectored(parts),
+            Outlet::Spooled(spool) if spool.passes => spool.stream.write_vectored(parts),
+            Outlet::Spooled(spool) => Ok(spool.fill(parts)),
         }
     }
 
@@ -126,140 +166,20 @@ impl Write for Outlet {
     fn flush(&mut self) -> io::Result<()> {
         match self {
             Outlet::Direct(_) => Ok(()),
+            Outlet::Spooled(spool) if spool.passes => Ok(()),
             Outlet::Spooled(spool) => spool.hand_over(),
         }
     }
 }
 
-/// Where frames arrive.
-pub(crate) enum Inlet {
-    /// Into the tensors' memory.
-    Direct(TcpStream),
-    /// To be decoded, by a thread that reads ahead.
-    Ahead(Ahead),
-}
-
-/// The bytes of an inlet that reads ahead.
-pub(crate) struct Ahead {
-    /// What is being decoded, from `at` on.
-    taken: Vec<u8>,
-    at: usize,
-    shared: Arc<Shared>,
-    stream: TcpStream,
-    thread: Option<JoinHandle<()>>,
-}
-
-/// What the reading thread has for the one that decodes.
-struct Shared {
-    arrived: Mutex<Arrived>,
-    /// There is something to take, or nothing will come.
-    filled: Condvar,
-    /// It was taken, or nobody wants more.
-    taken: Condvar,
-    /// Bytes that may wait.
-    limit: usize,
-}
-
-#[derive(Default)]
-struct Arrived {
-    bytes: Vec<u8>,
-    /// Nothing follows: the stream has ended, or failed.
-    end: Option<io::Result<()>>,
-    /// Nobody takes anything any more.
-    unwanted: bool,
-}
-
-impl Inlet {
-    /// Of a link that may use these codecs, with frames of about so many bytes.
-    pub(crate) fn new(stream: TcpStream, codecs: &CodecList, frame_len: usize) -> io::Result<Inlet> {
-        if travels_raw(codecs) {
-            return Ok(Inlet::Direct(stream));
+impl Sink for Outlet {
+    fn expect(&mut self, encoded: bool) -> io::Result<()> {
+        let Outlet::Spooled(spool) = self else { return Ok(()) };
+        if !encoded {
+            spool.drain()?;
         }
-        let shared = Arc::new(Shared {
-            arrived: Mutex::default(),
-            filled: Condvar::new(),
-            taken: Condvar::new(),
-            limit: frame_len.clamp(PIECE_LEN, MAX_AHEAD),
-        });
-        let (from, to) = (stream.try_clone()?, shared.clone());
-        let thread = std::thread::Builder::new().name("read".to_owned()).spawn(move || to.fill(from))?;
-        Ok(Inlet::Ahead(Ahead { taken: Vec::new(), at: 0, shared, stream, thread: Some(thread) }))
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Arrived> {
-        self.arrived.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Reads until the stream ends or nobody wants more.
-    fn fill(&self, mut stream: TcpStream) {
-        let mut piece = vec![0; PIECE_LEN];
-        let end = loop {
-            match stream.read(&mut piece) {
-                Ok(0) => break Ok(()),
-                Ok(len) => {
-                    let full = |arrived: &mut Arrived| {
-                        let waiting = arrived.bytes.len();
-                        !arrived.unwanted && waiting > 0 && waiting + len > self.limit
-                    };
-                    let waited = self.taken.wait_while(self.lock(), full);
-                    let mut arrived = waited.unwrap_or_else(PoisonError::into_inner);
-                    if arrived.unwanted {
-                        return;
-                    }
-                    arrived.bytes.extend_from_slice(&piece[..len]);
-                    self.filled.notify_one();
-                }
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => break Err(e),
-            }
-        };
-        self.lock().end = Some(end);
-        self.filled.notify_one();
-    }
-}
-
-impl Ahead {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        if self.at == self.taken.len() {
-            self.taken.clear();
-            self.at = 0;
-            let nothing = |arrived: &mut Arrived| arrived.bytes.is_empty() && arrived.end.is_none();
-            let waited = self.shared.filled.wait_while(self.shared.lock(), nothing);
-            let mut arrived = waited.unwrap_or_else(PoisonError::into_inner);
-            if arrived.bytes.is_empty() {
-                // An error is told once; after it there is nothing.
-                return arrived.end.replace(Ok(())).unwrap_or(Ok(())).map(|()| 0);
-            }
-            std::mem::swap(&mut self.taken, &mut arrived.bytes);
-            self.shared.taken.notify_one();
-        }
-        let len = out.len().min(self.taken.len() - self.at);
-        out[..len].copy_from_slice(&self.taken[self.at..self.at + len]);
-        self.at += len;
-        Ok(len)
-    }
-}
-
-impl Drop for Ahead {
-    fn drop(&mut self) {
-        self.shared.lock().unwanted = true;
-        self.shared.taken.notify_one();
-        // The thread may be waiting for bytes; the connection may be gone already.
-        let _ = self.stream.shutdown(Shutdown::Read);
-        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("a reading thread panicked");
-        }
-    }
-}
-
-impl Read for Inlet {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Inlet::Direct(stream) => stream.read(out),
-            Inlet::Ahead(ahead) => ahead.read(out),
-        }
+        spool.passes = !encoded;
+        Ok(())
     }
 }
 
@@ -273,35 +193,22 @@ pub(crate) fn frame_len(specs: &[TensorSpec]) -> usize {
 }
 
 /// Whether a link does not encode, whatever it switches to.
-fn travels_raw(codecs: &CodecList) -> bool {
+pub(super) fn travels_raw(codecs: &CodecList) -> bool {
     codecs.iter().all(|codec| codec == Codec::RAW)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
+    use super::super::ahead::Inlet;
+    use super::super::test_streams::{FRAME_LEN, HUNG, connection, frame};
     use super::*;
-    use std::net::TcpListener;
-    use std::time::Duration;
-
-    const HUNG: Duration = Duration::from_secs(60);
-
-    fn connection() -> (TcpStream, TcpStream) {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        (near, listener.accept().unwrap().0)
-    }
-
-    /// So long that no system's buffers hold it.
-    const FRAME_LEN: usize = 32 << 20;
-
-    fn frame(n: u8) -> Vec<u8> {
-        (0..FRAME_LEN).map(|i| (i / 7) as u8 ^ n).collect()
-    }
 
     #[test]
     fn a_frame_is_encoded_while_the_one_before_is_sent() {
         let (near, mut far) = connection();
-        let mut outlet = Outlet::new(near, &Codec::LZ4.into(), |_| {}).unwrap();
+        let mut outlet = Outlet::new(near, &Codec::LZ4.into(), Total::default(), |_| {}).unwrap();
         // Nobody reads: a first frame is handed over in any case, and a second one encoded.
         outlet.write_all(&frame(0)).unwrap();
         outlet.flush().unwrap();
@@ -321,7 +228,7 @@ mod tests {
         let (near, far) = connection();
         let (tell, told) = bounded(1);
         let failed = move |e: &io::Error| tell.send(e.kind()).unwrap();
-        let mut outlet = Outlet::new(near, &Codec::LZ4.into(), failed).unwrap();
+        let mut outlet = Outlet::new(near, &Codec::LZ4.into(), Total::default(), failed).unwrap();
         outlet.write_all(&frame(0)).unwrap();
         outlet.flush().unwrap();
         drop(far);
@@ -335,41 +242,52 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_arrives_while_nobody_reads() {
-        let (mut near, far) = connection();
-        let mut inlet = Inlet::new(far, &Codec::LZ4.into(), 8 << 20).unwrap();
-        let sent = &frame(3)[..8 << 20];
-        // More than the system's buffers hold goes through although nothing is asked for, however small its pieces.
-        near.set_nodelay(true).unwrap();
-        sent.chunks(1 << 10).for_each(|piece| near.write_all(piece).unwrap());
-        drop(near);
-        let mut arrived = Vec::new();
-        inlet.read_to_end(&mut arrived).unwrap();
-        assert!(arrived == sent);
-        assert_eq!(inlet.read(&mut [0]).unwrap(), 0, "and it is over for good");
+    fn a_frame_that_is_not_encoded_follows_those_before_it_and_passes_by() {
+        let (near, mut far) = connection();
+        let mut outlet = Outlet::new(near, &Codec::LZ4.into(), Total::default(), |_| {}).unwrap();
+        let frames = [(true, 0), (true, 1), (false, 2), (false, 3), (true, 4), (false, 5)];
+        let sending = std::thread::spawn(move || {
+            for (encoded, n) in frames {
+                outlet.expect(encoded).unwrap();
+                let Outlet::Spooled(spool) = &outlet else { panic!("it may encode") };
+                let before = spool.filling.capacity();
+                outlet.write_all(&frame(n)).unwrap();
+                let Outlet::Spooled(spool) = &outlet else { panic!("it may encode") };
+                assert!(encoded || spool.filling.capacity() == before, "frame {n} was copied");
+                outlet.flush().unwrap();
+            }
+            outlet.finish().unwrap();
+        });
+        for (_, n) in frames {
+            let mut arrived = vec![0; FRAME_LEN];
+            far.read_exact(&mut arrived).unwrap();
+            assert!(arrived == frame(n), "frame {n}");
+        }
+        assert_eq!(far.read(&mut [0]).unwrap(), 0, "nothing follows");
+        sending.join().unwrap();
     }
 
     #[test]
-    fn an_inlet_ends_whatever_its_thread_waits_for() {
-        for sent in [0, 1 << 20] {
-            let (mut near, far) = connection();
-            let inlet = Inlet::new(far, &Codec::LZ4.into(), 1).unwrap();
-            near.write_all(&frame(1)[..sent]).unwrap();
-            let (tell, ended) = bounded(1);
-            std::thread::spawn(move || {
-                drop(inlet);
-                tell.send(()).unwrap();
-            });
-            ended.recv_timeout(HUNG).expect("its thread ends");
-            drop(near);
+    fn a_spool_keeps_two_frames_however_they_grow() {
+        let (near, mut far) = connection();
+        let mut outlet = Outlet::new(near, &Codec::LZ4.into(), Total::default(), |_| {}).unwrap();
+        let lens = [10_000, 11_000, 15_000, 15_001, 16_000, 9_000];
+        for len in lens {
+            outlet.expect(true).unwrap();
+            outlet.write_all(&frame(0)[..len]).unwrap();
+            outlet.flush().unwrap();
+            far.read_exact(&mut vec![0; len]).unwrap();
         }
+        let Outlet::Spooled(spool) = &mut outlet else { panic!("it may encode") };
+        spool.drain().unwrap();
+        assert!(spool.filling.capacity() + spool.spare.as_ref().unwrap().capacity() <= 2 * 16_000);
     }
 
     #[test]
     fn links_that_do_not_encode_are_read_and_written_directly() {
         let (near, far) = connection();
         let raw = CodecList::default();
-        assert!(matches!(Outlet::new(near, &raw, |_| {}).unwrap(), Outlet::Direct(_)));
-        assert!(matches!(Inlet::new(far, &raw, 1).unwrap(), Inlet::Direct(_)));
+        assert!(matches!(Outlet::new(near, &raw, Total::default(), |_| {}).unwrap(), Outlet::Direct(_)));
+        assert!(matches!(Inlet::new(far, &raw, 1, Total::default()).unwrap(), Inlet::Direct(_)));
     }
 }

@@ -14,7 +14,7 @@ pub struct Room {
     pub(super) packers: Packers,
 }
 
-/// Encoded frames at an end besides: one being sent and one to be, or those that arrived meanwhile.
+/// Frames at an end besides: one being sent and one to be, or as many bytes as two hold that arrived meanwhile.
 const WAITING: u64 = 2;
 
 impl Codec {
@@ -64,24 +64,29 @@ mod tests {
         tensors
     }
 
-    /// Bytes that the sender and the receiver of a link hold that was switched among codecs.
+    /// Bytes that the sender and the receiver of a link hold that was switched among codecs, with what waits to be sent and
+    /// decoded there.
     fn held(codecs: &[Codec], tensor: TensorView<'_>) -> [usize; 2] {
         let mut rooms = [Room::default(), Room::default()];
-        let (mut peaks, mut arrived) = ([[0; 3]; 2], 0);
+        let (mut peaks, mut longest) = ([[0; 3]; 2], 0);
         let mut out = vec![0; tensor.bytes().len()];
         for codec in codecs {
             let (used, encoded) = codec.encode_or_wider(tensor, &mut rooms[0]);
             let encoded = encoded.to_vec();
             used.decode(&encoded, tensor.dtype(), tensor.shape(), &mut out, &mut rooms[1]).unwrap();
-            // What arrives is kept in a vector that grows with it, to twice of it at most; raw tensors are not.
-            arrived = arrived.max(if used == Codec::RAW { 0 } else { 2 * encoded.len() });
+            // Raw tensors wait nowhere.
+            longest = longest.max(if used == Codec::RAW { 0 } else { encoded.len() });
             for (peaks, Room { values, filtered, packed, .. }) in peaks.iter_mut().zip(&rooms) {
                 let lens = [values, filtered, packed].map(Buffer::len);
                 peaks.iter_mut().zip(lens).for_each(|(peak, len)| *peak = len.max(*peak));
             }
         }
         let [sender, receiver] = peaks.map(|peaks| peaks.iter().sum::<usize>());
-        [sender, receiver + arrived]
+        // What arrives is kept in a vector that grows with it, to twice of it at most, and what comes meanwhile in two of the
+        // tensor's length. The sender's vectors do not grow beyond the longest frame.
+        let frames = WAITING as usize;
+        let waits = if longest == 0 { 0 } else { frames * tensor.bytes().len() };
+        [sender + frames * longest, receiver + 2 * longest + waits]
     }
 
     /// Every filter and packing of values that have elements.

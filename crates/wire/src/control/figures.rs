@@ -16,21 +16,37 @@ pub struct Machine {
     pub system: String,
 }
 
-/// What a stage did so far. Times are busy seconds, summed over items.
+/// What a stage did so far. Times are busy seconds, summed over items: each kind over those that it counts, so that a mean
+/// is a time by the number of the same items.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StageFigures {
-    /// Items done.
+    /// Items done: sent, or handed over to be sent.
     pub items: u64,
-    /// Receiving (from when the first byte of a frame is read) and decoding.
-    pub receive_seconds: f64,
-    /// Running the engine.
+    /// Items received, of which some wait.
+    pub received: u64,
+    /// Items that went through the engine.
+    pub computed: u64,
+    /// Frames arriving: from their first byte on the socket to their last, without the time in which this end took
+    /// nothing. Those that wait in the system's buffers arrive faster than the link is. Of items received.
+    pub transfer_seconds: f64,
+    /// Decoding, checksums included. Of items received.
+    pub decode_seconds: f64,
+    /// Running the engine. Of items computed.
     pub compute_seconds: f64,
-    /// Encoding and sending; on links that encode, waiting for a place among the frames to send instead.
+    /// Encoding and sending; of frames that are encoded, waiting for a place among those to send instead. Of items done.
     pub send_seconds: f64,
     /// Bytes of frames received.
     pub bytes_in: u64,
-    /// Bytes of frames sent.
+    /// Bytes of frames sent, of items done.
     pub bytes_out: u64,
+    /// CPU time of the thread that runs the engine; what an engine has its own threads do is not in it. Of items computed.
+    pub compute_cpu_seconds: f64,
+    /// CPU time of encoding, checksums included. Of items done.
+    pub encode_cpu_seconds: f64,
+    /// CPU time of decoding, checksums included. Of items received.
+    pub decode_cpu_seconds: f64,
+    /// CPU time of moving bytes: all else that the threads do that receive, decode, encode and send.
+    pub move_cpu_seconds: f64,
     /// Since the stage started.
     pub elapsed_seconds: f64,
     /// CPU time of the node's whole process since it began.

@@ -133,7 +133,7 @@ impl Observed {
         Observed {
             period: moved(self.period, seen.period),
             compute_seconds: all(&self.compute_seconds, &seen.compute_seconds),
-            receive_seconds: all(&self.receive_seconds, &seen.receive_seconds),
+            transfer_seconds: all(&self.transfer_seconds, &seen.transfer_seconds),
             bytes: all(&self.bytes, &seen.bytes),
         }
     }
@@ -189,8 +189,8 @@ mod tests {
             let links: [f64; 3] = std::array::from_fn(|i| self.links[i] * bytes[codecs[i]]);
             let busy = |i: usize| decode[codecs[i]] + self.compute[i] + encode[codecs[i + 1]];
             let period = links.iter().copied().chain([busy(0), busy(1)]).fold(0.0, f64::max);
-            let receive = std::array::from_fn(|i| off(links[i] + decode[codecs[i]]));
-            observed(&codecs, off(period), self.compute.map(&mut off), receive)
+            let (compute, transfer) = (self.compute.map(&mut off), links.map(&mut off));
+            observed(&codecs, off(period), compute, transfer)
         }
     }
 
