@@ -11,6 +11,7 @@ use std::net::{TcpListener, TcpStream};
 use std::time::Instant;
 
 use engine::{Outputs, RunError, Session};
+use pipeline::Recorder;
 use pipeline::node::stage::{Stage, StageSetup};
 use pipeline::transport::{Checksums, FrameReader, FrameWriter, Received, tune};
 use tensor::{DType, Shape, Tensor, TensorSpec, TensorView};
@@ -119,7 +120,7 @@ fn stage(size: usize, items: usize, checksums: Checksums) -> Cost {
         codecs_out: Codec::RAW.into(),
         checksums,
         max_tensor_len: size,
-        trace: None,
+        recorder: Recorder::default(),
     };
     let stage = Stage::start(setup, |reason| assert_eq!(reason, None)).unwrap();
     let cost = measure(size, items, || {

@@ -22,6 +22,7 @@ mod operation;
 mod prepare;
 mod probe;
 mod profile;
+mod recorder;
 mod store;
 mod timing;
 pub mod transport;
@@ -36,12 +37,13 @@ pub use control::{NetworkConfig, NetworkError};
 pub use deviation::{Deviation, Limits, OutputDeviation};
 pub use dispatcher::{
     Agreement, CodecSwitch, CodecTrial, DeployError, DeployedStage, ItemError, MAX_TRIAL_ITEMS, Options,
-    Pending, Pipeline, Progress, RecodeError, TriedLink,
+    Pending, Pipeline, Progress, RecodeError, Trace, TracedProcess, TracedStep, Tracing, TriedLink,
 };
 pub use layout::{Layout, LayoutError, LayoutStage};
 pub use node::{Node, NodeConfig, NodeError};
 pub use operation::Operation;
 pub use prepare::{PrepareError, PrepareOptions, Prepared, SplitOptions};
 pub use profile::{Profile, ProfileError, UnitCost, arbitrary_item, profile};
+pub use recorder::{Recorder, Span};
 pub use timing::{CONFIDENCE, Timing};
 pub use transport::Shipped;

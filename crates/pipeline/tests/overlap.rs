@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use engine::{Outputs, RunError, Session};
-use pipeline::node::stage::{Span, Stage, StageSetup, Step};
+use pipeline::node::stage::{Stage, StageSetup};
 use pipeline::transport::{Checksums, FrameReader, FrameWriter, Received, tune};
+use pipeline::{Recorder, Span};
 use tensor::{DType, Shape, Tensor, TensorSpec, TensorView};
-use wire::control::Route;
+use wire::control::{Route, Step};
 use wire::{Codec, Header, Kind};
 
 const ITEMS: u64 = 20;
@@ -81,7 +82,8 @@ fn receiving_computing_and_sending_of_different_items_overlap() {
     let spec = TensorSpec::fixed("x", DType::U8, Shape::from([ITEM_LEN]));
     let (producer, input) = connection();
     let (output, consumer) = connection();
-    let (trace, spans) = bounded(3 * ITEMS as usize);
+    let recorder = Recorder::default();
+    let spans = recorder.begin().clone();
     let (inside, entered) = bounded(ITEMS as usize);
     let setup = StageSetup {
         session: Box::new(Watching { item: 0, spans, seen: Vec::new(), inside }),
@@ -97,7 +99,7 @@ fn receiving_computing_and_sending_of_different_items_overlap() {
         codecs_out: Codec::RAW.into(),
         checksums: Checksums::On,
         max_tensor_len: ITEM_LEN,
-        trace: Some(trace),
+        recorder,
     };
     let (ended, end) = bounded(1);
     let stage = Stage::start(setup, move |reason| ended.send(reason).unwrap()).unwrap();

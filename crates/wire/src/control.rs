@@ -4,6 +4,7 @@
 //! tensors never travel here. Encoding: one version byte, then postcard.
 
 mod figures;
+mod trace;
 
 use std::net::SocketAddr;
 
@@ -14,6 +15,7 @@ use tensor::{DType, Dim, TensorSpec};
 use crate::{Codec, CodecList};
 
 pub use figures::{CodecTime, LinkFigures, Machine, RUNNING_SHARE, StageFigures, StageTime};
+pub use trace::{LATEST_NANOS, MAX_SPANS, Span, Spans, Step};
 
 /// First byte of every message. Nodes and dispatchers of another version refuse each other with a message.
 pub const VERSION: u8 = 3;
@@ -50,6 +52,12 @@ pub enum Request {
     Recode(RecodeOrder),
     /// How long do these codecs take there?
     TimeCodecs(Vec<[u8; Codec::CODE_LEN]>),
+    /// Keep from now on when each step of an item begins and ends.
+    Trace(DeploymentId),
+    /// What was kept? It is then forgotten.
+    Spans(DeploymentId),
+    /// What does the clock show by which steps are timed?
+    Clock,
 }
 
 /// Which stage to time, and on what.
@@ -108,6 +116,12 @@ pub enum Response {
     Recoded,
     /// To [`Request::TimeCodecs`]: one for each, in the same order.
     CodecsTimed(Vec<CodecTime>),
+    /// To [`Request::Trace`].
+    Tracing,
+    /// To [`Request::Spans`].
+    Spans(Spans),
+    /// To [`Request::Clock`]: nanoseconds since some moment before the node's first answer.
+    Clock(u64),
 }
 
 /// A node as it presents itself.

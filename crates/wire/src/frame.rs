@@ -119,6 +119,15 @@ pub fn header_len(tensors: usize) -> usize {
 /// Bytes to read first: enough to learn how long the header is.
 pub const PREFIX_LEN: usize = FIXED_LEN;
 
+/// The item that a whole frame is about, which [`write_header`] and what follows made: nothing is checked.
+///
+/// # Panics
+/// With less than [`PREFIX_LEN`] bytes.
+pub fn sequence(frame: &[u8]) -> u64 {
+    let sequence = frame[16..].first_chunk().expect("a frame begins with its prefix");
+    u64::from_le_bytes(*sequence)
+}
+
 /// Writes a header into `out`, replacing what it held.
 ///
 /// # Panics

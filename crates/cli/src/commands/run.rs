@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use graph::{Hash, Model, Rounding};
 use pipeline::{
     Accuracy, Agreement, Coding, Layout, MAX_TRIAL_ITEMS, Options, PrepareOptions, Prepared, SplitOptions,
+    Trace, Tracing,
 };
 use plan::Resources;
 use tensor::{Tensor, TensorSpec};
@@ -28,6 +29,7 @@ use crate::output::answer::Classes;
 use crate::output::files::Target;
 use crate::output::report::{RoundedWeights, WholeReport};
 use crate::output::results::Results;
+use crate::output::trace::TraceFile;
 use crate::plan_file::PlanFile;
 use crate::preprocess::Settings;
 
@@ -47,6 +49,7 @@ Examples:
   defer run bert.onnx --random 10 --dim sequence=128 --output answers/
   defer run resnet50.onnx --random 1 --repeat 200 --cut layer2.0.relu3,layer3.0.relu3 --whole
   defer run model.onnx photos/ --cluster cluster.toml --plan plan.toml
+  defer run --spawn 4 model.onnx photos/ --trace trace.json
   defer run model.onnx photos/ --json | jq -r '.label // empty'")]
 pub(crate) struct Args {
     /// The ONNX model
@@ -79,6 +82,10 @@ pub(crate) struct Args {
     /// Write the outputs: an .npz file for one item, a folder of them for several; arrays named as the outputs
     #[arg(long, short, value_name = "PATH")]
     pub(crate) output: Option<PathBuf>,
+    /// Write what each node did for each item and when to this file, which ui.perfetto.dev and chrome://tracing show. Of
+    /// the last thousands of items, if there are more; the file says how far the clocks of nodes may be off
+    #[arg(long, value_name = "FILE.json")]
+    pub(crate) trace: Option<PathBuf>,
     /// Deploy the plan in this file, which `defer plan MODEL -o FILE` writes
     #[arg(long, value_name = "FILE", conflicts_with_all = ["objective", "min_throughput", "max_devices"])]
     #[arg(conflicts_with_all = ["stages", "cut", "keep_order", "rule", "codec"])]
@@ -203,6 +210,8 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
         )
     })?;
     interrupt.hold();
+    let tracing = job.trace.is_some().then(|| chain.trace()).transpose();
+    let tracing = tracing.map_err(|error| streaming(&fleet, error.into()))?;
     let streamed =
         stream::stream(&chain, &mut job.items, args.window, "chain", &interrupt, common, &mut |done| {
             first_round.keep(&done);
@@ -215,6 +224,8 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     report.shipped_wire_bytes += shipped_before.wire_bytes;
     report.rounded_weights = rounded(args.weights, &prepared);
     report.gone_nodes = gone;
+    let traced = tracing.map(Tracing::finish).transpose().map_err(|error| streaming(&fleet, error.into()));
+    let traced = traced.and_then(|trace| write_trace(job.trace.take(), &name, trace.as_ref()));
     fleet.learn(&prepared, profile, cache, &chain, streamed.figures())?;
     chain.close();
 
@@ -225,8 +236,16 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     }
     // What the chain did is said in any case.
     results.finish(&report)?;
+    traced?;
     whole?;
     if interrupt.asked() { Err(Interrupted.into()) } else { Ok(()) }
+}
+
+fn write_trace(file: Option<TraceFile>, model: &str, trace: Option<&Trace>) -> Result<()> {
+    match (file, trace) {
+        (Some(file), Some(trace)) => file.write(model, trace),
+        _ => Ok(()),
+    }
 }
 
 /// The items that codecs are tried on, if the chain may have such as are tried.
@@ -312,6 +331,8 @@ pub(crate) struct Job {
     pub(crate) classes: Option<Classes>,
     /// Where outputs are written.
     pub(crate) target: Option<Target>,
+    /// Where is written what nodes did and when.
+    pub(crate) trace: Option<TraceFile>,
 }
 
 impl Job {
@@ -326,7 +347,9 @@ impl Job {
         let target = args.output.as_deref().map(|path| Target::new(path, items.len())).transpose();
         let target =
             target.hint("--output takes a folder that you may write to, or a file.npz for one item")?;
-        Ok(Job { model, hash, items, classes, target })
+        let trace = args.trace.as_deref().map(TraceFile::create).transpose();
+        let trace = trace.hint("--trace takes a file in a folder that you may write to")?;
+        Ok(Job { model, hash, items, classes, target, trace })
     }
 }
 

@@ -12,6 +12,7 @@ pub(crate) mod report;
 pub(crate) mod results;
 pub(crate) mod switches;
 pub(crate) mod table;
+pub(crate) mod trace;
 pub(crate) mod trial;
 
 use std::io::{self, Write};

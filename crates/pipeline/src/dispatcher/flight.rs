@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use event_listener::IntoNotification;
@@ -18,6 +19,7 @@ use wire::{Codec, CodecList, Header, Kind};
 
 use super::delivery::{Action, Delivery, Event};
 use super::shut;
+use crate::recorder::Recorder;
 use crate::transport::{
     Checksums, FrameReader, FrameWriter, InUse, Inlet, Outlet, Received, Timing, Total, frame_len,
 };
@@ -103,6 +105,7 @@ pub(super) struct Flight {
     results: TcpStream,
     broken: Receiver<String>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    recorder: Recorder,
 }
 
 fn first_link_failed(error: &std::io::Error) -> String {
@@ -185,8 +188,8 @@ impl Flight {
         let failed = shared.broken.clone();
         let failed = move |e: &std::io::Error| drop(failed.try_send(first_link_failed(e)));
         // Nobody asks for the dispatcher's own CPU time.
-        let moved = Total::default();
-        let outlet = Outlet::new(input.try_clone()?, &input_codecs, moved.clone(), failed)?;
+        let (recorder, moved) = (Recorder::default(), Total::default());
+        let outlet = Outlet::new(input.try_clone()?, &input_codecs, moved.clone(), &recorder, failed)?;
         let writer = FrameWriter::new(outlet, codec, Checksums::for_link(input)?);
         let inlet = Inlet::new(results.try_clone()?, &codecs, frame_len(&outputs), moved)?;
         let reader = FrameReader::new(inlet, outputs, codecs, max_tensor_len);
@@ -194,19 +197,25 @@ impl Flight {
             std::thread::Builder::new().name(name.to_owned()).spawn(run)
         };
         let (to_send, to_receive) = (shared.clone(), shared.clone());
+        let (sent, received) = (recorder.clone(), recorder.clone());
         let codec = InUse::new(codec);
         let in_use = codec.clone();
         let threads = vec![
-            spawn("send", Box::new(move || to_send.send(writer, &in_use, &items, epoch)))?,
-            spawn("receive", Box::new(move || to_receive.receive(reader)))?,
+            spawn("send", Box::new(move || to_send.send(writer, &in_use, &items, epoch, &sent)))?,
+            spawn("receive", Box::new(move || to_receive.receive(reader, &received)))?,
         ];
         let (input, results) = (input.try_clone()?, results.try_clone()?);
-        Ok(Flight { shared, input, codec, results, broken, threads: Mutex::new(threads) })
+        Ok(Flight { shared, input, codec, results, broken, threads: Mutex::new(threads), recorder })
     }
 
     /// Encodes inputs in another way, from the next one on. The first stage must accept it.
     pub(super) fn set_codec(&self, codec: Codec) {
         self.codec.set(codec);
+    }
+
+    /// Keeps when inputs are sent and results received.
+    pub(super) fn recorder(&self) -> &Recorder {
+        &self.recorder
     }
 
     /// What came back so far.
@@ -335,15 +344,26 @@ impl Shared {
         }
     }
 
-    fn send(&self, mut writer: FrameWriter<Outlet>, codec: &InUse, items: &Receiver<Arc<Item>>, epoch: u32) {
+    fn send(
+        &self,
+        mut writer: FrameWriter<Outlet>,
+        codec: &InUse,
+        items: &Receiver<Arc<Item>>,
+        epoch: u32,
+        recorder: &Recorder,
+    ) {
         while let Ok(item) = items.recv() {
+            let start = Instant::now();
             writer.set_codec(codec.get());
             let mut views = Vec::with_capacity(item.tensors.len());
             views.extend(item.tensors.iter().map(Tensor::view));
             let header = Header { kind: Kind::Item, epoch, sequence: item.sequence };
-            if let Err(e) = writer.send(&header, &views) {
-                let _ = self.broken.try_send(first_link_failed(&e));
-                return;
+            match writer.send(&header, &views) {
+                Ok(sent) => recorder.sent(item.sequence, start, &sent, writer.stream().is_direct()),
+                Err(e) => {
+                    let _ = self.broken.try_send(first_link_failed(&e));
+                    return;
+                }
             }
         }
         // Says that nothing follows: the chain drains, stage after stage.
@@ -352,7 +372,7 @@ impl Shared {
         }
     }
 
-    fn receive(&self, mut reader: FrameReader<Inlet>) {
+    fn receive(&self, mut reader: FrameReader<Inlet>, recorder: &Recorder) {
         let reason = loop {
             let mut tensors = reader.buffers();
             let (received, timing) = match reader.receive(&mut tensors) {
@@ -365,6 +385,7 @@ impl Shared {
                 Received::End => break "the chain ended before its last result".to_owned(),
             };
             self.counters.add(&timing);
+            recorder.received(header.sequence, &timing);
             if self.arrive(&header, result).is_err() {
                 break "the last node answered an item that is not in flight".to_owned();
             }

@@ -12,6 +12,7 @@ mod links;
 mod orders;
 mod settle;
 pub mod state;
+mod trace;
 pub(crate) mod trial;
 
 use std::net::Shutdown;
@@ -44,6 +45,7 @@ use links::Links;
 pub use links::{CodecSwitch, RecodeError};
 use orders::Order;
 use settle::{Settled, Standing};
+pub use trace::{Trace, TracedProcess, TracedStep, Tracing};
 
 /// The first epoch of a deployment.
 const FIRST_EPOCH: u32 = 1;
@@ -475,6 +477,15 @@ impl Pipeline {
     pub fn in_operation(&self, figures: &[StageFigures]) -> Option<Operation> {
         let times: Option<Vec<StageTime>> = self.stages.iter().map(|stage| stage.time).collect();
         Operation::of(&self.plan, &times?, figures)
+    }
+
+    /// Keeps from now on when each step of an item begins and ends, here and on the nodes: of the last items, if there
+    /// are thousands. It costs some hundred nanoseconds for a step, until the pipeline is closed.
+    ///
+    /// # Errors
+    /// Names the node that does not answer.
+    pub fn trace(&self) -> Result<Tracing, DeployError> {
+        Tracing::begin(&self.inner).map_err(DeployError::Node)
     }
 
     /// Waits until every result was handed out, then releases the nodes.

@@ -3,30 +3,28 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use engine::{Engine, ModelSource, Session, SessionOptions};
+use engine::{Engine, Session};
 use tensor::TensorSpec;
 use wire::Codec;
 use wire::control::{
-    CodecTime, DeploymentId, Hello, LinkFigures, NodeDescription, Purpose, Request, Response, Route,
-    StageOrder, StageTime, WeightEntry, WeightHash, Welcome,
+    CodecTime, DeploymentId, Hello, LinkFigures, NodeDescription, Purpose, Request, Response, StageOrder,
+    StageTime, WeightEntry, WeightHash, Welcome,
 };
 
-use super::cache::at;
+use super::order::{build_session, prepare_folder, setup, time_session};
 use super::slot::Slot;
-use super::stage::{Stage, StageSetup};
+use super::stage::Stage;
 use super::state::{Action, Event, Limits, State, Ticket};
 use super::{Cache, NodeConfig};
 use crate::control::{Inquiry, Presence};
 use crate::engine_thread;
-use crate::profile::arbitrary_item;
-use crate::timing::{self, Timing};
-use crate::transport::{Checksums, Timeouts, connect, weights, write_message};
+use crate::recorder::{self, Recorder};
+use crate::transport::{Timeouts, connect, weights, write_message};
 use crate::{coding, machine, memory, probe};
 
 /// Events that may wait. Each is a request, a connection or the end of some work; a node that is this far
@@ -35,12 +33,6 @@ const MAX_EVENTS: usize = 1024;
 
 /// A dispatcher that ships weights may pause this long: it hashes and reads them from disk.
 const WEIGHTS_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// Repeats of a stage that is timed go on for so long: over several periods of a CPU quota, and to an end.
-const TIME_PER_STAGE: RangeInclusive<Duration> = Duration::from_millis(300)..=Duration::from_millis(500);
-
-/// The stage's ONNX file, beside its weights.
-const SKELETON_FILE: &str = "stage.onnx";
 
 /// What reaches the event loop.
 pub(super) enum Incoming {
@@ -77,6 +69,8 @@ pub(super) struct Driver {
     engine: Arc<dyn Engine>,
     threads: usize,
     description: NodeDescription,
+    /// When its clock showed 0.
+    started: Instant,
     /// Private memory of the process before any deployment, bytes.
     memory_before: u64,
     next_ticket: Ticket,
@@ -93,6 +87,7 @@ struct Parts {
     input: Option<TcpStream>,
     output: Option<TcpStream>,
     stage: Option<Stage>,
+    recorder: Recorder,
 }
 
 impl Driver {
@@ -119,6 +114,7 @@ impl Driver {
                 machine: machine::describe(),
                 stages: Vec::new(),
             },
+            started: Instant::now(),
             memory_before: memory::private(),
             next_ticket: 0,
             inquiries: HashMap::new(),
@@ -226,6 +222,11 @@ impl Driver {
                 self.answer(ticket, &Response::Description(description));
             }
             Action::Measure(ticket, id) => self.measure(ticket, id),
+            Action::Trace(ticket, id) => self.trace(ticket, id),
+            Action::Spans(ticket, id) => self.spans(ticket, id),
+            Action::Clock(ticket) => {
+                self.answer(ticket, &Response::Clock(recorder::nanos(self.started, Instant::now())))
+            }
             Action::TurnAway(ticket, reason) => {
                 if let Some(mut stream) = self.connections.remove(&ticket) {
                     tracing::warn!("a data connection was turned away: {reason}");
@@ -284,6 +285,19 @@ impl Driver {
         self.answer(ticket, &Response::Measured(figures));
     }
 
+    /// A stage that is not started yet keeps what it does once it is.
+    fn trace(&mut self, ticket: Ticket, id: DeploymentId) {
+        if let Some(parts) = self.parts.get(&id) {
+            parts.recorder.begin();
+        }
+        self.answer(ticket, &Response::Tracing);
+    }
+
+    fn spans(&mut self, ticket: Ticket, id: DeploymentId) {
+        let spans = self.parts.get(&id).map(|parts| parts.recorder.report(self.started));
+        self.answer(ticket, &Response::Spans(spans.unwrap_or_default()));
+    }
+
     /// A stage that is not started yet starts with this codec.
     fn recode(&mut self, ticket: Ticket, id: DeploymentId, codec: Codec) {
         if let Some(parts) = self.parts.get_mut(&id) {
@@ -313,7 +327,9 @@ impl Driver {
         let id = order.deployment;
         let name = format!("{id:032x}");
         let (cache, skeleton, weights) = (self.cache.clone(), order.skeleton.clone(), order.weights.clone());
-        let parts = Parts { order, folder: None, session: None, input: None, output: None, stage: None };
+        let recorder = Recorder::default();
+        let parts =
+            Parts { order, folder: None, session: None, input: None, output: None, stage: None, recorder };
         self.parts.insert(id, parts);
         let failed = move |e| Incoming::LookedUp(id, Err(e));
         self.spawn("look-up", failed, move |events| {
@@ -397,7 +413,9 @@ impl Driver {
         };
         let sender = self.sender.clone();
         let ended = move |reason| drop(sender.send(Incoming::Ended(id, reason)));
-        match setup(&parts.order, session, input, output).and_then(|s| Stage::start(s, ended)) {
+        match setup(&parts.order, session, input, output, &parts.recorder)
+            .and_then(|s| Stage::start(s, ended))
+        {
             Ok(stage) => parts.stage = Some(stage),
             Err(e) => self.failed.push_back(Incoming::Ended(id, Some(e.to_string()))),
         }
@@ -471,111 +489,6 @@ impl Driver {
             tracing::error!("cannot start a thread: {e}");
         }
     }
-}
-
-fn prepare_folder(
-    cache: &Cache,
-    name: &str,
-    skeleton: &[u8],
-    weights: &[WeightEntry],
-) -> io::Result<(PathBuf, Vec<WeightHash>)> {
-    let folder = cache.stage_folder(name)?;
-    let fill = || {
-        let model = folder.join(SKELETON_FILE);
-        std::fs::write(&model, skeleton).map_err(at(&model))?;
-        let mut missing = Vec::new();
-        for weight in weights {
-            if !cache.take(weight, &folder)? {
-                missing.push(weight.hash);
-            }
-        }
-        Ok(missing)
-    };
-    match fill() {
-        Ok(missing) => Ok((folder, missing)),
-        Err(e) => {
-            cache.discard(&folder);
-            Err(e)
-        }
-    }
-}
-
-fn specs(specs: &[wire::control::Spec]) -> Result<Vec<TensorSpec>, String> {
-    specs.iter().map(|s| TensorSpec::try_from(s).map_err(|e| e.to_string())).collect()
-}
-
-fn build_session(
-    engine: &dyn Engine,
-    order: &StageOrder,
-    folder: &Path,
-    threads: usize,
-) -> Result<Box<dyn Session>, String> {
-    let inputs = specs(&order.inputs)?;
-    let outputs = specs(&order.outputs)?;
-    let fed: Vec<TensorSpec> = order.feeds.iter().map(|&i| inputs[i as usize].clone()).collect();
-    let mut computed: Vec<(u32, TensorSpec)> = order
-        .routes
-        .iter()
-        .zip(outputs)
-        .filter_map(|(r, spec)| match r {
-            Route::Computed(i) => Some((*i, spec)),
-            Route::Passed(_) => None,
-        })
-        .collect();
-    computed.sort_by_key(|(i, _)| *i);
-    computed.dedup_by_key(|(i, _)| *i);
-    let computed: Vec<TensorSpec> = computed.into_iter().map(|(_, spec)| spec).collect();
-    let path = folder.join(SKELETON_FILE);
-    let session = engine
-        .load(ModelSource::File(&path), &fed, &computed, &SessionOptions::threads(threads))
-        .map_err(|e| e.to_string())?;
-    if session.inputs().len() != fed.len() || session.outputs().len() != computed.len() {
-        return Err("the stage's ONNX file has other inputs or outputs than the plan".to_owned());
-    }
-    Ok(session)
-}
-
-/// Runs a session on arbitrary values; an error is the engine's about these values.
-fn time_session(
-    session: &mut dyn Session,
-    inputs: &[TensorSpec],
-    feeds: &[u32],
-) -> Result<StageTime, String> {
-    let item = arbitrary_item(inputs);
-    if item.len() != inputs.len() {
-        return Err("the stage's inputs cannot be made up".to_owned());
-    }
-    let views: Vec<_> = feeds.iter().map(|&i| item[i as usize].view()).collect();
-    let measured = timing::measure(session, &views, TIME_PER_STAGE).map_err(|e| e.to_string())?;
-    let Timing { seconds, half_width_seconds, mean_seconds, runs } = measured.timing;
-    let (runs, cpu_seconds, peak_bytes) = (runs as u32, measured.cpu_seconds, measured.growth);
-    Ok(StageTime { seconds, half_width_seconds, mean_seconds, cpu_seconds, runs, peak_bytes })
-}
-
-fn setup(
-    order: &StageOrder,
-    session: Box<dyn Session>,
-    input: TcpStream,
-    output: TcpStream,
-) -> io::Result<StageSetup> {
-    let codecs = order.codecs().expect("checked when the order was accepted");
-    let checksums = Checksums::for_link(&output)?;
-    Ok(StageSetup {
-        session,
-        input,
-        output,
-        epoch: order.epoch,
-        inputs: specs(&order.inputs).map_err(io::Error::other)?,
-        outputs: specs(&order.outputs).map_err(io::Error::other)?,
-        feeds: order.feeds.iter().map(|&i| i as usize).collect(),
-        routes: order.routes.clone(),
-        codecs_in: codecs.arriving,
-        codec_out: codecs.begin,
-        codecs_out: codecs.leaving,
-        checksums,
-        max_tensor_len: usize::try_from(order.max_tensor_len).unwrap_or(usize::MAX),
-        trace: None,
-    })
 }
 
 /// An engine may take more than the plan expects of it: packed copies of weights, for one.

@@ -6,6 +6,7 @@
 mod cache;
 mod driver;
 mod listener;
+mod order;
 mod slot;
 pub mod stage;
 pub mod state;

@@ -21,10 +21,11 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use engine::{Outputs, Session};
 use tensor::{Tensor, TensorSpec, TensorView};
-use wire::control::{Route, StageFigures};
+use wire::control::{Route, StageFigures, Step};
 use wire::{Codec, CodecList, Header, Kind};
 
 use crate::engine_thread::STACK;
+use crate::recorder::{Recorder, Span};
 use crate::transport::{
     Checksums, FrameReader, FrameWriter, InUse, Inlet, Outlet, Received, Sent, Timing, Total, Watch,
     frame_len,
@@ -74,32 +75,8 @@ pub struct StageSetup {
     pub checksums: Checksums,
     /// Bound on sizes that the model leaves open, bytes per tensor.
     pub max_tensor_len: usize,
-    /// Where to tell when each step began and ended.
-    pub trace: Option<Sender<Span>>,
-}
-
-/// One step of one item, for timelines.
-#[derive(Clone, Copy, Debug)]
-pub struct Span {
-    /// The item.
-    pub sequence: u64,
-    /// What was done.
-    pub step: Step,
-    /// When it began.
-    pub start: Instant,
-    /// When it was done.
-    pub end: Instant,
-}
-
-/// The steps of an item inside a stage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Receive and decode.
-    Receive,
-    /// Run the engine.
-    Compute,
-    /// Encode and send.
-    Send,
+    /// Keeps when each step began and ended, where that is wanted.
+    pub recorder: Recorder,
 }
 
 /// A stage whose threads run.
@@ -162,7 +139,7 @@ impl Stage {
         let failed = move |_: &std::io::Error| drop(wake_early.shutdown(Shutdown::Both));
         let (arrived_in, arrived_out) = bounded(QUEUE_LEN);
         let (computed_in, computed_out) = bounded(QUEUE_LEN);
-        let log = |figures: &Arc<Figures>| Log { figures: figures.clone(), trace: setup.trace.clone() };
+        let log = |figures: &Arc<Figures>| Log { figures: figures.clone(), recorder: setup.recorder.clone() };
 
         let inlet =
             Inlet::new(setup.input, &setup.codecs_in, frame_len(&setup.inputs), figures.move_cpu.clone())?;
@@ -185,7 +162,13 @@ impl Stage {
         };
         let egress = Egress {
             writer: FrameWriter::new(
-                Outlet::new(setup.output, &setup.codecs_out, figures.move_cpu.clone(), failed)?,
+                Outlet::new(
+                    setup.output,
+                    &setup.codecs_out,
+                    figures.move_cpu.clone(),
+                    &setup.recorder,
+                    failed,
+                )?,
                 setup.codec_out,
                 setup.checksums,
             ),
@@ -270,7 +253,7 @@ fn run_ends(ingress: Ingress, egress: Egress, wake: TcpStream, ended: impl FnOnc
 
 struct Log {
     figures: Arc<Figures>,
-    trace: Option<Sender<Span>>,
+    recorder: Recorder,
 }
 
 impl Log {
@@ -282,7 +265,7 @@ impl Log {
         figures.decode_cpu.add(timing.spent.coding_cpu);
         figures.move_cpu.add(timing.spent.moving_cpu);
         figures.received.fetch_add(1, Relaxed);
-        self.trace(Span { sequence, step: Step::Receive, start: timing.started, end: Instant::now() });
+        self.recorder.received(sequence, timing);
     }
 
     fn computed(&self, sequence: u64, start: Instant, watch: &mut Watch) {
@@ -290,24 +273,18 @@ impl Log {
         self.figures.compute.add(end.duration_since(start));
         self.figures.compute_cpu.add(watch.lap());
         self.figures.computed.fetch_add(1, Relaxed);
-        self.trace(Span { sequence, step: Step::Compute, start, end });
+        self.recorder.record(Span { sequence, step: Step::Compute, start, end, bytes: 0 });
     }
 
-    fn sent(&self, sequence: u64, start: Instant, sent: &Sent) {
-        let (figures, end) = (&self.figures, Instant::now());
-        figures.send.add(end.duration_since(start));
+    /// `is_sent`: whether the frame was not only handed over.
+    fn sent(&self, sequence: u64, start: Instant, sent: &Sent, is_sent: bool) {
+        let figures = &self.figures;
+        figures.send.add(start.elapsed());
         figures.bytes_out.fetch_add(sent.bytes, Relaxed);
         figures.encode_cpu.add(sent.spent.coding_cpu);
         figures.move_cpu.add(sent.spent.moving_cpu);
-        self.trace(Span { sequence, step: Step::Send, start, end });
+        self.recorder.sent(sequence, start, sent, is_sent);
         figures.items.fetch_add(1, Relaxed);
-    }
-
-    fn trace(&self, span: Span) {
-        if let Some(trace) = &self.trace {
-            // A trace that nobody empties loses its tail rather than hold the item up.
-            let _ = trace.try_send(span);
-        }
     }
 }
 
@@ -417,7 +394,7 @@ impl Egress {
                 Err(reason) => self.writer.send_failure(self.epoch, sequence, &reason),
             };
             let sent = sent.map_err(|e| format!("{OUTPUT_FAILED}: {e}"))?;
-            self.log.sent(sequence, start, &sent);
+            self.log.sent(sequence, start, &sent, self.writer.stream().is_direct());
         }
         self.writer.into_stream().finish().map_err(|e| format!("{OUTPUT_FAILED}: {e}"))
     }

@@ -77,6 +77,12 @@ pub enum Action {
     Describe(Ticket),
     /// Answer a request with the figures of a running stage.
     Measure(Ticket, DeploymentId),
+    /// Keep when steps begin and end from now on, and answer the request.
+    Trace(Ticket, DeploymentId),
+    /// Answer a request with what was kept, and forget it.
+    Spans(Ticket, DeploymentId),
+    /// Answer a request with what the clock shows.
+    Clock(Ticket),
     /// Encode what leaves the stage like this from now on, and answer the request.
     Recode(Ticket, DeploymentId, Codec),
     /// Refuse a connection.
@@ -210,8 +216,10 @@ impl State {
                 self.advance(ticket, id, &Phase::Complete, Phase::Building(ticket), Action::Build(id))
             }
             Request::Connect(id) => self.on_connect(ticket, id),
-            Request::Measure(id) if self.deployments.contains_key(&id) => vec![Action::Measure(ticket, id)],
-            Request::Measure(id) => vec![self.refuse_unknown(ticket, id)],
+            Request::Measure(id) => vec![self.if_known(ticket, id, Action::Measure(ticket, id))],
+            Request::Trace(id) => vec![self.if_known(ticket, id, Action::Trace(ticket, id))],
+            Request::Spans(id) => vec![self.if_known(ticket, id, Action::Spans(ticket, id))],
+            Request::Clock => vec![Action::Clock(ticket)],
             Request::Release(id) => {
                 let mut actions = self.discard(id, "it was released");
                 actions.push(Action::Answer(ticket, Response::Released));
@@ -483,6 +491,10 @@ impl State {
                 vec![Action::Answer(ticket, Response::Refused(reason))]
             }
         }
+    }
+
+    fn if_known(&self, ticket: Ticket, id: DeploymentId, action: Action) -> Action {
+        if self.deployments.contains_key(&id) { action } else { self.refuse_unknown(ticket, id) }
     }
 
     fn refuse_unknown(&self, ticket: Ticket, id: DeploymentId) -> Action {

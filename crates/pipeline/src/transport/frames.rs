@@ -96,9 +96,13 @@ impl<W: Sink> FrameWriter<W> {
             }
             frame::write_header(header, descriptors, header_bytes);
         });
+        let encodes = self.descriptors.iter().any(|d| d.codec != Codec::RAW);
+        if !encodes && checksums == Checksums::Off {
+            spent.count_as_moving(); // writing the header
+        }
         parts[0] = IoSlice::new(&self.header);
         let bytes = parts.iter().map(|part| part.len() as u64).sum();
-        self.stream.expect(self.descriptors.iter().any(|d| d.codec != Codec::RAW))?;
+        self.stream.expect(encodes)?;
         write_all_vectored(&mut self.stream, &mut parts[..=tensors.len()])?;
         self.stream.flush()?;
         Ok(Sent { bytes, spent })
@@ -117,6 +121,11 @@ impl<W: Sink> FrameWriter<W> {
         let sent = self.send(&Header { kind: Kind::Failure, epoch, sequence }, &[tensor]);
         self.codec = codec;
         sent
+    }
+
+    /// The stream underneath.
+    pub(crate) fn stream(&self) -> &W {
+        &self.stream
     }
 
     /// The stream underneath.

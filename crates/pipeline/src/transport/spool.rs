@@ -13,6 +13,7 @@ use tensor::TensorSpec;
 use wire::{Codec, CodecList};
 
 use super::watch::{Total, Watch};
+use crate::recorder::Recorder;
 
 /// What frames are written to.
 pub trait Sink: Write {
@@ -52,11 +53,13 @@ pub(crate) struct Spool {
 
 impl Outlet {
     /// Of a link that may use these codecs. `failed` is called when sending fails, by the thread that notices: whoever
-    /// encodes may be waiting for the next frame. What its thread works is added to `moved`.
+    /// encodes may be waiting for the next frame. What its thread works is added to `moved`, and it records when frames
+    /// are sent.
     pub(crate) fn new(
         stream: TcpStream,
         codecs: &CodecList,
         moved: Total,
+        recorder: &Recorder,
         failed: impl FnOnce(&io::Error) + Send + 'static,
     ) -> io::Result<Outlet> {
         if travels_raw(codecs) {
@@ -65,12 +68,12 @@ impl Outlet {
         // One frame at a time is on either way.
         let (full, frames) = bounded(1);
         let (give_back, empty) = bounded(1);
-        let mut to = stream.try_clone()?;
+        let (mut to, recorder) = (stream.try_clone()?, recorder.clone());
         let send = move || {
             let mut watch = Watch::default();
             watch.lap();
             let sent = frames.iter().try_for_each(|mut frame: Vec<u8>| {
-                to.write_all(&frame)?;
+                recorder.sending(&frame, || to.write_all(&frame))?;
                 moved.add(watch.lap());
                 frame.clear();
                 // The encoding thread may be gone.
@@ -89,6 +92,14 @@ impl Outlet {
             thread: Some(thread),
             stream,
         }))
+    }
+
+    /// Whether the last frame was sent once it was written.
+    pub(crate) fn is_direct(&self) -> bool {
+        match self {
+            Outlet::Direct(_) => true,
+            Outlet::Spooled(spool) => spool.passes,
+        }
     }
 
     /// Sends what is left, then says that nothing follows.
@@ -208,7 +219,8 @@ mod tests {
     #[test]
     fn a_frame_is_encoded_while_the_one_before_is_sent() {
         let (near, mut far) = connection();
-        let mut outlet = Outlet::new(near, &Codec::LZ4.into(), Total::default(), |_| {}).unwrap();
+        let mut outlet =
+            Outlet::new(near, &Codec::LZ4.into(), Total::default(), &Recorder::default(), |_| {}).unwrap();
         // Nobody reads: a first frame is handed over in any case, and a second one encoded.
         outlet.write_all(&frame(0)).unwrap();
         outlet.flush().unwrap();
@@ -228,7 +240,8 @@ mod tests {
         let (near, far) = connection();
         let (tell, told) = bounded(1);
         let failed = move |e: &io::Error| tell.send(e.kind()).unwrap();
-        let mut outlet = Outlet::new(near, &Codec::LZ4.into(), Total::default(), failed).unwrap();
+        let mut outlet =
+            Outlet::new(near, &Codec::LZ4.into(), Total::default(), &Recorder::default(), failed).unwrap();
         outlet.write_all(&frame(0)).unwrap();
         outlet.flush().unwrap();
         drop(far);
@@ -244,7 +257,8 @@ mod tests {
     #[test]
     fn a_frame_that_is_not_encoded_follows_those_before_it_and_passes_by() {
         let (near, mut far) = connection();
-        let mut outlet = Outlet::new(near, &Codec::LZ4.into(), Total::default(), |_| {}).unwrap();
+        let mut outlet =
+            Outlet::new(near, &Codec::LZ4.into(), Total::default(), &Recorder::default(), |_| {}).unwrap();
         let frames = [(true, 0), (true, 1), (false, 2), (false, 3), (true, 4), (false, 5)];
         let sending = std::thread::spawn(move || {
             for (encoded, n) in frames {
@@ -270,7 +284,8 @@ mod tests {
     #[test]
     fn a_spool_keeps_two_frames_however_they_grow() {
         let (near, mut far) = connection();
-        let mut outlet = Outlet::new(near, &Codec::LZ4.into(), Total::default(), |_| {}).unwrap();
+        let mut outlet =
+            Outlet::new(near, &Codec::LZ4.into(), Total::default(), &Recorder::default(), |_| {}).unwrap();
         let lens = [10_000, 11_000, 15_000, 15_001, 16_000, 9_000];
         for len in lens {
             outlet.expect(true).unwrap();
@@ -287,7 +302,8 @@ mod tests {
     fn links_that_do_not_encode_are_read_and_written_directly() {
         let (near, far) = connection();
         let raw = CodecList::default();
-        assert!(matches!(Outlet::new(near, &raw, Total::default(), |_| {}).unwrap(), Outlet::Direct(_)));
+        let outlet = Outlet::new(near, &raw, Total::default(), &Recorder::default(), |_| {}).unwrap();
+        assert!(matches!(outlet, Outlet::Direct(_)));
         assert!(matches!(Inlet::new(far, &raw, 1, Total::default()).unwrap(), Inlet::Direct(_)));
     }
 }

@@ -84,7 +84,7 @@ fn every_stage_decodes_something_and_refuses_something() {
 #[test]
 fn every_message_has_a_seed() {
     let known = [variants::<Request>(), variants::<Response>(), variants::<Purpose>(), variants::<Welcome>()];
-    assert!(known[0] >= 10 && known[1] >= 11, "{known:?} messages of each kind");
+    assert!(known[0] >= 13 && known[1] >= 14, "{known:?} messages of each kind");
     for (kind, known) in (0..).zip(known) {
         // In a greeting the purpose is the last byte.
         let variant = |bytes: &[u8]| if kind == 2 { bytes.last().copied() } else { bytes.get(2).copied() };
@@ -212,7 +212,7 @@ fn write_messages() {
     write_message("refused", 3, &Welcome::Refused("no".to_owned()));
 }
 
-fn requests() -> [(&'static str, Request); 10] {
+fn requests() -> [(&'static str, Request); 13] {
     let to = vec!["127.0.0.1:1".parse().unwrap(), "[::1]:2".parse().unwrap()];
     [
         ("describe", Request::Describe),
@@ -225,6 +225,9 @@ fn requests() -> [(&'static str, Request); 10] {
         ("probe", Request::Probe(ProbeOrder { to })),
         ("recode", Request::Recode(RecodeOrder { deployment: 5, codec: Codec::LZ4.code() })),
         ("time_codecs", Request::TimeCodecs(vec![Codec::RAW.code(), Codec::LZ4.code()])),
+        ("trace", Request::Trace(5)),
+        ("spans", Request::Spans(5)),
+        ("clock", Request::Clock),
     ]
 }
 
@@ -252,7 +255,7 @@ fn order() -> StageOrder {
     }
 }
 
-fn responses() -> [(&'static str, Response); 11] {
+fn responses() -> [(&'static str, Response); 14] {
     let time =
         StageTime { seconds: 0.1, mean_seconds: 0.11, cpu_seconds: 0.1, runs: 5, ..StageTime::default() };
     let stage = RunningStage { model: "m".to_owned(), stage: 0, stages: 2, items: 300 };
@@ -275,6 +278,7 @@ fn responses() -> [(&'static str, Response); 11] {
         send_cpu_seconds: 1e-9,
         receive_cpu_seconds: 2e-9,
     };
+    let span = Span { sequence: 7, step: Step::Encode, start_nanos: 1 << 30, nanos: 300, bytes: 200 };
     [
         ("description", Response::Description(node)),
         ("prepared", Response::Prepared { missing: vec![[3; 32]] }),
@@ -290,6 +294,9 @@ fn responses() -> [(&'static str, Response); 11] {
             "codecs_timed",
             Response::CodecsTimed(vec![CodecTime { encode_seconds: 1e-9, decode_seconds: 0.0 }]),
         ),
+        ("tracing", Response::Tracing),
+        ("kept_spans", Response::Spans(Spans { lost: 300, spans: vec![span] })),
+        ("clock_shows", Response::Clock(1 << 40)),
     ]
 }
 

@@ -155,6 +155,7 @@ pub(crate) fn control(data: &[u8]) {
             Some(Response::Probed(link)) => drop(link.check()),
             Some(Response::CodecsTimed(times)) => times.iter().for_each(|time| drop(time.check())),
             Some(Response::Description(node)) => drop(node.fingerprint()),
+            Some(Response::Spans(spans)) => drop(spans.check()),
             _ => {}
         },
         2 => drop(again::<Hello>(message)),
