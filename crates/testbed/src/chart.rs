@@ -6,7 +6,7 @@ use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-const FONT: &str = "system-ui, sans-serif";
+pub(crate) const FONT: &str = "system-ui, sans-serif";
 const TITLE_SIZE: u32 = 17;
 const TEXT_SIZE: u32 = 13;
 
@@ -17,7 +17,7 @@ const LINES_HEIGHT: u32 = 420;
 /// Between bars, as a share of the height of one.
 const GAP: f64 = 0.18;
 
-const INK: RGBColor = RGBColor(0x22, 0x22, 0x22);
+pub(crate) const INK: RGBColor = RGBColor(0x22, 0x22, 0x22);
 
 /// A colour: those of Okabe and Ito.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@ mod chart;
 mod common;
 mod devices;
 mod falling;
+mod gantt;
 mod grid;
 mod host;
 mod interrupt;
@@ -44,6 +45,7 @@ enum Command {
     Report(report::Args),
     /// What more and more equal devices would bring: planned, predicted and simulated, nothing runs
     Simulate(simulate::Args),
+    Gantt(gantt::Args),
     /// What a chain does about a link that becomes slow while it runs; needs root
     Falling(falling::Args),
 }
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         Command::Run(args) => grid::execute(&args),
         Command::Report(args) => report::execute(&args),
         Command::Simulate(args) => simulate::execute(&args),
+        Command::Gantt(args) => gantt::execute(&args),
         Command::Falling(args) => falling::execute(&args),
     };
     match result {

@@ -190,7 +190,9 @@ fn told(spans: Vec<Span>, items: &Range<u64>, axis: &Axis, now: u64) -> Result<V
         if start < -slack || end > now + slack {
             return Err(format!("it tells of a step of item {} when nothing was traced", span.sequence));
         }
-        told.push((start, Span { sequence: span.sequence - items.start, ..span }));
+        // By the same clock as its moments: what follows on a node begins no earlier than what was before it ends.
+        let nanos = (end - start) as u64;
+        told.push((start, Span { sequence: span.sequence - items.start, nanos, ..span }));
     }
     Ok(told)
 }
