@@ -83,7 +83,7 @@ mod tests {
             middle(&Trace::read(&trace::tests::document(&events.collect::<Vec<_>>(), 1)).unwrap())
         };
         assert_eq!(of(&[]), None);
-        assert_eq!(of(&[3, 4]), Some(3..=4));
+        assert_eq!(of(&[3, 4]), Some(4..=4), "of the first that was kept, steps may be missing");
         assert_eq!(of(&(0..100).collect::<Vec<_>>()), Some(47..=52));
     }
 }
