@@ -10,6 +10,9 @@ use serde_json::Value;
 /// Begin and end of each step, microseconds: by process, from the dispatcher on, then by item and step.
 type Steps = Vec<BTreeMap<(u64, String), (f64, f64)>>;
 
+/// Steps of an item, in their order.
+type Names = &'static [&'static str];
+
 /// Runs the digits twice over three nodes and reads the trace.
 fn traced(codec: &str) -> (Steps, BTreeMap<String, f64>) {
     let place = Place::new();
@@ -32,7 +35,7 @@ fn traced(codec: &str) -> (Steps, BTreeMap<String, f64>) {
 }
 
 /// What one item went through on the chain, in its order.
-fn way(steps: &Steps, item: u64, of_node: &[&str], ends: [&[&str]; 2]) -> Vec<(usize, f64, f64)> {
+fn way(steps: &Steps, item: u64, of_node: Names, ends: [Names; 2]) -> Vec<(usize, f64, f64)> {
     let of = |process: usize, names: &[&str]| {
         let span = |name: &&str| {
             let (start, end) = steps[process]
@@ -48,7 +51,7 @@ fn way(steps: &Steps, item: u64, of_node: &[&str], ends: [&[&str]; 2]) -> Vec<(u
 
 #[test]
 fn each_item_takes_each_step_once_and_in_order() {
-    let cases: [(&str, &[&str], [&[&str]; 2]); 2] = [
+    let cases: [(&str, Names, [Names; 2]); 2] = [
         ("raw", &["receive", "compute", "send"], [&["send"], &["receive"]]),
         (
             "zstd1",

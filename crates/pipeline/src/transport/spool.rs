@@ -269,6 +269,7 @@ mod tests {
                 let Outlet::Spooled(spool) = &outlet else { panic!("it may encode") };
                 assert!(encoded || spool.filling.capacity() == before, "frame {n} was copied");
                 outlet.flush().unwrap();
+                assert_eq!(outlet.is_direct(), !encoded, "frame {n} is sent by now");
             }
             outlet.finish().unwrap();
         });

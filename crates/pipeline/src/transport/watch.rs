@@ -18,14 +18,6 @@ pub struct Spent {
     pub moving_cpu: Duration,
 }
 
-impl Spent {
-    /// Takes back that some of it was coding.
-    pub(super) fn count_as_moving(&mut self) {
-        self.coding = Duration::ZERO;
-        self.moving_cpu += std::mem::take(&mut self.coding_cpu);
-    }
-}
-
 /// Tells the CPU time of one thread apart. Whoever moves it to another thread begins anew there.
 #[derive(Default)]
 pub(crate) struct Watch {
