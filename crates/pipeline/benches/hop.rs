@@ -1,8 +1,9 @@
 //! What one hop costs: frame, send, receive, hand-over between the stage's threads.
 //!
 //! A producer sends items over TCP to a real stage whose engine does nothing, and the stage sends them on to
-//! a consumer: with checksums, as between machines, and without, as inside one. Beside them, in turns, a bare
-//! copy loop over two std connections: read a buffer, write it. Prints microseconds per item and CPU seconds
+//! a consumer: with checksums, as between machines, and without, as inside one; and without, over links that may encode
+//! but do not: at the stage, which has one end of each of the two connections, these have threads of their own. Beside
+//! them, in turns, a bare copy loop over two std connections: read a buffer, write it. Prints microseconds per item and CPU seconds
 //! per GB and hop (both connections and all threads, halved), medians of the rounds; ratios are medians of the
 //! rounds' ratios.
 
@@ -16,7 +17,7 @@ use pipeline::node::stage::{Stage, StageSetup};
 use pipeline::transport::{Checksums, FrameReader, FrameWriter, Received, tune};
 use tensor::{DType, Shape, Tensor, TensorSpec, TensorView};
 use wire::control::Route;
-use wire::{Codec, Header, Kind};
+use wire::{Codec, CodecList, Header, Kind};
 
 const ROUNDS: usize = 61;
 const SIZES: [usize; 4] = [4 << 10, 200 << 10, 800 << 10, 3 << 20];
@@ -57,20 +58,26 @@ struct Cost {
 #[expect(clippy::print_stdout, reason = "a bench prints its table")]
 fn main() {
     println!("one hop on {} cores, median of {ROUNDS} rounds", std::thread::available_parallelism().unwrap());
-    println!("{:>8} {:>38} {:>38}", "", "us per item", "CPU s per GB");
-    let head = format!("{:>8} {:>14} {:>14}", "bare", "local", "checksums");
+    println!("{:>8} {:>53} {:>53}", "", "us per item", "CPU s per GB");
+    let head = format!("{:>8} {:>14} {:>14} {:>14}", "bare", "local", "checksums", "may encode");
     println!("{:>8} {head} {head}", "bytes");
     for size in SIZES {
         let items = (BYTES / size).min(MAX_ITEMS);
-        let round =
-            |_| [bare(size, items), stage(size, items, Checksums::Off), stage(size, items, Checksums::On)];
-        let rounds: Vec<[Cost; 3]> = (0..ROUNDS).map(round).collect();
+        let round = |_| {
+            [
+                bare(size, items),
+                stage(size, items, Checksums::Off, Codec::RAW.into()),
+                stage(size, items, Checksums::On, Codec::RAW.into()),
+                stage(size, items, Checksums::Off, Codec::LZ4.into()),
+            ]
+        };
+        let rounds: Vec<[Cost; 4]> = (0..ROUNDS).map(round).collect();
         let columns = |value: fn(&Cost) -> f64| {
             let one = |i: usize| median(rounds.iter().map(|r| value(&r[i])));
             let ratio = |i: usize| median(rounds.iter().map(|r| value(&r[i]) / value(&r[0])));
             let digits = if one(0) < 10.0 { 3 } else { 1 };
             let beside = |i: usize| format!("{:>7.digits$} {:>5.2}x", one(i), ratio(i));
-            format!("{:>8.digits$} {} {}", one(0), beside(1), beside(2))
+            format!("{:>8.digits$} {} {} {}", one(0), beside(1), beside(2), beside(3))
         };
         println!("{size:>8} {} {}", columns(|c| c.micros_per_item), columns(|c| c.cpu_seconds_per_gb));
     }
@@ -101,7 +108,7 @@ fn measure(size: usize, items: usize, run: impl FnOnce()) -> Cost {
     }
 }
 
-fn stage(size: usize, items: usize, checksums: Checksums) -> Cost {
+fn stage(size: usize, items: usize, checksums: Checksums, codecs: CodecList) -> Cost {
     let spec = TensorSpec::fixed("x", DType::U8, Shape::from([size]));
     let (producer, input) = connection();
     let (output, consumer) = connection();
@@ -115,9 +122,9 @@ fn stage(size: usize, items: usize, checksums: Checksums) -> Cost {
         outputs: vec![spec.clone()],
         feeds: vec![],
         routes: vec![Route::Passed(0)],
-        codecs_in: Codec::RAW.into(),
+        codecs_in: codecs.clone(),
         codec_out: Codec::RAW,
-        codecs_out: Codec::RAW.into(),
+        codecs_out: codecs,
         checksums,
         max_tensor_len: size,
         recorder: Recorder::default(),
