@@ -1,14 +1,13 @@
-//! Frames on a byte stream, from and into the tensors' own buffers.
+//! Frames off a byte stream, into the tensors' own buffers. What sends them is [`FrameWriter`](super::FrameWriter).
 
-use std::io::{self, BufReader, IoSlice, Read, Write};
+use std::io::{self, BufReader, Read};
 use std::time::{Duration, Instant};
 
-use tensor::{SpecError, Tensor, TensorError, TensorSpec, TensorView};
-use wire::frame::{self, MAX_TENSORS, PREFIX_LEN};
+use tensor::{SpecError, Tensor, TensorError, TensorSpec};
+use wire::frame::{self, PREFIX_LEN};
 use wire::{Codec, CodecList, Descriptor, FrameError, Header, Kind, Room, checksum};
 
 use super::ahead::{Arrival, Source};
-use super::spool::Sink;
 use super::watch::{Spent, Watch};
 
 /// Reads ahead this far: holds a header and small payloads, so that they take one system call. Larger
@@ -16,7 +15,7 @@ use super::watch::{Spent, Watch};
 const READ_AHEAD_LEN: usize = 8 << 10;
 
 /// The longest reason a failure frame may carry, bytes.
-const MAX_REASON_LEN: usize = 4 << 10;
+pub(super) const MAX_REASON_LEN: usize = 4 << 10;
 
 /// Whether tensors carry a checksum. Headers always do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,131 +24,6 @@ pub enum Checksums {
     On,
     /// The bytes stay in this machine's memory, where a checksum costs more than the rest of the way.
     Off,
-}
-
-/// Sends frames. After the first item of a size it allocates nothing.
-pub struct FrameWriter<W> {
-    stream: W,
-    codec: Codec,
-    checksums: Checksums,
-    header: Vec<u8>,
-    descriptors: Vec<Descriptor>,
-    /// Room for each tensor of a frame: all are sent at once.
-    rooms: Vec<Room>,
-    watch: Watch,
-}
-
-/// What sending one frame took.
-#[derive(Clone, Copy, Debug)]
-pub struct Sent {
-    /// Bytes on the wire.
-    pub bytes: u64,
-    /// Of the thread that encodes.
-    pub spent: Spent,
-}
-
-impl<W: Sink> FrameWriter<W> {
-    /// A writer that encodes with `codec`.
-    pub fn new(stream: W, codec: Codec, checksums: Checksums) -> FrameWriter<W> {
-        FrameWriter {
-            stream,
-            codec,
-            checksums,
-            header: Vec::new(),
-            descriptors: Vec::new(),
-            rooms: Vec::new(),
-            watch: Watch::default(),
-        }
-    }
-
-    /// Encodes with another codec from the next frame on. The receiver must accept it.
-    pub fn set_codec(&mut self, codec: Codec) {
-        self.codec = codec;
-    }
-
-    /// Sends one frame. Tensors that are not encoded go to the stream from where they lie.
-    ///
-    /// # Panics
-    /// With more than [`MAX_TENSORS`] tensors.
-    pub fn send(&mut self, header: &Header, tensors: &[TensorView<'_>]) -> io::Result<Sent> {
-        assert!(tensors.len() <= MAX_TENSORS);
-        if self.rooms.len() < tensors.len() {
-            self.rooms.resize_with(tensors.len(), Room::default);
-        }
-        let mut parts = [IoSlice::new(&[]); MAX_TENSORS + 1];
-        let mut spent = Spent::default();
-        let (codec, checksums) = (self.codec, self.checksums);
-        let (rooms, descriptors, header_bytes) = (&mut self.rooms, &mut self.descriptors, &mut self.header);
-        let encode = || {
-            descriptors.clear();
-            for ((tensor, room), part) in tensors.iter().zip(rooms).zip(&mut parts[1..]) {
-                let (codec, encoded) = codec.encode_or_wider(*tensor, room);
-                descriptors.push(Descriptor {
-                    codec,
-                    dtype: tensor.dtype(),
-                    shape: tensor.shape(),
-                    len: tensor.bytes().len(),
-                    encoded_len: encoded.len(),
-                    checksum: (checksums == Checksums::On).then(|| checksum(encoded)),
-                });
-                *part = IoSlice::new(encoded);
-            }
-            frame::write_header(header, descriptors, header_bytes);
-        };
-        if codec == Codec::RAW && checksums == Checksums::Off {
-            // There is only a header to write: not worth a look at the clock.
-            spent.moving_cpu = self.watch.lap();
-            encode();
-        } else {
-            self.watch.code(&mut spent, encode);
-        }
-        let encodes = self.descriptors.iter().any(|d| d.codec != Codec::RAW);
-        parts[0] = IoSlice::new(&self.header);
-        let bytes = parts.iter().map(|part| part.len() as u64).sum();
-        self.stream.expect(encodes)?;
-        write_all_vectored(&mut self.stream, &mut parts[..=tensors.len()])?;
-        self.stream.flush()?;
-        Ok(Sent { bytes, spent })
-    }
-
-    /// Sends word that an item has no result, and why.
-    pub fn send_failure(&mut self, epoch: u32, sequence: u64, reason: &str) -> io::Result<Sent> {
-        let mut end = reason.len().min(MAX_REASON_LEN);
-        while !reason.is_char_boundary(end) {
-            end -= 1;
-        }
-        let bytes = &reason.as_bytes()[..end];
-        let tensor =
-            TensorView::of_slice([end].into(), bytes).expect("bytes are a u8 tensor of their length");
-        let codec = std::mem::replace(&mut self.codec, Codec::RAW);
-        let sent = self.send(&Header { kind: Kind::Failure, epoch, sequence }, &[tensor]);
-        self.codec = codec;
-        sent
-    }
-
-    /// The stream underneath.
-    pub(crate) fn stream(&self) -> &W {
-        &self.stream
-    }
-
-    /// The stream underneath.
-    pub fn into_stream(self) -> W {
-        self.stream
-    }
-}
-
-/// `Write::write_all_vectored`, which std does not have in stable form yet.
-fn write_all_vectored(stream: &mut impl Write, mut parts: &mut [IoSlice<'_>]) -> io::Result<()> {
-    IoSlice::advance_slices(&mut parts, 0); // drops empty slices: an empty write would read as a closed peer
-    while !parts.is_empty() {
-        match stream.write_vectored(parts) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(n) => IoSlice::advance_slices(&mut parts, n),
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(())
 }
 
 /// Receives frames and holds them against what the plan says of the link.
@@ -395,8 +269,9 @@ fn intact(encoded: &[u8], descriptor: &Descriptor) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::FrameWriter;
     use super::*;
-    use tensor::{DType, Dim, Shape};
+    use tensor::{DType, Dim, Shape, TensorView};
     use wire::{Fidelity, Values};
 
     const HEADER: Header = Header { kind: Kind::Item, epoch: 1, sequence: 5 };

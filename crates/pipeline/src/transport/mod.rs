@@ -11,11 +11,12 @@ mod tcp;
 mod test_streams;
 mod watch;
 pub(crate) mod weights;
+mod writer;
 
 pub(crate) use ahead::Inlet;
 pub use ahead::{Arrival, Source};
 pub(crate) use frames::check_sizes;
-pub use frames::{Checksums, FrameReader, FrameWriter, ReceiveError, Received, Sent, Timing};
+pub use frames::{Checksums, FrameReader, ReceiveError, Received, Timing};
 pub(crate) use in_use::InUse;
 pub use spool::Sink;
 pub(crate) use spool::{Outlet, frame_len};
@@ -24,3 +25,4 @@ pub(crate) use tcp::{read_message, write_message};
 pub use watch::Spent;
 pub(crate) use watch::{Total, Watch};
 pub use weights::Shipped;
+pub use writer::{FrameWriter, Sent};
