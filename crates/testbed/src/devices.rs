@@ -118,6 +118,15 @@ impl Program<'_> {
     }
 }
 
+/// What a node took so far; zeros of one that has ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Usage {
+    pub(crate) node: String,
+    pub(crate) cpu_time: Duration,
+    /// The most memory that it had at once since it timed its stage.
+    pub(crate) peak_bytes: u64,
+}
+
 /// Nodes that run; they end when this is dropped.
 pub(crate) struct Devices<'a> {
     groups: &'a Groups,
@@ -191,10 +200,14 @@ impl<'a> Devices<'a> {
         network.set_rate(from, to, mbit_s)
     }
 
-    /// By node: the most memory that it had at once since it timed its stage, bytes; 0 where the system does not tell.
-    pub(crate) fn peak_bytes(&self) -> Vec<(String, u64)> {
-        let peak = |child: &Child| host::peak_bytes(child.id()).unwrap_or(0);
-        self.nodes.iter().map(|(name, child)| (name.clone(), peak(child))).collect()
+    /// What the nodes took so far.
+    pub(crate) fn usage(&self) -> Vec<Usage> {
+        let usage = |(name, child): &(String, Child)| Usage {
+            node: name.clone(),
+            cpu_time: host::cpu_time(child.id()).unwrap_or_default(),
+            peak_bytes: host::peak_bytes(child.id()).unwrap_or_default(),
+        };
+        self.nodes.iter().map(usage).collect()
     }
 
     /// Process ids of the nodes.

@@ -1,8 +1,10 @@
 //! What else the machine did while something was measured: a run beside which others worked says nothing.
 
 use std::fs;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 /// Cores that processes other than ours may have taken.
@@ -94,6 +96,12 @@ fn process_ticks(stat: &str) -> Option<u64> {
     Some(field(11)? + field(12)?)
 }
 
+/// CPU time that a process took so far, all its threads together; nothing of one that has ended.
+pub(crate) fn cpu_time(process: u32) -> Option<Duration> {
+    let clock = clock_getcpuclockid(Pid::from_raw(process.try_into().ok()?)).ok()?;
+    Some(clock_gettime(clock).ok()?.into())
+}
+
 /// The most memory that a process had at once, bytes.
 pub(crate) fn peak_bytes(process: u32) -> Option<u64> {
     peak(&fs::read_to_string(format!("/proc/{process}/status")).ok()?)
@@ -117,6 +125,20 @@ mod tests {
         let stat = "42 (a) b) S 1 42 42 0 -1 4194560 1 2 3 4 70 30 9 9 20 0 1 0 5";
         assert_eq!(process_ticks(stat), Some(100));
         assert_eq!(process_ticks(""), None);
+    }
+
+    #[test]
+    fn cpu_time_is_that_of_the_process() {
+        let before = cpu_time(std::process::id()).unwrap();
+        let own = || rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        let spent = |from: rustix::time::Timespec| (own() - from).tv_nsec > 20_000_000;
+        let start = own();
+        while !spent(start) {
+            std::hint::spin_loop();
+        }
+        let took = cpu_time(std::process::id()).unwrap() - before;
+        assert!(took >= Duration::from_millis(20), "{took:?}");
+        assert_eq!(cpu_time(u32::MAX), None);
     }
 
     #[test]

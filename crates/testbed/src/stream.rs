@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use serde::{Deserialize, Serialize};
 
-use crate::devices::{Devices, Program, end};
+use crate::devices::{Devices, Program, Usage, end};
 use crate::host::{Disturbance, Look};
 use crate::interrupt::Interrupt;
 
@@ -96,7 +96,8 @@ pub(crate) struct Job<'a> {
     pub(crate) cut: Option<&'a str>,
     /// Placed by this rule, instead of as it is best.
     pub(crate) rule: Option<Rule>,
-    /// Items that fill the chain and settle it.
+    /// Items that fill the chain and settle it. As many follow those that are measured, which keep it full to the last
+    /// of them: CPU time of a node that ran ahead would be of fewer items.
     pub(crate) warm_up: usize,
     /// Items that are measured, after those.
     pub(crate) items: usize,
@@ -119,6 +120,11 @@ impl<'a> Job<'a> {
             items,
         }
     }
+
+    /// Items after those that are measured.
+    fn cool_down(&self) -> usize {
+        self.warm_up
+    }
 }
 
 /// What was predicted.
@@ -139,7 +145,6 @@ pub(crate) struct Stage {
     pub(crate) corrected_busy_ms: Option<f64>,
     pub(crate) weight_bytes: u64,
     pub(crate) compute_ms: f64,
-    pub(crate) cpu_ms: f64,
     pub(crate) in_bytes: f64,
     pub(crate) out_bytes: f64,
     /// Of the link that leaves the stage.
@@ -201,11 +206,25 @@ pub(crate) struct Streamed {
     pub(crate) latency_ms_p99: f64,
     /// From the start of the dispatcher to the first result: calibrating, planning, shipping.
     pub(crate) first_result_ms: f64,
-    /// By node: the most memory that it had at once since it timed its stage, bytes.
-    pub(crate) peak_bytes: Vec<(String, u64)>,
+    pub(crate) nodes: Vec<NodeUse>,
     pub(crate) disturbance: Disturbance,
     /// When each result came, those of the warm-up included.
     pub(crate) arrivals: Vec<Instant>,
+}
+
+/// What a node took.
+#[derive(Clone, Debug)]
+pub(crate) struct NodeUse {
+    pub(crate) node: String,
+    /// CPU time for one of the measured items.
+    pub(crate) cpu_ms: f64,
+    /// The most memory that it had at once since it timed its stage.
+    pub(crate) peak_bytes: u64,
+}
+
+/// What the node of a stage took.
+pub(crate) fn used_by<'a>(nodes: &'a [NodeUse], node: &str) -> &'a NodeUse {
+    nodes.iter().find(|used| used.node == node).expect("`defer run` uses the nodes of its cluster file")
 }
 
 #[derive(Deserialize)]
@@ -231,7 +250,7 @@ pub(crate) fn stream(
     if let Some(codec) = job.codec {
         command.args(["--codec", codec]);
     }
-    command.args(["--repeat", &(job.warm_up + job.items).to_string()]);
+    command.args(["--repeat", &(job.warm_up + job.items + job.cool_down()).to_string()]);
     match job.rule {
         Some(rule) => command.args(["--rule", rule.name()]),
         None => command.args(["--objective", job.objective.name()]),
@@ -339,14 +358,14 @@ impl Watch<'_> {
                     latencies.push(latency_ms);
                     heard(arrivals.len())?;
                     if arrivals.len() == job.warm_up {
-                        before = Some(Look::now(processes));
+                        before = Some((Look::now(processes), devices.usage()));
                     }
                     if arrivals.len() == job.warm_up + job.items {
-                        after = Some(Look::now(processes));
+                        after = Some((Look::now(processes), devices.usage()));
                     }
                 }
                 Line::Report { report } => {
-                    let (Some(before), Some(after)) = (before, after) else {
+                    let (Some((before, nodes_before)), Some((after, nodes_after))) = (before, after) else {
                         bail!("only {} results came", arrivals.len());
                     };
                     let start = arrivals[job.warm_up - 1];
@@ -354,7 +373,7 @@ impl Watch<'_> {
                     let (half, all) = (since(job.items / 2), since(job.items));
                     let drift =
                         (all - half) / (job.items - job.items / 2) as f64 / (half / (job.items / 2) as f64);
-                    let measured = latencies.split_off(job.warm_up);
+                    let measured = latencies[job.warm_up..][..job.items].to_vec();
                     return Ok(Some(Streamed {
                         report,
                         period_ms: all / job.items as f64,
@@ -362,7 +381,7 @@ impl Watch<'_> {
                         latency_ms_p99: percentile(measured.clone(), 0.99),
                         latency_ms: median(measured),
                         first_result_ms: (arrivals[0] - started).as_secs_f64() * 1e3,
-                        peak_bytes: devices.peak_bytes(),
+                        nodes: used(&nodes_before, &nodes_after, job.items),
                         disturbance: after.since(&before),
                         arrivals,
                     }));
@@ -370,6 +389,16 @@ impl Watch<'_> {
             }
         }
     }
+}
+
+/// What nodes took for each of so many items.
+fn used(before: &[Usage], after: &[Usage], items: usize) -> Vec<NodeUse> {
+    let used = |(before, after): (&Usage, &Usage)| NodeUse {
+        node: after.node.clone(),
+        cpu_ms: (after.cpu_time.saturating_sub(before.cpu_time)).as_secs_f64() * 1e3 / items as f64,
+        peak_bytes: after.peak_bytes,
+    };
+    std::iter::zip(before, after).map(used).collect()
 }
 
 /// The median; 0 of nothing.

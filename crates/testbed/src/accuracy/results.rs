@@ -9,7 +9,7 @@ use crate::common::{self, Origin};
 use crate::devices::Cluster;
 use crate::host::Disturbance;
 use crate::kinds::{counting, kinds};
-use crate::stream::{Job, Streamed, median};
+use crate::stream::{Job, Stage, Streamed, median, used_by};
 use crate::table::markdown;
 
 /// One run.
@@ -61,15 +61,16 @@ impl Row {
         streamed: Streamed,
         origin: &Origin,
     ) -> Row {
-        let Streamed { report, period_ms, drift, latency_ms, disturbance, .. } = streamed;
+        let Streamed { report, period_ms, drift, latency_ms, nodes, disturbance, .. } = streamed;
         let of_node = |node: &str| cluster.device(node);
-        let joules = report.stages.iter().map(|s| of_node(&s.node).joules(s.cpu_ms, period_ms)).sum();
+        let cpu_ms = |stage: &Stage| used_by(&nodes, &stage.node).cpu_ms;
+        let joules = report.stages.iter().map(|s| of_node(&s.node).joules(cpu_ms(s), period_ms)).sum();
         let stages = report.stages.iter().map(|stage| StageRow {
             node: stage.node.clone(),
             quota: of_node(&stage.node).quota,
             predicted_busy_ms: stage.predicted_busy_ms,
             corrected_busy_ms: stage.corrected_busy_ms,
-            cpu_ms: stage.cpu_ms,
+            cpu_ms: cpu_ms(stage),
         });
         let corrected = report.corrected.as_ref();
         Row {

@@ -6,7 +6,7 @@ use super::experiment::Cell;
 use crate::common::Origin;
 use crate::host::Disturbance;
 use crate::simulate::{Chain, Link, Stage, simulate};
-use crate::stream::{Job, Prediction, Report, Streamed};
+use crate::stream::{Job, Prediction, Report, Streamed, used_by};
 
 /// What tells the runs of an experiment apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -159,7 +159,7 @@ pub(super) struct StageRow {
     pub(super) corrected_busy_ms: Option<f64>,
     /// In the engine, by the clock.
     pub(super) compute_ms: f64,
-    /// CPU time of the node.
+    /// CPU time of the node over the items that were measured.
     pub(super) cpu_ms: f64,
     pub(super) in_bytes: f64,
     pub(super) out_bytes: f64,
@@ -179,10 +179,10 @@ impl Row {
         attempt: usize,
         origin: &Origin,
     ) -> Row {
-        let Streamed { report, period_ms, disturbance, .. } = streamed;
+        let Streamed { report, period_ms, nodes, disturbance, .. } = streamed;
         let stage = |stage: &crate::stream::Stage| {
             let device = cell.cluster.device(&stage.node);
-            let peak = streamed.peak_bytes.iter().find(|(node, _)| *node == stage.node);
+            let used = used_by(&nodes, &stage.node);
             StageRow {
                 node: stage.node.clone(),
                 quota: device.quota,
@@ -191,12 +191,12 @@ impl Row {
                 predicted_busy_ms: stage.predicted_busy_ms,
                 corrected_busy_ms: stage.corrected_busy_ms,
                 compute_ms: stage.compute_ms,
-                cpu_ms: stage.cpu_ms,
+                cpu_ms: used.cpu_ms,
                 in_bytes: stage.in_bytes,
                 out_bytes: stage.out_bytes,
                 codec: stage.codec.clone(),
-                peak_bytes: peak.map_or(0, |(_, bytes)| *bytes),
-                modelled_joules: device.joules(stage.cpu_ms, period_ms),
+                peak_bytes: used.peak_bytes,
+                modelled_joules: device.joules(used.cpu_ms, period_ms),
             }
         };
         let Key { cluster, model, configuration, repeat } = cell.key();
