@@ -5,9 +5,11 @@
 //! dropped, however that comes about: nodes end when their standard input does.
 
 use std::io::{BufRead, BufReader};
+use std::ops::Range;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -131,6 +133,8 @@ pub(crate) struct Usage {
 pub(crate) struct Devices<'a> {
     groups: &'a Groups,
     nodes: Vec<(String, Child)>,
+    /// Process ids of what was started to look for them.
+    dispatchers: Mutex<Vec<u32>>,
     /// The group in which they and a dispatcher find each other.
     group: String,
     /// Goes after the nodes in it.
@@ -149,7 +153,8 @@ impl<'a> Devices<'a> {
         let group = format!("testbed-{}-{cluster}", std::process::id());
         let prefix = format!("{}-{cluster}", groups.name());
         let network = network.as_ref().map(|network| Network::new(&prefix, devices.len(), network));
-        let mut started = Devices { groups, nodes: Vec::new(), group, network: network.transpose()? };
+        let (nodes, dispatchers) = (Vec::new(), Mutex::default());
+        let mut started = Devices { groups, nodes, dispatchers, group, network: network.transpose()? };
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         for (i, device) in devices.iter().enumerate() {
             interrupt.check()?;
@@ -178,7 +183,9 @@ impl<'a> Devices<'a> {
 
     /// Starts a `defer` process that looks for the nodes, where the dispatcher is.
     pub(crate) fn dispatch(&self, command: &mut Command) -> Result<Child> {
-        self.spawn(End::Dispatcher, command)
+        let child = self.spawn(End::Dispatcher, command)?;
+        self.dispatchers.lock().expect("nobody panics with it").push(child.id());
+        Ok(child)
     }
 
     /// Starts a `defer` process that meets the others of this cluster.
@@ -210,9 +217,10 @@ impl<'a> Devices<'a> {
         self.nodes.iter().map(usage).collect()
     }
 
-    /// Process ids of the nodes.
+    /// Ids of the processes that were started for and with them.
     pub(crate) fn processes(&self) -> Vec<u32> {
-        self.nodes.iter().map(|(_, child)| child.id()).collect()
+        let nodes = self.nodes.iter().map(|(_, child)| child.id());
+        nodes.chain(self.dispatchers.lock().expect("nobody panics with it").iter().copied()).collect()
     }
 }
 
@@ -251,6 +259,11 @@ pub(crate) fn end(child: &mut Child, deadline: Instant) -> Result<()> {
 
 /// The cluster file for these devices: their power, and nothing that is to be measured.
 pub(crate) fn cluster_file(cluster: &Cluster) -> Result<String> {
+    cluster_file_of(cluster, 0..cluster.devices.len())
+}
+
+/// The same with some of the devices alone.
+pub(crate) fn cluster_file_of(cluster: &Cluster, described: Range<usize>) -> Result<String> {
     let Cluster { name, devices, network } = cluster;
     ensure!((1..=MOST_DEVICES).contains(&devices.len()), "`{name}` has {} devices", devices.len());
     if let Some(network) = network {
@@ -261,6 +274,9 @@ pub(crate) fn cluster_file(cluster: &Cluster) -> Result<String> {
         let Device { quota, idle_watts, busy_watts, .. } = device;
         if !(*quota > 0.0 && *quota <= 1.0) {
             bail!("device {} of `{name}` has a quota of {quota}, which is no share of a core", i + 1);
+        }
+        if !described.contains(&i) {
+            continue;
         }
         text += &format!(
             "[[device]]\nname = \"{}\"\nidle_watts = {idle_watts:?}\nbusy_watts = {busy_watts:?}\n",

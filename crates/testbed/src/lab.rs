@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use crate::cgroup::Groups;
 use crate::common::{self, Origin, Programs};
-use crate::devices::{Cluster, Devices, Program, cluster_file};
+use crate::devices::{Cluster, Devices, Program, cluster_file, cluster_file_of};
 use crate::interrupt::Interrupt;
 use crate::stream::{Job, Streamed, stream};
 
@@ -82,6 +82,43 @@ impl Lab {
             }
         }
         unreachable!("the last attempt counts")
+    }
+
+    /// Runs a job on each device of a cluster by itself, on all at once: what they do while nothing has to travel between
+    /// them. The rest is as in [`Lab::undisturbed`].
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn side_by_side(
+        &self,
+        cluster: &Cluster,
+        job: &Job<'_>,
+        attempts: usize,
+    ) -> Result<(Vec<Streamed>, usize)> {
+        for attempt in 1.. {
+            let streamed = self.all_at_once(cluster, job)?;
+            let calm = streamed.iter().all(|streamed| !streamed.disturbance.is_too_much());
+            if attempt >= attempts || calm {
+                return Ok((streamed, attempt));
+            }
+        }
+        unreachable!("the last attempt counts")
+    }
+
+    fn all_at_once(&self, cluster: &Cluster, job: &Job<'_>) -> Result<Vec<Streamed>> {
+        let devices = self.start(cluster)?;
+        let run = |device: usize| {
+            let file = self.groups.folder().join(format!("{}-{}.toml", cluster.name, device + 1));
+            fs::write(&file, cluster_file_of(cluster, device..device + 1)?)
+                .context("cannot write a cluster file")?;
+            self.stream(&devices, &Job { cluster: &file, ..*job }, &mut |_| Ok(()))
+        };
+        let run = &run;
+        std::thread::scope(|scope| {
+            let running: Vec<_> =
+                (0..cluster.devices.len()).map(|device| scope.spawn(move || run(device))).collect();
+            running.into_iter().map(|run| run.join().expect("a run does not panic")).collect()
+        })
     }
 
     /// Starts the devices of a cluster.

@@ -145,10 +145,34 @@ pub(crate) struct Stage {
     pub(crate) corrected_busy_ms: Option<f64>,
     pub(crate) weight_bytes: u64,
     pub(crate) compute_ms: f64,
+    #[serde(flatten)]
+    pub(crate) steps: Steps,
     pub(crate) in_bytes: f64,
     pub(crate) out_bytes: f64,
     /// Of the link that leaves the stage.
     pub(crate) codec: String,
+}
+
+/// CPU time of a node for an item, by what it was for; the rest is not told apart. As `defer run` has it, over the whole
+/// run.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(crate) struct Steps {
+    pub(crate) compute_cpu_ms: f64,
+    pub(crate) encode_cpu_ms: f64,
+    pub(crate) decode_cpu_ms: f64,
+    pub(crate) move_cpu_ms: f64,
+}
+
+impl Steps {
+    /// In the order in which they are shown.
+    pub(crate) fn each(self) -> [f64; 4] {
+        [self.compute_cpu_ms, self.encode_cpu_ms, self.decode_cpu_ms, self.move_cpu_ms]
+    }
+
+    pub(crate) fn of_some_items(self, share: f64) -> Steps {
+        let [compute_cpu_ms, encode_cpu_ms, decode_cpu_ms, move_cpu_ms] = self.each().map(|ms| ms * share);
+        Steps { compute_cpu_ms, encode_cpu_ms, decode_cpu_ms, move_cpu_ms }
+    }
 }
 
 /// What was predicted of a link, for an item.
@@ -272,8 +296,7 @@ pub(crate) fn stream(
     let stdout = dispatcher.0.stdout.take().context("a dispatcher without output")?;
     let lines = read(stdout)?;
     let said = listen(dispatcher.0.stderr.take().context("a dispatcher without messages")?)?;
-    let processes = [devices.processes(), vec![dispatcher.0.id(), std::process::id()]].concat();
-    let taken = Watch { job, started, devices, processes: &processes, interrupt, heard }.take(&lines)?;
+    let taken = Watch { job, started, devices, interrupt, heard }.take(&lines)?;
     let status = dispatcher.0.wait().context("cannot wait for the dispatcher")?;
     if !status.success() {
         bail!(RunFailed(said.join().unwrap_or_default()));
@@ -332,8 +355,6 @@ struct Watch<'a> {
     job: &'a Job<'a>,
     started: Instant,
     devices: &'a Devices<'a>,
-    /// All that belong to the run.
-    processes: &'a [u32],
     interrupt: &'a Interrupt,
     heard: &'a mut dyn FnMut(usize) -> Result<()>,
 }
@@ -341,7 +362,11 @@ struct Watch<'a> {
 impl Watch<'_> {
     /// Takes the lines of a run; `None` when it ends before its report.
     fn take(self, lines: &Receiver<(Instant, String)>) -> Result<Option<Streamed>> {
-        let Watch { job, started, devices, processes, interrupt, heard } = self;
+        let Watch { job, started, devices, interrupt, heard } = self;
+        let look = || {
+            let processes = [devices.processes(), vec![std::process::id()]].concat();
+            (Look::now(&processes), devices.usage())
+        };
         let mut arrivals: Vec<Instant> = Vec::new();
         let mut latencies: Vec<f64> = Vec::new();
         let (mut before, mut after) = (None, None);
@@ -358,10 +383,10 @@ impl Watch<'_> {
                     latencies.push(latency_ms);
                     heard(arrivals.len())?;
                     if arrivals.len() == job.warm_up {
-                        before = Some((Look::now(processes), devices.usage()));
+                        before = Some(look());
                     }
                     if arrivals.len() == job.warm_up + job.items {
-                        after = Some((Look::now(processes), devices.usage()));
+                        after = Some(look());
                     }
                 }
                 Line::Report { report } => {
@@ -426,13 +451,14 @@ mod tests {
         let item = r#"{"item":0,"input":"random 0","latency_ms":2.5,"outputs":{}}"#;
         assert!(matches!(serde_json::from_str(item).unwrap(), Line::Item { latency_ms: 2.5 }));
         let prediction = r#"{"period_ms":4.0,"items_per_s":250.0,"latency_ms":9.0,"bottleneck":"a"}"#;
-        let stage = r#"{"node":"a","engine":"e","predicted_compute_ms":2.5,"predicted_busy_ms":3.0,"corrected_busy_ms":null,"weight_bytes":7,"compute_ms":0.5,"cpu_ms":1.0,"in_bytes":4.0,"out_bytes":5.0,"codec":"raw"}"#;
+        let stage = r#"{"node":"a","engine":"e","predicted_compute_ms":2.5,"predicted_busy_ms":3.0,"corrected_busy_ms":null,"weight_bytes":7,"compute_ms":0.5,"compute_cpu_ms":0.4,"encode_cpu_ms":0.1,"decode_cpu_ms":0.2,"move_cpu_ms":0.3,"in_bytes":4.0,"out_bytes":5.0,"codec":"raw"}"#;
         let link = r#"{"busy_ms":1.0,"delay_ms":0.0,"send_ms":0.5,"receive_ms":0.25,"encodes":true}"#;
         let report = format!(
             r#"{{"report":{{"predicted":{prediction},"corrected":null,"input_codec":"raw","stages":[{stage}],"links":[{link},{link}],"window":4,"shipped_wire_bytes":9}}}}"#
         );
         let Line::Report { report } = serde_json::from_str(&report).unwrap() else { panic!("no report") };
         assert_eq!((report.predicted.period_ms, report.stages[0].predicted_busy_ms), (4.0, 3.0));
+        assert_eq!(report.stages[0].steps.each(), [0.4, 0.1, 0.2, 0.3]);
         assert!(report.corrected.is_none());
     }
 

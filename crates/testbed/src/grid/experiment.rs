@@ -55,6 +55,9 @@ pub(super) struct Configuration {
     /// The rule by which another system would place the model, instead of as it is best.
     #[serde(default)]
     pub(super) rule: Option<Rule>,
+    /// Whether each device runs the whole model by itself, all at once, instead of a chain: what they could do at most.
+    #[serde(default)]
+    pub(super) side_by_side: bool,
     /// Whether a run that ends with an error is a result: devices may be too small for what they are asked.
     #[serde(default)]
     pub(super) may_fail: bool,
@@ -195,6 +198,10 @@ impl Experiment {
             ensure!(
                 rule.is_none() || (cut.is_none() && stages.is_none() && *objective == Objective::Throughput),
                 "`{shown}`: a rule decides it all in `{name}`: no cuts, stages or objective beside it"
+            );
+            ensure!(
+                !configuration.side_by_side || (rule.is_none() && cut.is_none() && stages.is_none()),
+                "`{shown}`: devices side by side have no chain in `{name}`: no rule, cuts or stages beside it"
             );
             let windows = configuration.window.each();
             ensure!(
@@ -338,6 +345,7 @@ mod tests {
             ("window = 1", "window = []", "holds no item"),
             ("window = 1", "rule = \"equals\"", "unknown variant"),
             ("window = 1", "rule = \"equal\", stages = 2", "a rule decides it all in `small`"),
+            ("window = 1", "side_by_side = true, stages = 2", "no chain in `small`"),
             ("over = \"plain\"", "over = \"plane\"", "the figure `F` shows what is not run"),
             ("title = \"F\", model = \"a\"", "title = \"F\", model = \"c\"", "shows what is not run"),
             ("quota = 0.5", "quota = 5.0", "no share of a core"),

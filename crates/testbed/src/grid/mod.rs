@@ -111,10 +111,16 @@ fn run(experiment: &Experiment, cell: &Cell<'_>, lab: &Lab) -> Result<Record> {
         cut: configuration.cut.as_deref(),
         ..Job::new(&model, &file, experiment.warm_up, configuration.items.unwrap_or(experiment.items))
     };
-    match lab.undisturbed(&cell.cluster, &job, experiment.attempts) {
-        Ok((streamed, attempt)) => {
-            Ok(Record::Run(Box::new(Row::new(cell, &job, streamed, attempt, &lab.origin))))
-        }
+    let row = match configuration.side_by_side {
+        true => lab
+            .side_by_side(&cell.cluster, &job, experiment.attempts)
+            .map(|(streamed, attempt)| Row::side_by_side(cell, &job, streamed, attempt, &lab.origin)),
+        false => lab
+            .undisturbed(&cell.cluster, &job, experiment.attempts)
+            .map(|(streamed, attempt)| Row::new(cell, &job, streamed, attempt, &lab.origin)),
+    };
+    match row {
+        Ok(row) => Ok(Record::Run(Box::new(row))),
         Err(error) => match error.downcast_ref::<RunFailed>() {
             Some(RunFailed(said)) if configuration.may_fail => {
                 Ok(Record::Failure(Failure::new(cell, said, &lab.origin)))

@@ -6,7 +6,7 @@ use super::experiment::Cell;
 use crate::common::Origin;
 use crate::host::Disturbance;
 use crate::simulate::{Chain, Link, Stage, simulate};
-use crate::stream::{Job, Prediction, Report, Streamed, used_by};
+use crate::stream::{Job, Prediction, Report, Steps, Streamed, median, used_by};
 
 /// What tells the runs of an experiment apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -39,6 +39,9 @@ pub(crate) struct Row {
     /// What comes of the predicted times when items queue for them, over as many items as were measured.
     #[serde(default)]
     pub(super) simulated: Option<Simulation>,
+    /// Whether each of the stages is the whole model and runs by itself: then nothing was predicted of them together.
+    #[serde(default)]
+    pub(super) side_by_side: bool,
     /// Items in the chain at most.
     #[serde(default)]
     pub(super) window: Option<usize>,
@@ -161,6 +164,8 @@ pub(super) struct StageRow {
     pub(super) compute_ms: f64,
     /// CPU time of the node over the items that were measured.
     pub(super) cpu_ms: f64,
+    #[serde(default)]
+    pub(super) steps: Option<Steps>,
     pub(super) in_bytes: f64,
     pub(super) out_bytes: f64,
     /// Of the link that leaves the stage.
@@ -169,6 +174,20 @@ pub(super) struct StageRow {
     pub(super) peak_bytes: u64,
     /// Modelled, joules.
     pub(super) modelled_joules: f64,
+}
+
+impl StageRow {
+    /// Where only this share of all items comes by: what one of them takes on the average.
+    fn of_some_items(&self, share: f64) -> StageRow {
+        StageRow {
+            cpu_ms: self.cpu_ms * share,
+            steps: self.steps.map(|steps| steps.of_some_items(share)),
+            in_bytes: self.in_bytes * share,
+            out_bytes: self.out_bytes * share,
+            modelled_joules: self.modelled_joules * share,
+            ..self.clone()
+        }
+    }
 }
 
 impl Row {
@@ -192,6 +211,7 @@ impl Row {
                 corrected_busy_ms: stage.corrected_busy_ms,
                 compute_ms: stage.compute_ms,
                 cpu_ms: used.cpu_ms,
+                steps: Some(stage.steps),
                 in_bytes: stage.in_bytes,
                 out_bytes: stage.out_bytes,
                 codec: stage.codec.clone(),
@@ -210,6 +230,7 @@ impl Row {
             warm_up: job.warm_up,
             items: job.items,
             simulated: Some(Simulation::of(&report, job.warm_up, job.items)),
+            side_by_side: false,
             window: Some(report.window),
             stages: report.stages.iter().map(stage).collect(),
             input_codec: report.input_codec,
@@ -226,6 +247,38 @@ impl Row {
             attempt,
             machine: origin.machine.clone(),
             commit: origin.commit.clone(),
+        }
+    }
+
+    /// Of devices that ran the whole model each by itself: together they are one that is as fast, and an item is done by
+    /// one of them.
+    pub(super) fn side_by_side(
+        cell: &Cell<'_>,
+        job: &Job<'_>,
+        streamed: Vec<Streamed>,
+        attempt: usize,
+        origin: &Origin,
+    ) -> Row {
+        let rows = streamed.into_iter().map(|streamed| Row::new(cell, job, streamed, attempt, origin));
+        let rows: Vec<Row> = rows.collect();
+        let rate: f64 = rows.iter().map(Row::rate).sum();
+        let of = |figure: fn(&Row) -> f64| rows.iter().map(figure);
+        let stages = rows.iter().flat_map(|row| {
+            row.stages.iter().map(|stage| stage.of_some_items(row.rate() / rate)).collect::<Vec<_>>()
+        });
+        let disturbed = rows.iter().find(|row| row.disturbed).or(rows.first()).expect("a device");
+        Row {
+            side_by_side: true,
+            stages: stages.collect(),
+            simulated: None,
+            window: None,
+            period_ms: 1e3 / rate,
+            drift: median(of(|row| row.drift).collect()),
+            latency_ms: median(of(|row| row.latency_ms).collect()),
+            latency_ms_p99: of(|row| row.latency_ms_p99).fold(0.0, f64::max),
+            first_result_ms: of(|row| row.first_result_ms).fold(0.0, f64::max),
+            shipped_bytes: rows.iter().map(|row| row.shipped_bytes).sum(),
+            ..disturbed.clone()
         }
     }
 
@@ -246,6 +299,18 @@ impl Row {
     /// CPU time of all nodes.
     pub(crate) fn cpu_ms(&self) -> f64 {
         self.stages.iter().map(|stage| stage.cpu_ms).sum()
+    }
+
+    /// The same by steps: computing, encoding, decoding, moving bytes, and the rest; nothing for those of a time before
+    /// there were steps.
+    pub(super) fn cpu_ms_by_step(&self) -> Option<[f64; 5]> {
+        let mut all = [0.0; 5];
+        for stage in &self.stages {
+            let steps = stage.steps?.each();
+            let rest = (stage.cpu_ms - steps.iter().sum::<f64>()).max(0.0);
+            std::iter::zip(&mut all, steps.into_iter().chain([rest])).for_each(|(all, ms)| *all += ms);
+        }
+        Some(all)
     }
 
     /// Energy of all nodes in use, modelled, joules.

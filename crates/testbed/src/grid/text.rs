@@ -16,7 +16,7 @@ const HEADER: [&str; 15] = [
     "measured / simulated",
     "stages",
     "latency p50, p99 (ms)",
-    "CPU (ms/item)",
+    "CPU (ms/item): compute, encode, decode, move, rest",
     "links carry (MB/item)",
     "energy (J/item; J/item and node)",
     "codecs of links",
@@ -76,23 +76,39 @@ fn line(kind: &[&Row], first: f64) -> Vec<String> {
     let rate = of(&Row::rate);
     let (least, most) = spread(&rows, Row::rate);
     let last = rows[rows.len() - 1];
+    let predicted = |shown: String| if last.side_by_side { "-".to_owned() } else { shown };
     vec![
         last.configuration.clone(),
         format!("{rate:.2}"),
         format!("{:.1}", (most - least) / rate * 100.0),
         format!("{:.2}x", rate / first),
-        format!("{:.2}", of(&|row| 1e3 / row.predicted.period_ms)),
-        format!("{:.3}", of(&|row| row.predicted.period_ms / row.period_ms)),
+        predicted(format!("{:.2}", of(&|row| 1e3 / row.predicted.period_ms))),
+        predicted(format!("{:.3}", of(&|row| row.predicted.period_ms / row.period_ms))),
         simulated(&rows, 2, |_, period_ms| 1e3 / period_ms),
         simulated(&rows, 3, |row, period_ms| period_ms / row.period_ms),
-        last.stages.len().to_string(),
+        if last.side_by_side {
+            format!("{} times 1", last.stages.len())
+        } else {
+            last.stages.len().to_string()
+        },
         format!("{:.0}, {:.0}", of(&|row| row.latency_ms), of(&|row| row.latency_ms_p99)),
-        format!("{:.1}", of(&Row::cpu_ms)),
+        cpu(&rows),
         format!("{:.3}", of(&Row::carried_bytes) / 1e6),
         format!("{:.3}; {:.3}", of(&Row::joules), of(&Row::joules_per_node)),
         counted(last.codecs()),
         format!("{} of {}", rows.iter().filter(|row| !row.disturbed).count(), kind.len()),
     ]
+}
+
+/// CPU time, and by steps where they are known of all rows.
+fn cpu(rows: &[&Row]) -> String {
+    let all = format!("{:.1}", over(rows, Row::cpu_ms));
+    if rows.iter().any(|row| row.cpu_ms_by_step().is_none()) {
+        return all;
+    }
+    let step = |i: usize| over(rows, |row| row.cpu_ms_by_step().map_or(f64::NAN, |steps| steps[i]));
+    let steps: Vec<String> = (0..5).map(|i| format!("{:.1}", step(i))).collect();
+    format!("{all}: {}", steps.join(", "))
 }
 
 /// A figure of rows and their simulated periods; nothing for those of a time before there was a simulation.
@@ -133,7 +149,7 @@ mod tests {
     use super::*;
     use crate::grid::row::{Record, Simulation, StageRow};
     use crate::host::Disturbance;
-    use crate::stream::Prediction;
+    use crate::stream::{Prediction, Steps};
 
     fn row(configuration: &str, repeat: usize, period_ms: f64, disturbed: bool) -> Row {
         let stage = |codec: &str| StageRow {
@@ -145,6 +161,12 @@ mod tests {
             corrected_busy_ms: None,
             compute_ms: 40.0,
             cpu_ms: 10.0,
+            steps: Some(Steps {
+                compute_cpu_ms: 6.0,
+                encode_cpu_ms: 0.5,
+                decode_cpu_ms: 0.25,
+                move_cpu_ms: 2.25,
+            }),
             in_bytes: 1e6,
             out_bytes: 5e5,
             codec: codec.to_owned(),
@@ -166,6 +188,7 @@ mod tests {
             predicted,
             corrected: None,
             simulated: Some(Simulation { period_ms: 95.0, latency_ms: 190.0, latency_ms_p99: 191.0 }),
+            side_by_side: false,
             window: Some(6),
             period_ms,
             drift: 1.0,
@@ -210,7 +233,7 @@ mod tests {
                 "0.950",
                 "2",
                 "200, 210",
-                "20.0",
+                "20.0: 12.0, 1.0, 0.5, 4.5, 2.0",
                 "2.000",
                 "0.500; 0.250",
                 "2 raw, 1 f16",
