@@ -28,6 +28,9 @@ pub(super) struct Claim {
     /// What the DEFER paper has, as it says it.
     #[serde(default)]
     paper: Option<String>,
+    /// Why it is not reached, for when it is not.
+    #[serde(default)]
+    why: Option<String>,
 }
 
 /// Where runs are made.
@@ -113,31 +116,47 @@ impl Claim {
         self.configurations().all(|name| experiment.runs(&self.place.cluster, &self.place.model, name))
     }
 
+    /// The runs of its configuration, and of the one that it is held against.
+    fn runs<'a>(&self, rows: &'a [Row]) -> Vec<Vec<&'a Row>> {
+        self.configurations().map(|name| self.place.runs(name, rows)).collect()
+    }
+
+    /// What is held against what.
+    fn measured(&self, all: &[Vec<&Row>]) -> f64 {
+        over(&all[0], |row| self.figure.of(row)) / self.base(all)
+    }
+
+    fn base(&self, all: &[Vec<&Row>]) -> f64 {
+        all.get(1).map_or(1.0, |base| over(base, |row| self.figure.of(row)))
+    }
+
+    /// Why it is missed, if it is run and is.
+    fn reason(&self, results: &Results<'_>) -> Result<Option<&str>> {
+        let rows = results(&self.experiment)?;
+        let all = self.runs(&rows);
+        let missed = !all.iter().any(Vec::is_empty) && !self.bound.holds(self.measured(&all));
+        Ok(self.why.as_deref().filter(|_| missed))
+    }
+
     /// The claim, what the paper has, what was to be reached, what was, and the lines that say so.
     fn line(&self, results: &Results<'_>) -> Result<Vec<String>> {
         let rows = results(&self.experiment)?;
-        let all: Vec<Vec<&Row>> = self.configurations().map(|name| self.place.runs(name, &rows)).collect();
+        let all = self.runs(&rows);
         let paper = self.paper.clone().unwrap_or_default();
         let mut line = vec![self.what.clone(), paper, self.bound.shown(self.figure)];
         if all.iter().any(Vec::is_empty) {
             line.extend(["not run yet", "", ""].map(str::to_owned));
             return Ok(line);
         }
-        let value = |row: &&Row| self.figure.of(row);
-        let base = all.get(1).map_or(1.0, |base| over(base, value_of(&value)));
-        let measured = over(&all[0], value_of(&value)) / base;
-        let (least, most) = spread(&all[0], value_of(&value));
+        let base = self.base(&all);
+        let measured = self.measured(&all);
+        let (least, most) = spread(&all[0], |row| self.figure.of(row));
         let shown = |value: f64| self.figure.shown(value);
         line.push(format!("{} ({} to {})", shown(measured), shown(least / base), shown(most / base)));
         line.push(if self.bound.holds(measured) { "yes" } else { "**no**" }.to_owned());
         line.push(traced(&self.experiment, all.into_iter().flatten()));
         Ok(line)
     }
-}
-
-/// A figure of rows, of a figure of references to them.
-fn value_of(value: &impl Fn(&&Row) -> f64) -> impl Fn(&Row) -> f64 {
-    move |row| value(&row)
 }
 
 impl Place {
@@ -167,6 +186,22 @@ pub(super) fn table(claims: &[Claim], results: &Results<'_>) -> Result<String> {
         "lines of `experiments/results/`",
     ];
     Ok(markdown(&header, &lines))
+}
+
+/// Why those are missed that are, each reason once; empty when none is.
+pub(super) fn reasons(claims: &[Claim], results: &Results<'_>) -> Result<String> {
+    let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
+    for claim in claims {
+        let Some(why) = claim.reason(results)? else { continue };
+        match reasons.iter_mut().find(|(known, _)| *known == why) {
+            Some((_, claims)) => claims.push(&claim.what),
+            None => reasons.push((why, vec![&claim.what])),
+        }
+    }
+    let shown = |(why, claims): &(&str, Vec<&str>)| {
+        format!("- *{}*: {}\n", claims.join("*; *"), why.trim().replace('\n', " "))
+    };
+    Ok(reasons.iter().map(shown).collect())
 }
 
 /// What others measured of a model, and ours.

@@ -54,6 +54,10 @@ pub(crate) fn execute(args: &Args) -> Result<()> {
     let mut text = format!("# {}\n\n{}\n", report.title, report.text.trim());
     text += &format!("\n## What was to be reached\n\n{}\n", claims::table(&report.claim, &rows)?);
     text += &section(&report.claims_text);
+    let reasons = claims::reasons(&report.claim, &rows)?;
+    if !reasons.is_empty() {
+        text += &format!("\nWhat is missed, and why:\n\n{reasons}");
+    }
     if !report.peers.is_empty() {
         text += &format!("\n## Beside others\n{}", section(&report.peers_text));
         for peers in &report.peers {
