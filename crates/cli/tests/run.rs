@@ -292,6 +292,20 @@ fn ctrl_c_lets_what_is_on_its_way_arrive() {
 }
 
 #[test]
+fn ctrl_c_while_a_node_stands_still_says_what_ends_it() {
+    let place = Place::new();
+    let run = endless(&place);
+    let node = place.process("--name local-2 ");
+    kill_process(node, Signal::STOP).unwrap();
+    run.signal(Signal::INT);
+    eventually("it says so", || run.stderr().contains("Ctrl-C again ends it at once"));
+    run.signal(Signal::INT);
+    assert_eq!(run.end().code, Some(INTERRUPTED));
+    kill_process(node, Signal::CONT).unwrap();
+    eventually("the nodes end", || place.processes().is_empty());
+}
+
+#[test]
 fn ctrl_c_before_anything_is_on_its_way() {
     let place = Place::new();
     let args =

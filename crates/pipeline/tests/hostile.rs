@@ -219,14 +219,15 @@ fn frames_that_do_not_belong_end_their_own_stage_only() {
     let rogue = Rogue::join(&nodes.network, &nodes.nodes[0]);
     let node = &nodes.nodes[0];
     let ids = |values: &[i64]| Tensor::from_slice(Shape::from([values.len()]), values).unwrap();
-    let frame = |epoch, tensors: &[Tensor]| {
+    let numbered = |epoch, sequence, tensors: &[Tensor]| {
         let mut bytes = Vec::new();
         let views: Vec<_> = tensors.iter().map(Tensor::view).collect();
-        let header = Header { kind: Kind::Item, epoch, sequence: 0 };
+        let header = Header { kind: Kind::Item, epoch, sequence };
         FrameWriter::new(&mut bytes, Codec::RAW, Checksums::On).send(&header, &views).unwrap();
         bytes
     };
-    let good = frame(EPOCH, &[ids(&[3, 4])]);
+    let good = numbered(EPOCH, 0, &[ids(&[3, 4])]);
+    let frame = |epoch, tensors: &[Tensor]| numbered(epoch, 1, tensors);
     let flipped = |position: usize| {
         let mut bytes = good.clone();
         bytes[position] ^= 1;
@@ -253,6 +254,8 @@ fn frames_that_do_not_belong_end_their_own_stage_only() {
         (frame(EPOCH, &[Tensor::zeros(DType::I64, Shape::from([1, 2])).unwrap()]), "`ids` must have shape"),
         (frame(EPOCH, &many), "holds 64 tensors, the plan says 1"),
         (frame(EPOCH, &[ids(&[0; 129])]), "has 1032 bytes, the limit is 1024"),
+        (good.clone(), "item 0 came where item 1 was due"),
+        (numbered(EPOCH, 2, &[ids(&[3, 4])]), "item 2 came where item 1 was due"),
     ];
     for (id, (bytes, reason)) in (100..).zip(&cases) {
         rogue.load(node, order(id));

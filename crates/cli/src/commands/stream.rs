@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use indicatif::ProgressBar;
 use pipeline::{Pending, Pipeline};
+use plan::names::listed;
 use tensor::Tensor;
 use wire::control::StageFigures;
 use wire::{Codec, CodecList};
@@ -22,6 +24,12 @@ use crate::output::trial::TrialReport;
 /// Items that were admitted and whose results nobody has looked at yet, at least: a larger window has as many as it
 /// holds. The window bounds what is in flight; this bounds results that wait for a slow disk or terminal.
 const MAX_WAITING: usize = 64;
+
+/// How long no result may come before somebody is told, and twice as long before the next time.
+const SILENCE: Duration = Duration::from_secs(30);
+
+/// Between two looks at whether Ctrl-C was pressed while no result comes.
+const LOOK_PERIOD: Duration = Duration::from_millis(250);
 
 /// An item with its result.
 pub(super) struct Done {
@@ -77,7 +85,10 @@ pub(super) fn stream(
     std::thread::scope(|scope| {
         let sending = scope.spawn(move || send(chain, items, interrupt, &occupy, &sender));
         scope.spawn(move || note_arrivals(&sent, &arrive, started));
-        let taken = arrived.iter().try_for_each(|done: Result<Done>| {
+        let mut patience =
+            Patience { chain, interrupt, bar: &bar, since: started, silence: SILENCE, told: false };
+        let arrivals_of = std::iter::from_fn(|| patience.next(&arrived));
+        let taken = { arrivals_of }.try_for_each(|done: Result<Done>| {
             let done = done?;
             latencies.push(done.latency);
             arrivals.push(done.arrived);
@@ -97,6 +108,59 @@ pub(super) fn stream(
     let stages = chain.measure()?.iter().zip(&before).map(|(after, before)| since(after, before)).collect();
     latencies.sort();
     Ok(Streamed { seconds, items_per_s: rate(&arrivals, chain.stages().len()), latencies, stages })
+}
+
+/// Whoever waits for results, and tells when none comes.
+struct Patience<'a> {
+    chain: &'a Pipeline,
+    interrupt: &'a Interrupt,
+    bar: &'a ProgressBar,
+    /// When the last result came.
+    since: Instant,
+    /// How long none may come.
+    silence: Duration,
+    /// Whether it was told what Ctrl-C does.
+    told: bool,
+}
+
+impl Patience<'_> {
+    /// The next result; `None` after the last.
+    fn next(&mut self, arrived: &Receiver<Result<Done>>) -> Option<Result<Done>> {
+        loop {
+            match arrived.recv_timeout(LOOK_PERIOD) {
+                Ok(done) => {
+                    (self.since, self.silence) = (Instant::now(), SILENCE);
+                    return Some(done);
+                }
+                Err(RecvTimeoutError::Disconnected) => return None,
+                Err(RecvTimeoutError::Timeout) => self.look(),
+            }
+        }
+    }
+
+    fn look(&mut self) {
+        if self.interrupt.asked() && !self.told {
+            self.told = true;
+            self.tell(
+                "no more items are sent; those on their way still arrive. Ctrl-C again ends it at once",
+            );
+        }
+        if self.since.elapsed() >= self.silence {
+            let seconds = self.silence.as_secs();
+            let nodes: Vec<&str> =
+                self.chain.stages().iter().map(|s| s.node.description.name.as_str()).collect();
+            self.tell(&format!(
+                "no result for {seconds} s: an item takes long, or one of {} or a link between them stands still; \
+                 Ctrl-C twice ends this",
+                listed(&nodes)
+            ));
+            self.silence *= 2;
+        }
+    }
+
+    fn tell(&self, words: &str) {
+        self.bar.suspend(|| tracing::warn!("{words}"));
+    }
 }
 
 fn send(

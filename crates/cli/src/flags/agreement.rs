@@ -58,7 +58,7 @@ fn percent(text: &str) -> Result<f64, String> {
     let percent = text.trim_end_matches('%').trim().parse::<f64>().ok();
     percent
         .filter(|percent| (0.0..=100.0).contains(percent))
-        .ok_or_else(|| "give 0 to 100, as in 99.8".to_owned())
+        .ok_or_else(|| "give a percentage from 0 to 100".to_owned())
 }
 
 #[cfg(test)]

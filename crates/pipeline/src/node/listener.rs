@@ -85,7 +85,9 @@ fn receive_greeting(mut stream: TcpStream, events: &Sender<Incoming>, greetings:
             Ok(hello) => drop(events.send(Incoming::Greeted(stream, hello))),
             Err(e) => {
                 let seconds = GREETING_TIMEOUT.as_secs();
-                tracing::warn!("a data connection did not say who it is within {seconds} s: {e}");
+                let peer =
+                    stream.peer_addr().map_or("an unknown address".to_owned(), |peer| peer.to_string());
+                tracing::warn!("a connection from {peer} did not say who it is within {seconds} s: {e}");
             }
         }
         count.fetch_sub(1, SeqCst);

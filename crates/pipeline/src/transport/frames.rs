@@ -37,6 +37,8 @@ pub struct FrameReader<R> {
     /// A tensor's bytes off the wire.
     encoded: Vec<u8>,
     room: Room,
+    /// The item that comes next; any, before the first.
+    due: Option<u64>,
     /// Of the stream: bytes of frames.
     position: u64,
     watch: Watch,
@@ -75,6 +77,14 @@ pub enum ReceiveError {
     /// What arrived is no frame, or a damaged one.
     #[error(transparent)]
     Frame(#[from] FrameError),
+    /// An item is missing, or came again.
+    #[error("item {sequence} came where item {due} was due")]
+    Order {
+        /// The one after the last that came.
+        due: u64,
+        /// What arrived.
+        sequence: u64,
+    },
     /// A frame holds another number of tensors than the link carries.
     #[error("a frame holds {found} tensors, the plan says {expected}")]
     Count {
@@ -126,6 +136,7 @@ impl<R: Source> FrameReader<R> {
             descriptors: Vec::new(),
             encoded: Vec::new(),
             room: Room::default(),
+            due: None,
             position: 0,
             watch: Watch::default(),
         }
@@ -154,6 +165,7 @@ impl<R: Source> FrameReader<R> {
             }
             Received::Item(header)
         };
+        self.check_order(header.sequence)?;
         // All of it was there, so it has a sum.
         let content = self.descriptors.iter().map(|d| d.encoded_len as u64).sum::<u64>();
         let bytes = self.header.len() as u64 + content;
@@ -181,6 +193,15 @@ impl<R: Source> FrameReader<R> {
         self.stream.read_exact(&mut self.header[PREFIX_LEN..])?;
         let header = frame::read_header(&self.header, &mut self.descriptors)?;
         Ok(Some((header, arrival)))
+    }
+
+    /// A connection carries all items of a deployment, one after another: one that is missing would be waited for without
+    /// end.
+    fn check_order(&mut self, sequence: u64) -> Result<(), ReceiveError> {
+        match self.due.replace(sequence.wrapping_add(1)) {
+            Some(due) if due != sequence => Err(ReceiveError::Order { due, sequence }),
+            _ => Ok(()),
+        }
     }
 
     /// The one place where a peer's sizes are believed: after this, memory may be reserved for them.
@@ -343,6 +364,29 @@ mod tests {
     }
 
     #[test]
+    fn items_come_one_after_another() {
+        let tensors = tensors();
+        let views: Vec<_> = tensors.iter().map(Tensor::view).collect();
+        for (sequences, error) in [
+            (&[7, 8, 9][..], None),
+            (&[7, 9], Some("item 9 came where item 8 was due")),
+            (&[7, 8, 8], Some("item 8 came where item 9 was due")),
+            (&[u64::MAX, 0], None),
+        ] {
+            let mut bytes = Vec::new();
+            let mut writer = FrameWriter::new(&mut bytes, Codec::RAW, Checksums::On);
+            for &sequence in sequences {
+                writer.send(&Header { sequence, ..HEADER }, &views).unwrap();
+            }
+            let mut reader = FrameReader::new(&bytes[..], specs(), Codec::RAW, 1 << 20);
+            let mut buffers = reader.buffers();
+            let received: Result<Vec<_>, _> =
+                sequences.iter().map(|_| reader.receive(&mut buffers)).collect();
+            assert_eq!(received.err().map(|e| e.to_string()).as_deref(), error, "{sequences:?}");
+        }
+    }
+
+    #[test]
     fn sizes_are_such_as_a_frame_can_tell() {
         for (dims, good) in [
             ([0, frame::LARGEST_SIZE], true),
@@ -382,9 +426,9 @@ mod tests {
         let views: Vec<_> = tensors.iter().map(Tensor::view).collect();
         let mut bytes = Vec::new();
         let mut writer = FrameWriter::new(&mut bytes, Codec::RAW, Checksums::On);
-        for codec in codecs {
+        for (sequence, codec) in (0..).zip(codecs) {
             writer.set_codec(codec);
-            writer.send(&HEADER, &views).unwrap();
+            writer.send(&Header { sequence, ..HEADER }, &views).unwrap();
         }
         let read = |list: CodecList| {
             let mut reader = FrameReader::new(&bytes[..], specs(), list, 1 << 20);

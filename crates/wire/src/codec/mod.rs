@@ -456,7 +456,9 @@ mod tests {
             assert_eq!(codec.to_string().parse(), Ok(codec));
             assert_eq!(Codec::from_code(codec.code()), Some(codec));
         }
-        for name in ["", "zip", "raw+lz4", "lz4+shuffle", "u8-axis", "bf16+"] {
+        for name in
+            ["", "zip", "raw+lz4", "lz4+shuffle", "u8-axis", "u8-axis256", "u8-axis07", "u8-axis+1", "bf16+"]
+        {
             assert!(name.parse::<Codec>().is_err(), "{name}");
         }
     }

@@ -201,8 +201,13 @@ fn values(name: &str) -> Option<Values> {
         "u8" => Values::U8,
         "json" => Values::Json,
         other if other.starts_with("zfp") => Values::Zfp(zfp(other)?),
-        other => Values::U8Axis(other.strip_prefix("u8-axis")?.parse().ok()?),
+        other => Values::U8Axis(axis(other.strip_prefix("u8-axis")?)?),
     })
+}
+
+/// An axis, in its only spelling.
+fn axis(number: &str) -> Option<u8> {
+    number.parse().ok().filter(|axis: &u8| axis.to_string() == number)
 }
 
 #[cfg(test)]
