@@ -9,7 +9,7 @@ FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?= $(notdir $(wildcard fuzz/corpus/*))
 REPEAT := $(shell expr \( $(ITEMS) + 7 \) / 8)
 
-.PHONY: build demo test vectors fuzz bench bench-codecs experiments check docs clean
+.PHONY: build demo test short vectors fuzz bench bench-codecs experiments check docs clean
 
 build:
 	$(CARGO) build --release --locked -p cli
@@ -53,6 +53,12 @@ test: build
 	test -z "$$DEFER_TEST_WITHOUT_QUOTAS" || echo "test: *** the tests on emulated devices did not run ***"; \
 	test -z "$$DEFER_TEST_WITHOUT_LINKS" || echo "test: *** the tests on emulated links did not run ***"; \
 	exit $$status
+
+## The short form of the evaluation: 1, 2 and 4 devices that are emulated without root, and how much faster four are.
+short: export ORT_DISABLE_TELEMETRY = 1
+short: build
+	@library=$$($(DEFER) engine install) && export DEFER_ONNXRUNTIME="$$library" && set -x && \
+	    $(CARGO) test --release --locked -p testbed --test short
 
 ## The test vectors of the wire format, by a decoder that shares no code with ours.
 vectors:

@@ -153,6 +153,20 @@ fn a_plan_that_stages_prove_wrong_is_given_up() {
     assert_idle(&nodes);
 }
 
+#[test]
+fn a_stage_that_has_no_choice_is_timed_as_a_whole_too() {
+    let nodes = start_with("alone", 1, |_, _| {});
+    let (cluster, prepared) = (join(&nodes), prepared());
+    // As if a unit took an hour.
+    let unit_seconds = vec![3600.0; prepared.profile.units.len()];
+    let times = NodeTimes { unit_seconds, operation: 1.0, pace: 1.0, error: 0.0, codecs: vec![] };
+    let measured = Measured { nodes: vec![Some(times)], ..Measured::default() };
+    let options = Options { measured: Some(measured), ..Options::default() };
+    let pipeline = Pipeline::deploy_prepared(&prepared, &cluster, &options).unwrap();
+    assert!(pipeline.stages()[0].time.is_some());
+    assert!(pipeline.plan().period < 3600.0, "{}", pipeline.plan().period);
+}
+
 /// Deploys over a greedy node that looks like the fastest, but has no room for its greed, and over others.
 fn deploy_with_greed(test: &str, others: usize) -> Result<Pipeline, DeployError> {
     let nodes = start_with(test, 1 + others, |i, config| {

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use crate::common::{self, Programs};
 use crate::devices::Cluster;
 use crate::lab::Lab;
+use crate::limits::Way;
 use crate::stream::{Job, Objective};
 use results::Row;
 
@@ -71,7 +72,7 @@ const LONE_ITEMS: usize = 20;
 pub(crate) fn execute(args: &Args) -> Result<()> {
     let experiment = read(&args.experiment)?;
     let folder = args.experiment.parent().unwrap_or(Path::new("."));
-    let lab = Lab::new(folder, &experiment.engine, &args.programs)?;
+    let lab = Lab::new(folder, &experiment.engine, &args.programs, Way::Groups)?;
     let bench = Bench { experiment: &experiment, lab, repeats: args.repeats };
     let mut rows = Vec::new();
     for run in &experiment.run {

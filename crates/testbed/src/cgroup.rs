@@ -22,6 +22,9 @@ const PROCESSES: &str = "cgroup.procs";
 /// What the groups of version 2 control.
 const CONTROLLERS: &str = "+cpu +memory";
 
+/// What to do where there are no groups.
+const WITHOUT_ROOT: &str = "`defer-testbed run --paced` needs neither";
+
 /// How long processes that ended may take to leave their group.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -96,12 +99,14 @@ pub(crate) fn probe() -> Result<()> {
     Ok(())
 }
 
-/// Removes what crashed testbeds left. Gives the names of what it was.
+/// Removes what crashed testbeds left, of this user. Gives the names of what it was.
 ///
 /// # Errors
-/// As [`Groups::new`].
+/// As [`stale::clean`].
 pub(crate) fn clean() -> Result<BTreeSet<String>> {
-    stale::clean(&hierarchy()?.roots())
+    // Where groups cannot be made, there are none.
+    let hierarchy = hierarchy().ok();
+    stale::clean(&hierarchy.as_ref().map(Hierarchy::roots).unwrap_or_default())
 }
 
 impl Hierarchy {
@@ -191,13 +196,17 @@ fn make(group: &Path) -> Result<()> {
 /// Where this system sets CPU quotas.
 fn hierarchy() -> Result<Hierarchy> {
     let is_root = rustix::process::geteuid().is_root();
-    ensure!(is_root, "devices are emulated by control groups and network namespaces: run this as root");
+    ensure!(
+        is_root,
+        "devices are emulated by control groups and network namespaces: run this as root; {WITHOUT_ROOT}"
+    );
     let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
     let has = |root: &Path, wanted: &str| {
         let controllers = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
         controllers.split_whitespace().any(|controller| controller == wanted)
     };
-    find(&mounts, &has).context("no control group hierarchy with the CPU controller")
+    find(&mounts, &has)
+        .with_context(|| format!("no control group hierarchy with the CPU controller; {WITHOUT_ROOT}"))
 }
 
 /// The hierarchies of the CPU and the memory controller, of version 1 if there are both versions. `has` looks into one of

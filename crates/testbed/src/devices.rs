@@ -1,7 +1,7 @@
-//! Slow devices on this machine: `defer node` processes, each with a CPU quota, on a core of its own choice and, if the
-//! cluster has a network, at the end of a link of its own.
+//! Slow devices on this machine: `defer node` processes, each with a CPU quota and, if the cluster has a network, at the
+//! end of a link of its own.
 //!
-//! They are up when [`Devices::start`] returns, and gone with their control groups and their network when it is
+//! They are up when [`Devices::start`] returns, and gone with what limits them and their network when it is
 //! dropped, however that comes about: nodes end when their standard input does.
 
 use std::io::{BufRead, BufReader};
@@ -16,18 +16,14 @@ use anyhow::{Context, Result, bail, ensure};
 use plan::End;
 use serde::{Deserialize, Deserializer};
 
-use crate::cgroup::Groups;
 use crate::host;
 use crate::interrupt::Interrupt;
+use crate::limits::Limits;
 use crate::network::{self, MOST_DEVICES, Network};
+use crate::paced::Pacer;
 
 /// How long a node may take to end after it was asked to: it may wait for its quota many times.
 const END_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Joins the groups that come before `--`, before the process is the node, so that nothing of the node is outside; then
-/// becomes the rest, on the core with that number.
-const JOIN: &str =
-    r#"while [ "$1" != -- ]; do echo $$ > "$1" || exit; shift; done; shift; exec taskset -c "$@""#;
 
 /// Devices as an experiment describes them.
 #[derive(Clone, Debug, Deserialize)]
@@ -131,10 +127,12 @@ pub(crate) struct Usage {
 
 /// Nodes that run; they end when this is dropped.
 pub(crate) struct Devices<'a> {
-    groups: &'a Groups,
+    limits: &'a Limits,
     nodes: Vec<(String, Child)>,
     /// Process ids of what was started to look for them.
     dispatchers: Mutex<Vec<u32>>,
+    /// Goes before the nodes end.
+    pacer: Option<Pacer>,
     /// The group in which they and a dispatcher find each other.
     group: String,
     /// Goes after the nodes in it.
@@ -145,24 +143,20 @@ impl<'a> Devices<'a> {
     /// Starts a node for each device of a cluster, named after it and numbered, and waits until all are ready.
     pub(crate) fn start(
         cluster: &Cluster,
-        groups: &'a Groups,
+        limits: &'a Limits,
         program: &Program<'_>,
         interrupt: &Interrupt,
     ) -> Result<Devices<'a>> {
-        let Cluster { name: cluster, devices, network } = cluster;
+        let network = limits.network(cluster)?;
+        let Cluster { name: cluster, devices, .. } = cluster;
         let group = format!("testbed-{}-{cluster}", std::process::id());
-        let prefix = format!("{}-{cluster}", groups.name());
-        let network = network.as_ref().map(|network| Network::new(&prefix, devices.len(), network));
         let (nodes, dispatchers) = (Vec::new(), Mutex::default());
-        let mut started = Devices { groups, nodes, dispatchers, group, network: network.transpose()? };
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut started = Devices { limits, nodes, dispatchers, pacer: None, group, network };
         for (i, device) in devices.iter().enumerate() {
             interrupt.check()?;
             let name = node_name(cluster, i);
-            let joined = groups.device(&name, device.quota, device.memory_mb)?;
-            let mut command = Command::new("sh");
-            command.args(["-c", JOIN, "sh"]).args(joined).arg("--");
-            command.arg((i % cores).to_string()).arg(program.path);
+            let mut command = limits.command(&name, i, device)?;
+            command.arg(program.path);
             command.args(["node", "--json", "--until-stdin-closes", "--threads", "1", "--name", &name]);
             program.engine(&mut command);
             // A group of its own, so that Ctrl-C reaches this process alone, which then takes all down.
@@ -178,6 +172,8 @@ impl<'a> Devices<'a> {
             let read = read.with_context(|| format!("the node {name} says nothing"))?;
             ensure!(read > 0, "the node {name} ended early; its message is above");
         }
+        let nodes: Vec<_> = started.processes().into_iter().zip(devices.iter().copied()).collect();
+        started.pacer = limits.pacer(&nodes)?;
         Ok(started)
     }
 
@@ -217,6 +213,11 @@ impl<'a> Devices<'a> {
         self.nodes.iter().map(usage).collect()
     }
 
+    /// Fails when the devices are not as slow as they should be any more.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.pacer.as_ref().map_or(Ok(()), Pacer::check)
+    }
+
     /// Ids of the processes that were started for and with them.
     pub(crate) fn processes(&self) -> Vec<u32> {
         let nodes = self.nodes.iter().map(|(_, child)| child.id());
@@ -226,12 +227,13 @@ impl<'a> Devices<'a> {
 
 impl Drop for Devices<'_> {
     fn drop(&mut self) {
+        drop(self.pacer.take());
         self.nodes.iter_mut().for_each(|(_, child)| drop(child.stdin.take()));
         let deadline = Instant::now() + END_TIMEOUT;
         for (name, child) in &mut self.nodes {
-            // A node that cannot be ended keeps its group, which the next experiment finds.
+            // A node that cannot be ended keeps its group, if it has one, which the next experiment finds.
             if end(child, deadline).is_ok() {
-                self.groups.remove(name);
+                self.limits.remove(name);
             }
         }
     }

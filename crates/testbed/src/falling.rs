@@ -10,6 +10,7 @@ use plan::End;
 use crate::common::Programs;
 use crate::devices::{Cluster, Device};
 use crate::lab::Lab;
+use crate::limits::Way;
 use crate::network::Description;
 use crate::stream::{Job, Streamed};
 use crate::table::markdown;
@@ -58,7 +59,7 @@ const SETTLING: usize = 12;
 /// # Errors
 /// Where links cannot be emulated, when the run fails, and when no link switched.
 pub(crate) fn execute(args: &Args) -> Result<()> {
-    let lab = Lab::new(Path::new("."), &args.engine, &args.programs)?;
+    let lab = Lab::new(Path::new("."), &args.engine, &args.programs, Way::Groups)?;
     let device = Device { quota: args.quota, idle_watts: 0.0, busy_watts: 0.0, memory_mb: None };
     let network = Description::even(2.0 * args.from);
     let network = LINKS.iter().fold(network, |network, &(from, to)| network.with_link(from, to, args.from));

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::cgroup::Groups;
 use crate::common::{self, Origin, Programs};
 use crate::devices::{Cluster, Devices, Program, cluster_file, cluster_file_of};
 use crate::interrupt::Interrupt;
+use crate::limits::{Emulation, Limits, Way};
 use crate::stream::{Job, Streamed, stream};
 
 /// A place for the runs of one experiment. All that they make there goes when it is dropped.
@@ -16,7 +16,7 @@ pub(crate) struct Lab {
     /// Where the experiment is.
     folder: PathBuf,
     pub(crate) origin: Origin,
-    groups: Groups,
+    limits: Limits,
     interrupt: Interrupt,
     cache: PathBuf,
     defer: PathBuf,
@@ -25,19 +25,19 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    /// For an experiment in this folder, with models run by this engine.
+    /// For an experiment in this folder, with models run by this engine on devices that are emulated this way.
     ///
     /// # Errors
     /// Where devices cannot be emulated.
-    pub(crate) fn new(folder: &Path, engine: &str, programs: &Programs) -> Result<Lab> {
+    pub(crate) fn new(folder: &Path, engine: &str, programs: &Programs, way: Way) -> Result<Lab> {
         let (defer, origin) = (programs.defer()?, Origin::now());
         let interrupt = Interrupt::listen().context("cannot listen for signals")?;
-        let groups = Groups::new()?;
+        let limits = Limits::new(way)?;
         Ok(Lab {
             folder: folder.to_owned(),
             origin,
-            cache: groups.folder().join("cache"),
-            groups,
+            cache: limits.folder().join("cache"),
+            limits,
             interrupt,
             defer,
             engine: engine.to_owned(),
@@ -50,7 +50,20 @@ impl Lab {
     /// # Errors
     /// When there is none.
     pub(crate) fn model(&self, name: &str) -> Result<PathBuf> {
-        common::model(name, &self.folder, self.groups.folder(), &self.program())
+        common::model(name, &self.folder, self.limits.folder(), &self.program())
+    }
+
+    /// A folder to work in, which goes with this.
+    pub(crate) fn folder(&self) -> &Path {
+        self.limits.folder()
+    }
+
+    /// What the devices of a cluster are here.
+    ///
+    /// # Errors
+    /// When the cluster cannot be emulated this way.
+    pub(crate) fn emulation(&self, cluster: &Cluster) -> Result<Emulation> {
+        self.limits.emulation(cluster)
     }
 
     /// Writes the file that describes a cluster to `defer run`.
@@ -58,7 +71,7 @@ impl Lab {
     /// # Errors
     /// When the cluster cannot be emulated.
     pub(crate) fn cluster(&self, cluster: &Cluster) -> Result<PathBuf> {
-        let file = self.groups.folder().join(format!("{}.toml", cluster.name));
+        let file = self.limits.folder().join(format!("{}.toml", cluster.name));
         fs::write(&file, cluster_file(cluster)?).context("cannot write a cluster file")?;
         Ok(file)
     }
@@ -108,7 +121,7 @@ impl Lab {
     fn all_at_once(&self, cluster: &Cluster, job: &Job<'_>) -> Result<Vec<Streamed>> {
         let devices = self.start(cluster)?;
         let run = |device: usize| {
-            let file = self.groups.folder().join(format!("{}-{}.toml", cluster.name, device + 1));
+            let file = self.limits.folder().join(format!("{}-{}.toml", cluster.name, device + 1));
             fs::write(&file, cluster_file_of(cluster, device..device + 1)?)
                 .context("cannot write a cluster file")?;
             self.stream(&devices, &Job { cluster: &file, ..*job }, &mut |_| Ok(()))
@@ -126,7 +139,7 @@ impl Lab {
     /// # Errors
     /// When one does not start.
     pub(crate) fn start(&self, cluster: &Cluster) -> Result<Devices<'_>> {
-        Devices::start(cluster, &self.groups, &self.program(), &self.interrupt)
+        Devices::start(cluster, &self.limits, &self.program(), &self.interrupt)
     }
 
     /// Runs a job on devices; `heard` is told of each result, by how many there are then.
@@ -139,7 +152,9 @@ impl Lab {
         job: &Job<'_>,
         heard: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Streamed> {
-        stream(job, devices, &self.program(), &self.interrupt, heard)
+        let streamed = stream(job, devices, &self.program(), &self.interrupt, heard)?;
+        devices.check()?;
+        Ok(streamed)
     }
 
     fn program(&self) -> Program<'_> {

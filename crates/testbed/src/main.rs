@@ -14,8 +14,10 @@ mod host;
 mod interrupt;
 mod kinds;
 mod lab;
+mod limits;
 mod links;
 mod network;
+mod paced;
 mod placement;
 mod report;
 mod simulate;
@@ -35,7 +37,8 @@ enum Command {
     Quotas,
     /// Hold the rates of emulated links against those that were asked for; needs root
     Links(links::Args),
-    /// Remove what testbeds that crashed left behind: processes, namespaces, control groups; needs root
+    /// Remove what testbeds that crashed left behind: processes, namespaces, control groups. Without root: those of
+    /// paced devices
     Clean,
     /// How far the known rules for placing a model are from the best plan, on seeded clusters
     Placement(placement::Args),
@@ -48,6 +51,8 @@ enum Command {
     Gantt(gantt::Args),
     /// What a chain does about a link that becomes slow while it runs; needs root
     Falling(falling::Args),
+    #[command(hide = true)]
+    Leashed(paced::Leashed),
 }
 
 fn main() -> ExitCode {
@@ -62,6 +67,7 @@ fn main() -> ExitCode {
         Command::Simulate(args) => simulate::execute(&args),
         Command::Gantt(args) => gantt::execute(&args),
         Command::Falling(args) => falling::execute(&args),
+        Command::Leashed(args) => paced::become_leashed(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

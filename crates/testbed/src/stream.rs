@@ -101,6 +101,8 @@ pub(crate) struct Job<'a> {
     pub(crate) warm_up: usize,
     /// Items that are measured, after those.
     pub(crate) items: usize,
+    /// Where what nodes do for each item is written.
+    pub(crate) trace: Option<&'a Path>,
 }
 
 impl<'a> Job<'a> {
@@ -118,6 +120,7 @@ impl<'a> Job<'a> {
             rule: None,
             warm_up,
             items,
+            trace: None,
         }
     }
 
@@ -286,6 +289,9 @@ pub(crate) fn stream(
         command.args(["--keep-order", "--cut", cut]);
     }
     command.arg("--cluster").arg(job.cluster);
+    if let Some(trace) = job.trace {
+        command.arg("--trace").arg(trace);
+    }
     if let Some(window) = job.window {
         command.args(["--window", &window.to_string()]);
     }

@@ -79,13 +79,14 @@ pub(super) fn settle(
         Some(layout) => given(prepared, layout, &costs, options)?,
         None => planned(prepared, &costs, options, &split)?,
     };
-    // With one node there is nothing to choose, and for one stage the calibration has chosen.
-    let choice = nodes.len() > 1 && options.split.stages != Some(1) && options.layout.is_none();
-    let rounds = match (options.measured.is_some() && choice, options.split.rule) {
+    // With one node there is nothing to choose, for one stage the calibration has chosen, and a rule or a layout has
+    // decided: there, what the stages take is only of interest for what the plan promises.
+    let decided =
+        nodes.len() == 1 || split.stages == Some(1) || split.rule.is_some() || options.layout.is_some();
+    let rounds = match (options.measured.is_some(), decided) {
         (false, _) => 0,
-        // What its stages take is of interest; where they are is decided.
-        (true, Some(_)) => 1,
-        (true, None) => MAX_ROUNDS,
+        (true, true) => 1,
+        (true, false) => MAX_ROUNDS,
     };
     let mut shipped = Shipped::default();
     let mut standing: Option<Chosen> = None;

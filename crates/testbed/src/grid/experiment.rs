@@ -114,12 +114,17 @@ pub(super) enum Figure {
     SpeedUp { title: String, model: String, clusters: Vec<String>, configuration: String, over: String },
     /// Latency over throughput, a point for each window of a configuration.
     Curve { title: String, model: String, cluster: String, configuration: String },
+    /// A few items on their way through the chain, from a run of its own, which is traced.
+    Gantt { title: String, model: String, cluster: String, configuration: String },
 }
 
 impl Figure {
     pub(super) fn title(&self) -> &str {
         match self {
-            Figure::Bars { title, .. } | Figure::SpeedUp { title, .. } | Figure::Curve { title, .. } => title,
+            Figure::Bars { title, .. }
+            | Figure::SpeedUp { title, .. }
+            | Figure::Curve { title, .. }
+            | Figure::Gantt { title, .. } => title,
         }
     }
 
@@ -131,7 +136,8 @@ impl Figure {
         };
         match self {
             Figure::Bars { model, cluster, .. } => run(cluster, model, None),
-            Figure::Curve { model, cluster, configuration, .. } => run(cluster, model, Some(configuration)),
+            Figure::Curve { model, cluster, configuration, .. }
+            | Figure::Gantt { model, cluster, configuration, .. } => run(cluster, model, Some(configuration)),
             Figure::SpeedUp { model, clusters, configuration, over, .. } => {
                 let both = |cluster: &String| {
                     [configuration, over].into_iter().all(|name| run(cluster, model, Some(name)))
@@ -261,6 +267,18 @@ impl Experiment {
         Ok(cells)
     }
 
+    /// The run that a figure takes besides those that are measured, if it takes one.
+    ///
+    /// # Errors
+    /// For names of what is not described.
+    pub(super) fn traced(&self, figure: &Figure) -> Result<Option<Cell<'_>>> {
+        let Figure::Gantt { model, cluster, configuration, .. } = figure else { return Ok(None) };
+        let is = |cell: &Cell<'_>| {
+            (&*cell.cluster.name, cell.model, &*cell.configuration.name) == (cluster, model, configuration)
+        };
+        Ok(self.cells()?.into_iter().find(is))
+    }
+
     /// What runs of a configuration are called, in the order of its windows.
     pub(super) fn names(&self, configuration: &str) -> Vec<String> {
         let windows = self.configuration(configuration).map(|known| known.window.each()).unwrap_or_default();
@@ -333,6 +351,25 @@ mod tests {
         assert_eq!(experiment.names("small"), ["small, window 2", "small, window 8"]);
     }
 
+    const GANTT: &str =
+        r#"{ kind = "gantt", title = "G", model = "b", cluster = "one", configuration = "small" }"#;
+
+    /// The figure of the text.
+    fn figure(text: &str) -> String {
+        let begin = text.find("{ kind").unwrap();
+        text[begin..=begin + text[begin..].find('}').unwrap()].to_owned()
+    }
+
+    #[test]
+    fn a_gantt_picture_takes_a_run() {
+        let text = TEXT.replace(&figure(TEXT), GANTT);
+        let experiment = read(&text).unwrap();
+        let cell = experiment.traced(&experiment.figure[0]).unwrap().unwrap();
+        assert_eq!(cell.key().to_string(), "one: b, small, 0");
+        let experiment = read(TEXT).unwrap();
+        assert!(experiment.traced(&experiment.figure[0]).unwrap().is_none());
+    }
+
     #[test]
     fn what_cannot_be_run_is_refused() {
         for (from, to, message) in [
@@ -348,6 +385,7 @@ mod tests {
             ("window = 1", "side_by_side = true, stages = 2", "no chain in `small`"),
             ("over = \"plain\"", "over = \"plane\"", "the figure `F` shows what is not run"),
             ("title = \"F\", model = \"a\"", "title = \"F\", model = \"c\"", "shows what is not run"),
+            (&figure(TEXT), &GANTT.replace("small", "large"), "the figure `G` shows what is not run"),
             ("quota = 0.5", "quota = 5.0", "no share of a core"),
         ] {
             let error = format!("{:#}", read(&TEXT.replace(from, to)).unwrap_err());

@@ -11,7 +11,7 @@ use crate::kinds::{kinds, over, spread};
 /// What configurations whose name begins so are not of our making, and what is held against.
 const THEIRS: [&str; 5] = ["defer-paper", "its codec", "equal", "speed", "memory"];
 
-/// The SVG of a figure; `None` while there are no runs for it.
+/// The SVG of a figure; `None` while there are no runs for it, and for one that is not drawn from rows.
 pub(super) fn draw(figure: &Figure, experiment: &Experiment, rows: &[Row]) -> Result<Option<String>> {
     let of = |cluster: &str, model: &str| {
         let here = rows.iter().filter(|row| row.cluster == cluster && row.model == model);
@@ -39,6 +39,7 @@ pub(super) fn draw(figure: &Figure, experiment: &Experiment, rows: &[Row]) -> Re
             let shown: Vec<Vec<&Row>> = windows.iter().filter_map(named).map(|kind| calm(kind)).collect();
             (!shown.is_empty()).then(|| curve(title, &shown)).transpose()
         }
+        Figure::Gantt { .. } => Ok(None),
     }
 }
 

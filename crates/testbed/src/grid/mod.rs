@@ -13,18 +13,19 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::common::{self, Programs};
 use crate::lab::Lab;
+use crate::limits::Way;
 use crate::stream::{Job, RunFailed};
 use experiment::Cell;
 pub(crate) use experiment::Experiment;
 pub(crate) use row::Row;
 use row::{Failure, Key, Record};
 
-/// Run an experiment on real nodes: models on emulated devices and links; needs root
+/// Run an experiment on real nodes: models on emulated devices and links; needs root, but for --paced
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The experiment. Its results go beside it, and runs that are among them are not done again
@@ -37,6 +38,10 @@ pub(crate) struct Args {
     /// Do all runs again, and forget those that are there
     #[arg(long, conflicts_with = "cluster")]
     fresh: bool,
+    /// Hold nodes to their quotas by stopping them again and again, instead of by control groups: needs no root.
+    /// Clusters with a network, or with limits of memory, cannot be run so
+    #[arg(long)]
+    paced: bool,
     /// Only write the page anew from the results that are there
     #[arg(long, conflicts_with = "fresh")]
     page: bool,
@@ -61,7 +66,12 @@ pub(crate) fn execute(args: &Args) -> Result<()> {
     let known: HashSet<Key> = done.rows.iter().map(Row::key).collect();
     let wanted = |cell: &Cell<'_>| wanted(cell) && !known.contains(&cell.key());
     let cells: Vec<Cell<'_>> = experiment.cells()?.into_iter().filter(wanted).collect();
-    let lab = Lab::new(folder, &experiment.engine, &args.programs)?;
+    let way = if args.paced { Way::Paced } else { Way::Groups };
+    if let Some(other) = done.rows.iter().map(|row| row.emulation.way()).find(|other| *other != way) {
+        bail!("runs in `{}` are of devices {other}; --fresh forgets them", results.display());
+    }
+    let lab = Lab::new(folder, &experiment.engine, &args.programs, way)?;
+    cells.iter().try_for_each(|cell| lab.emulation(&cell.cluster).map(drop))?;
     let bar = ProgressBar::new(cells.len() as u64);
     bar.set_style(
         ProgressStyle::with_template("{pos} of {len} runs, {elapsed} (left {eta}) {msg}")
@@ -77,6 +87,9 @@ pub(crate) fn execute(args: &Args) -> Result<()> {
         let record = run(&experiment, cell, &lab)?;
         common::append(folder, &name, &record)?;
         done.add(record);
+        write_page(&done)?;
+    }
+    if trace_figures(folder, &name, &experiment, &lab, args)? {
         write_page(&done)?;
     }
     Ok(())
@@ -99,25 +112,31 @@ impl Results {
     }
 }
 
-fn run(experiment: &Experiment, cell: &Cell<'_>, lab: &Lab) -> Result<Record> {
-    let (model, file) = (lab.model(cell.model)?, lab.cluster(&cell.cluster)?);
+/// What a cell asks for.
+fn job<'a>(experiment: &Experiment, cell: &Cell<'a>, model: &'a Path, cluster: &'a Path) -> Job<'a> {
     let configuration = cell.configuration;
-    let job = Job {
+    Job {
         codec: configuration.codec.as_deref(),
         objective: configuration.objective,
         window: cell.window,
         rule: configuration.rule,
         stages: configuration.stages,
         cut: configuration.cut.as_deref(),
-        ..Job::new(&model, &file, experiment.warm_up, configuration.items.unwrap_or(experiment.items))
-    };
+        ..Job::new(model, cluster, experiment.warm_up, configuration.items.unwrap_or(experiment.items))
+    }
+}
+
+fn run(experiment: &Experiment, cell: &Cell<'_>, lab: &Lab) -> Result<Record> {
+    let (model, file) = (lab.model(cell.model)?, lab.cluster(&cell.cluster)?);
+    let (configuration, job) = (cell.configuration, job(experiment, cell, &model, &file));
+    let emulation = lab.emulation(&cell.cluster)?;
     let row = match configuration.side_by_side {
-        true => lab
-            .side_by_side(&cell.cluster, &job, experiment.attempts)
-            .map(|(streamed, attempt)| Row::side_by_side(cell, &job, streamed, attempt, &lab.origin)),
+        true => lab.side_by_side(&cell.cluster, &job, experiment.attempts).map(|(streamed, attempt)| {
+            Row::side_by_side(cell, emulation, &job, streamed, attempt, &lab.origin)
+        }),
         false => lab
             .undisturbed(&cell.cluster, &job, experiment.attempts)
-            .map(|(streamed, attempt)| Row::new(cell, &job, streamed, attempt, &lab.origin)),
+            .map(|(streamed, attempt)| Row::new(cell, emulation, &job, streamed, attempt, &lab.origin)),
     };
     match row {
         Ok(row) => Ok(Record::Run(Box::new(row))),
@@ -130,15 +149,50 @@ fn run(experiment: &Experiment, cell: &Cell<'_>, lab: &Lab) -> Result<Record> {
     }
 }
 
+/// Draws the figures that take a traced run and are not there yet: a run of its own, as those that are measured shall not
+/// pay for the trace. Gives whether there were any.
+fn trace_figures(folder: &Path, name: &str, experiment: &Experiment, lab: &Lab, args: &Args) -> Result<bool> {
+    let mut any = false;
+    for (i, figure) in experiment.figure.iter().enumerate() {
+        let path = folder.join(figure_path(name, i));
+        let Some(cell) = experiment.traced(figure)? else { continue };
+        let wanted = args.cluster.as_ref().is_none_or(|name| *name == cell.cluster.name);
+        if wanted && (args.fresh || !path.exists()) {
+            common::save(&path, &gantt(experiment, &cell, figure.title(), lab)?)?;
+            any = true;
+        }
+    }
+    Ok(any)
+}
+
+/// The picture of a run.
+fn gantt(experiment: &Experiment, cell: &Cell<'_>, title: &str, lab: &Lab) -> Result<String> {
+    let (model, file) = (lab.model(cell.model)?, lab.cluster(&cell.cluster)?);
+    let trace = lab.folder().join("trace.json");
+    let job = Job { trace: Some(&trace), ..job(experiment, cell, &model, &file) };
+    let traced = lab.undisturbed(&cell.cluster, &job, experiment.attempts);
+    traced.with_context(|| format!("the traced run {}", cell.key()))?;
+    let shown = trace.display();
+    let text = fs::read_to_string(&trace).with_context(|| format!("cannot read `{shown}`"))?;
+    crate::gantt::drawn(&text, Some(title), None)
+}
+
+/// Where the picture of a figure is, as seen from the experiment.
+fn figure_path(name: &str, place: usize) -> String {
+    format!("figures/{name}-{}.svg", place + 1)
+}
+
 /// Writes the page of an experiment with its pictures.
 fn page(folder: &Path, name: &str, experiment: &Experiment, done: &Results) -> Result<()> {
     let mut shown = Vec::new();
     for (i, figure) in experiment.figure.iter().enumerate() {
-        if let Some(svg) = figures::draw(figure, experiment, &done.rows)? {
-            let path = format!("figures/{name}-{}.svg", i + 1);
-            common::save(&folder.join(&path), &svg)?;
-            shown.push((path, figure.title().to_owned()));
+        let path = figure_path(name, i);
+        match figures::draw(figure, experiment, &done.rows)? {
+            Some(svg) => common::save(&folder.join(&path), &svg)?,
+            None if experiment.traced(figure)?.is_some() && folder.join(&path).exists() => {}
+            None => continue,
         }
+        shown.push((path, figure.title().to_owned()));
     }
     common::page(folder, name, &text::page(name, experiment, &done.rows, &done.failures, &shown))
 }
@@ -178,7 +232,9 @@ mod tests {
     #[test]
     fn the_experiments_are_right() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../experiments");
-        for name in ["codecs", "energy", "large", "latency", "resnet50", "transformers", "uneven", "vgg"] {
+        for name in
+            ["codecs", "energy", "large", "latency", "resnet50", "short", "transformers", "uneven", "vgg"]
+        {
             let experiment = Experiment::read(&folder.join(name).with_extension("toml")).unwrap();
             let cells = experiment.cells().unwrap();
             let keys: HashSet<Key> = cells.iter().map(Cell::key).collect();

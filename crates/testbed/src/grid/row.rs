@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::experiment::Cell;
 use crate::common::Origin;
 use crate::host::Disturbance;
+use crate::limits::Emulation;
 use crate::simulate::{Chain, Link, Stage, simulate};
 use crate::stream::{Job, Prediction, Report, Steps, Streamed, median, used_by};
 
@@ -27,6 +28,8 @@ pub(crate) struct Row {
     pub(crate) model: String,
     pub(crate) configuration: String,
     pub(super) repeat: usize,
+    #[serde(default)]
+    pub(super) emulation: Emulation,
     pub(super) engine: String,
     pub(super) warm_up: usize,
     pub(super) items: usize,
@@ -193,6 +196,7 @@ impl StageRow {
 impl Row {
     pub(super) fn new(
         cell: &Cell<'_>,
+        emulation: Emulation,
         job: &Job<'_>,
         streamed: Streamed,
         attempt: usize,
@@ -226,6 +230,7 @@ impl Row {
             model,
             configuration,
             repeat,
+            emulation,
             engine: report.stages.first().map(|stage| stage.engine.clone()).unwrap_or_default(),
             warm_up: job.warm_up,
             items: job.items,
@@ -254,12 +259,14 @@ impl Row {
     /// one of them.
     pub(super) fn side_by_side(
         cell: &Cell<'_>,
+        emulation: Emulation,
         job: &Job<'_>,
         streamed: Vec<Streamed>,
         attempt: usize,
         origin: &Origin,
     ) -> Row {
-        let rows = streamed.into_iter().map(|streamed| Row::new(cell, job, streamed, attempt, origin));
+        let rows =
+            streamed.into_iter().map(|streamed| Row::new(cell, emulation, job, streamed, attempt, origin));
         let rows: Vec<Row> = rows.collect();
         let rate: f64 = rows.iter().map(Row::rate).sum();
         let of = |figure: fn(&Row) -> f64| rows.iter().map(figure);

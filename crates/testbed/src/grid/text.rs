@@ -3,6 +3,7 @@
 use super::experiment::Experiment;
 use super::row::{Failure, Row};
 use crate::kinds::{counting, kinds, over, spread};
+use crate::limits::Way;
 use crate::table::markdown;
 
 const HEADER: [&str; 15] = [
@@ -35,9 +36,16 @@ pub(super) fn page(
     if !experiment.text.is_empty() {
         text += &format!("{}\n\n", experiment.text.trim());
     }
-    text += "Chains of real nodes on one machine, each under a CPU quota: medians of the runs that nothing disturbed, \
-             of all where\nthere are none. Spread: from the least to the largest of them, over the median. Energy is \
-             modelled from watts, periods\nand CPU time.\n\n";
+    let way = rows.first().map_or(Way::Groups, |row| row.emulation.way());
+    let (held, option) = match way {
+        Way::Groups => ("under a CPU quota", ""),
+        Way::Paced => ("paced: held to its CPU quota by signals", " --paced"),
+    };
+    text += &format!(
+        "Chains of real nodes on one machine, each {held}: medians of the runs that nothing disturbed, of all where\n\
+         there are none. Spread: from the least to the largest of them, over the median. Energy is modelled from watts, \
+         periods\nand CPU time.\n\n"
+    );
     for (path, title) in figures {
         text += &format!("![{title}]({path})\n\n");
     }
@@ -56,8 +64,8 @@ pub(super) fn page(
     }
     let of = |field: fn(&Row) -> &String| listed(rows.iter().map(|row| field(row).as_str()));
     text += &format!(
-        "Machine: {}; commit {}; engine {}.\nWritten by `defer-testbed run experiments/{name}.toml`; every run is in \
-         `results/{name}.ndjson`.\n",
+        "Machine: {}; commit {}; engine {}.\nWritten by `defer-testbed run{option} experiments/{name}.toml`; every run is \
+         in `results/{name}.ndjson`.\n",
         of(|row| &row.machine),
         of(|row| &row.commit),
         of(|row| &row.engine),
@@ -149,6 +157,7 @@ mod tests {
     use super::*;
     use crate::grid::row::{Record, Simulation, StageRow};
     use crate::host::Disturbance;
+    use crate::limits::Emulation;
     use crate::stream::{Prediction, Steps};
 
     fn row(configuration: &str, repeat: usize, period_ms: f64, disturbed: bool) -> Row {
@@ -180,6 +189,7 @@ mod tests {
             model: "m".to_owned(),
             configuration: configuration.to_owned(),
             repeat,
+            emulation: Emulation::Paced,
             engine: "rten".to_owned(),
             warm_up: 1,
             items: 2,
@@ -250,10 +260,12 @@ mod tests {
         assert_eq!(read.key().to_string(), "slow: m, one, 3");
         // Those of a time before there was a simulation.
         let mut old: serde_json::Value = serde_json::from_str(&text).unwrap();
-        for key in ["simulated", "window"] {
+        assert_eq!(read.emulation, Emulation::Paced);
+        for key in ["simulated", "window", "emulation"] {
             old.as_object_mut().unwrap().remove(key).unwrap();
         }
         let Record::Run(old) = Record::read(&old.to_string()).unwrap() else { panic!("a run") };
+        assert_eq!(old.emulation, Emulation::QuotasAndLinks);
         assert_eq!(line(&[&old], 5.0)[6..8], ["-", "-"]);
         let failure = r#"{"cluster":"c","model":"m","configuration":"k","repeat":0,"failure":"too large","machine":"","commit":""}"#;
         let Record::Failure(failure) = Record::read(failure).unwrap() else { panic!("a failure") };
