@@ -74,6 +74,9 @@ pub(crate) enum Profile {
     None,
 }
 
+/// The group of those that name none.
+const DEFAULT_GROUP: &str = "default";
+
 /// How this process meets the others.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Network")]
@@ -82,7 +85,7 @@ pub(crate) struct Network {
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) connect: Vec<String>,
     /// Only members of the same group see each other
-    #[arg(long, value_name = "NAME", default_value = "default")]
+    #[arg(long, value_name = "NAME", default_value = DEFAULT_GROUP)]
     pub(crate) group: String,
     /// Speak to other machines although nothing is encrypted and nobody has to show who they are
     #[arg(long)]
@@ -90,6 +93,11 @@ pub(crate) struct Network {
 }
 
 impl Network {
+    /// Whether a flag says anything of it.
+    pub(crate) fn is_given(&self) -> bool {
+        self.insecure || !self.connect.is_empty() || self.group != DEFAULT_GROUP
+    }
+
     /// How a command that starts nothing others connect to takes part.
     pub(crate) fn config(&self) -> NetworkConfig {
         self.listening((self.any_address(), 0).into())

@@ -101,6 +101,15 @@ fn nothing_that_is_read_is_written_over() {
 }
 
 #[test]
+fn how_nodes_are_found_is_for_plans_that_look_for_nodes() {
+    let place = Place::new();
+    for flags in [&["--insecure"][..], &["--group", "mine"], &["--connect", "10.0.0.1:7447"]] {
+        let model = vendored(RESNET);
+        place.fails(&args(&model, flags), FAILED, &["none is looked for", "hint: add --nodes"]);
+    }
+}
+
+#[test]
 fn energy_needs_the_power_of_every_device() {
     let place = Place::new();
     let metered = "version = 1\n[[device]]\nname = 'a'\nbusy_watts = 5\n[[device]]\nname = 'b'\n";

@@ -112,6 +112,11 @@ pub trait Session: Send {
     /// # Errors
     /// The inputs do not fit [`Session::inputs`], or the engine fails on them.
     fn run(&mut self, inputs: &[TensorView<'_>]) -> Result<Box<dyn Outputs>, RunError>;
+
+    /// Whether the thread that calls [`Session::run`] does all of the work, so that its clock tells the CPU time.
+    fn runs_on_caller(&self) -> bool {
+        false
+    }
 }
 
 /// The results of one run, still in the engine's own memory: they can be moved to another thread and sent

@@ -82,7 +82,7 @@ impl Recorder {
 
     /// Records how an item was encoded, from `start` on, and, where its frame is sent by now, that too.
     pub(crate) fn sent(&self, sequence: u64, start: Instant, sent: &Sent, is_sent: bool) {
-        let Sent { bytes, spent } = *sent;
+        let Sent { bytes, spent, .. } = *sent;
         let encoded = start + spent.coding;
         if !spent.coding.is_zero() {
             self.record(Span { sequence, step: Step::Encode, start, end: encoded, bytes });

@@ -148,8 +148,9 @@ pub(crate) struct Stage {
     pub(crate) corrected_busy_ms: Option<f64>,
     pub(crate) weight_bytes: u64,
     pub(crate) compute_ms: f64,
+    /// Nothing where the engine has threads of its own.
     #[serde(flatten)]
-    pub(crate) steps: Steps,
+    pub(crate) steps: Option<Steps>,
     pub(crate) in_bytes: f64,
     pub(crate) out_bytes: f64,
     /// Of the link that leaves the stage.
@@ -464,7 +465,7 @@ mod tests {
         );
         let Line::Report { report } = serde_json::from_str(&report).unwrap() else { panic!("no report") };
         assert_eq!((report.predicted.period_ms, report.stages[0].predicted_busy_ms), (4.0, 3.0));
-        assert_eq!(report.stages[0].steps.each(), [0.4, 0.1, 0.2, 0.3]);
+        assert_eq!(report.stages[0].steps.unwrap().each(), [0.4, 0.1, 0.2, 0.3]);
         assert!(report.corrected.is_none());
     }
 

@@ -245,7 +245,11 @@ fn since(after: &StageFigures, before: &StageFigures) -> StageFigures {
         send_seconds: after.send_seconds - before.send_seconds,
         bytes_in: after.bytes_in.saturating_sub(before.bytes_in),
         bytes_out: after.bytes_out.saturating_sub(before.bytes_out),
-        compute_cpu_seconds: after.compute_cpu_seconds - before.compute_cpu_seconds,
+        widened: after.widened.saturating_sub(before.widened),
+        compute_cpu_seconds: after
+            .compute_cpu_seconds
+            .zip(before.compute_cpu_seconds)
+            .map(|(after, before)| after - before),
         encode_cpu_seconds: after.encode_cpu_seconds - before.encode_cpu_seconds,
         decode_cpu_seconds: after.decode_cpu_seconds - before.decode_cpu_seconds,
         move_cpu_seconds: after.move_cpu_seconds - before.move_cpu_seconds,
@@ -309,11 +313,12 @@ impl Streamed {
                 in_bytes: figures.bytes_in as f64 / received,
                 out_bytes: figures.bytes_out as f64 / items,
                 codec: chain.codecs()[i + 1].to_string(),
+                widened: figures.widened,
                 predicted_compute_ms: plan.stages[i].replicas[0].compute_seconds * 1e3,
                 predicted_busy_ms: plan.stages[i].replicas[0].busy_seconds * 1e3,
                 corrected_busy_ms: corrected,
                 cpu_ms: figures.process_cpu_seconds / items * 1e3,
-                compute_cpu_ms: figures.compute_cpu_seconds / computed * 1e3,
+                compute_cpu_ms: figures.compute_cpu_seconds.map(|seconds| seconds / computed * 1e3),
                 encode_cpu_ms: figures.encode_cpu_seconds / items * 1e3,
                 decode_cpu_ms: figures.decode_cpu_seconds / received * 1e3,
                 move_cpu_ms: figures.move_cpu_seconds / items * 1e3,

@@ -27,6 +27,8 @@ pub(crate) struct StageRow {
     pub(crate) out_bytes: f64,
     /// The codec of the link that leaves the stage.
     pub(crate) codec: String,
+    /// Tensors that left in a wider codec, which stands for their values.
+    pub(crate) widened: u64,
     /// In the engine for one item, predicted before the run, ms.
     pub(crate) predicted_compute_ms: f64,
     /// Busy for one item, predicted before the run, ms.
@@ -35,8 +37,9 @@ pub(crate) struct StageRow {
     pub(crate) corrected_busy_ms: Option<f64>,
     /// CPU time of its node's process for one item, ms.
     pub(crate) cpu_ms: f64,
-    /// Of that, the thread that runs the engine, without those that the engine has of its own.
-    pub(crate) compute_cpu_ms: f64,
+    /// Of that, running the engine, where it has no threads of its own.
+    #[serde(serialize_with = "optional_float")]
+    pub(crate) compute_cpu_ms: Option<f64>,
     /// Of that, encoding and decoding.
     pub(crate) encode_cpu_ms: f64,
     pub(crate) decode_cpu_ms: f64,
@@ -241,6 +244,12 @@ impl RunReport {
         if self.input_codec != "raw" {
             text += &format!("\ninputs travelled as {}", self.input_codec);
         }
+        for row in self.stages.iter().filter(|row| row.widened > 0) {
+            text += &format!(
+                "\n{} tensors left stage {} in a wider codec: {} has no room for their values",
+                row.widened, row.stage, row.codec
+            );
+        }
         if let Some(trial) = &self.codec_trial {
             text += &format!("\n\n{}\n", trial.text());
         }
@@ -307,11 +316,16 @@ fn cpu(rows: &[StageRow]) -> String {
         Number("rest"),
     ];
     let cells = |row: &StageRow| {
-        let parts = [row.compute_cpu_ms, row.encode_cpu_ms, row.decode_cpu_ms, row.move_cpu_ms];
+        let links = [row.encode_cpu_ms, row.decode_cpu_ms, row.move_cpu_ms];
         // The process's clock is read at another moment than those of its threads.
-        let rest = (row.cpu_ms - parts.iter().sum::<f64>()).max(0.0);
-        let figures = [row.cpu_ms].into_iter().chain(parts).chain([rest]).map(|ms| format!("{ms:.2}"));
-        std::iter::once(row.stage.to_string()).chain(figures).collect()
+        let rest = (row.cpu_ms - row.compute_cpu_ms.unwrap_or(0.0) - links.iter().sum::<f64>()).max(0.0);
+        let (compute, rest) = match row.compute_cpu_ms {
+            Some(compute) => (compute, format!("{rest:.2}")),
+            // An engine's own threads do nearly all of it.
+            None => (rest, "in compute".to_owned()),
+        };
+        let figures = [row.cpu_ms, compute].into_iter().chain(links).map(|ms| format!("{ms:.2}"));
+        std::iter::once(row.stage.to_string()).chain(figures).chain([rest]).collect()
     };
     table(&columns, rows.iter().map(cells))
 }
@@ -397,11 +411,12 @@ mod tests {
             in_bytes: 123_456_789.0,
             out_bytes: 3_211_264.0,
             codec: "bf16+shuffle+zstd".into(),
+            widened: 200,
             predicted_compute_ms: 1190.0,
             predicted_busy_ms: 1200.0,
             corrected_busy_ms: None,
             cpu_ms: 1240.0,
-            compute_cpu_ms: 1200.0,
+            compute_cpu_ms: i.is_multiple_of(2).then_some(1200.0),
             encode_cpu_ms: 10.0,
             decode_cpu_ms: 8.25,
             move_cpu_ms: 20.0,
@@ -465,7 +480,9 @@ mod tests {
             "over 123456 items",
             "left out: `a`, `b\u{fffd}`, gone",
             "99",
-            "1.75", // what is left of the CPU time
+            "1.75",       // what is left of the CPU time
+            "in compute", // where it is not told apart
+            "200 tensors left stage 3 in a wider codec: bf16+shuffle+zstd has no room",
         ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }

@@ -40,7 +40,13 @@ pub(super) fn load(
     // Inputs go in by name: that all match is enough.
     match_ports(model, Side::Input, inputs, &ports(session.inputs()))?;
     let order = match_ports(model, Side::Output, outputs, &ports(session.outputs()))?;
-    Ok(OrtSession { session, inputs: inputs.to_vec(), outputs: outputs.to_vec(), order })
+    Ok(OrtSession {
+        session,
+        inputs: inputs.to_vec(),
+        outputs: outputs.to_vec(),
+        order,
+        threads: options.threads,
+    })
 }
 
 /// One thread pool per session, of the cores that it owns, for one operator at a time: the stages of a
@@ -92,9 +98,15 @@ pub(super) struct OrtSession {
     outputs: Vec<TensorSpec>,
     /// For each output its place among those of the runner.
     order: Vec<usize>,
+    /// The caller's among them.
+    threads: usize,
 }
 
 impl Session for OrtSession {
+    fn runs_on_caller(&self) -> bool {
+        self.threads == 1
+    }
+
     fn inputs(&self) -> &[TensorSpec] {
         &self.inputs
     }

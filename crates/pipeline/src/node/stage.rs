@@ -83,6 +83,8 @@ pub struct StageSetup {
 pub struct Stage {
     figures: Arc<Figures>,
     codec: InUse,
+    /// Whether the computing thread's clock tells all of the engine's CPU time.
+    runs_on_caller: bool,
     started: Instant,
     input: TcpStream,
     output: TcpStream,
@@ -96,6 +98,7 @@ struct Figures {
     items: AtomicU64,
     bytes_in: AtomicU64,
     bytes_out: AtomicU64,
+    widened: AtomicU64,
     transfer: Total,
     decode: Total,
     compute: Total,
@@ -150,6 +153,7 @@ impl Stage {
         }
         let ingress =
             Ingress { reader, epoch: setup.epoch, free: taker, arrived: arrived_in, log: log(&figures) };
+        let runs_on_caller = setup.session.runs_on_caller();
         let passes = setup.routes.iter().any(|r| matches!(r, Route::Passed(_)));
         let compute = Compute {
             session: setup.session,
@@ -189,7 +193,7 @@ impl Stage {
             builder("compute").stack_size(STACK).spawn(move || compute.run())?,
             builder("ingress").spawn(move || run_ends(ingress, egress, wake, ended))?,
         ];
-        Ok(Stage { figures, codec, started: Instant::now(), input, output, threads })
+        Ok(Stage { figures, codec, runs_on_caller, started: Instant::now(), input, output, threads })
     }
 
     /// Encodes what leaves the stage in another way, from the next item on. The next stage must accept it.
@@ -210,7 +214,8 @@ impl Stage {
             send_seconds: figures.send.seconds(),
             bytes_in: figures.bytes_in.load(Relaxed),
             bytes_out: figures.bytes_out.load(Relaxed),
-            compute_cpu_seconds: figures.compute_cpu.seconds(),
+            widened: figures.widened.load(Relaxed),
+            compute_cpu_seconds: self.runs_on_caller.then(|| figures.compute_cpu.seconds()),
             encode_cpu_seconds: figures.encode_cpu.seconds(),
             decode_cpu_seconds: figures.decode_cpu.seconds(),
             move_cpu_seconds: figures.move_cpu.seconds(),
@@ -281,6 +286,7 @@ impl Log {
         let figures = &self.figures;
         figures.send.add(start.elapsed());
         figures.bytes_out.fetch_add(sent.bytes, Relaxed);
+        figures.widened.fetch_add(sent.widened, Relaxed);
         figures.encode_cpu.add(sent.spent.coding_cpu);
         figures.move_cpu.add(sent.spent.moving_cpu);
         self.recorder.sent(sequence, start, sent, is_sent);

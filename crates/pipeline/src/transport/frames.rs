@@ -407,6 +407,19 @@ mod tests {
     }
 
     #[test]
+    fn tensors_that_a_codec_has_no_room_for_are_counted() {
+        let codec: Codec = "u8".parse().unwrap();
+        for (value, widened) in [(1.0, 0), (f32::NAN, 1)] {
+            let values = [0.0, value];
+            let view = TensorView::of_slice([2].into(), &values).unwrap();
+            let mut bytes = Vec::new();
+            let mut writer = FrameWriter::new(&mut bytes, codec, Checksums::On);
+            let whole = TensorView::of_slice([2].into(), &[1_i64, 2]).unwrap();
+            assert_eq!(writer.send(&HEADER, &[view, whole]).unwrap().widened, widened, "{value}");
+        }
+    }
+
+    #[test]
     fn words_of_a_peer_are_one_line() {
         let mut bytes = Vec::new();
         let mut writer = FrameWriter::new(&mut bytes, Codec::RAW, Checksums::On);

@@ -28,6 +28,8 @@ pub struct FrameWriter<W> {
 pub struct Sent {
     /// Bytes on the wire.
     pub bytes: u64,
+    /// Tensors for whose values the codec does not stand, sent in a wider one.
+    pub widened: u64,
     /// Of the thread that encodes.
     pub spent: Spent,
 }
@@ -87,13 +89,14 @@ impl<W: Sink> FrameWriter<W> {
         } else {
             self.watch.code(&mut spent, encode);
         }
+        let widened = self.descriptors.iter().filter(|d| d.codec != codec.for_dtype(d.dtype)).count() as u64;
         let encodes = self.descriptors.iter().any(|d| d.codec != Codec::RAW);
         parts[0] = IoSlice::new(&self.header);
         let bytes = parts.iter().map(|part| part.len() as u64).sum();
         self.stream.expect(encodes)?;
         write_all_vectored(&mut self.stream, &mut parts[..=tensors.len()])?;
         self.stream.flush()?;
-        Ok(Sent { bytes, spent })
+        Ok(Sent { bytes, widened, spent })
     }
 
     /// Sends word that an item has no result, and why.

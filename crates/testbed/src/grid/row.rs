@@ -215,7 +215,7 @@ impl Row {
                 corrected_busy_ms: stage.corrected_busy_ms,
                 compute_ms: stage.compute_ms,
                 cpu_ms: used.cpu_ms,
-                steps: Some(stage.steps),
+                steps: stage.steps,
                 in_bytes: stage.in_bytes,
                 out_bytes: stage.out_bytes,
                 codec: stage.codec.clone(),
@@ -308,8 +308,8 @@ impl Row {
         self.stages.iter().map(|stage| stage.cpu_ms).sum()
     }
 
-    /// The same by steps: computing, encoding, decoding, moving bytes, and the rest; nothing for those of a time before
-    /// there were steps.
+    /// The same by steps: computing, encoding, decoding, moving bytes, and the rest; nothing where an engine
+    /// has threads of its own, and for rows of a time before there were steps.
     pub(super) fn cpu_ms_by_step(&self) -> Option<[f64; 5]> {
         let mut all = [0.0; 5];
         for stage in &self.stages {

@@ -39,8 +39,11 @@ pub struct StageFigures {
     pub bytes_in: u64,
     /// Bytes of frames sent, of items done.
     pub bytes_out: u64,
-    /// CPU time of the thread that runs the engine; what an engine has its own threads do is not in it. Of items computed.
-    pub compute_cpu_seconds: f64,
+    /// Tensors sent in a wider codec than the link's, which does not stand for their values. Of items done.
+    pub widened: u64,
+    /// CPU time of the thread that runs the engine; `None` where an engine has threads of its own, whose time nobody tells
+    /// apart. Of items computed.
+    pub compute_cpu_seconds: Option<f64>,
     /// CPU time of encoding, checksums included. Of items done.
     pub encode_cpu_seconds: f64,
     /// CPU time of decoding, checksums included. Of items received.

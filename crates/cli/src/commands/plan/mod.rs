@@ -126,6 +126,12 @@ const DEVICES: usize = 4;
 
 pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     files::check(&args)?;
+    if !args.nodes && args.network.is_given() {
+        let useless =
+            anyhow!("--insecure, --group and --connect say how to find nodes, and none is looked for");
+        return Err(useless)
+            .hint("add --nodes to plan for the nodes of this network, or leave these flags out");
+    }
     let description = args.cluster.as_deref().map(read_cluster).transpose()?;
     let model = load_model(&args.model)?;
     // Of the model as it is on disk.
