@@ -99,9 +99,9 @@ DTYPES = {
 
 
 def frame(data):
-    """A frame with its tensors: (kind, epoch, sequence, [(codec, dtype, shape, bytes)])."""
-    magic, kind, tensors, zero, epoch, zeros, sequence = struct.unpack_from("<4sBBHIIQ", data)
-    assert (magic, zero, zeros) == (b"DFR2", 0, 0) and kind <= 1 and tensors <= 64
+    """A frame with its tensors: (kind, epoch, path, sequence, [(codec, dtype, shape, bytes)])."""
+    magic, kind, tensors, zero, epoch, path, sequence = struct.unpack_from("<4sBBHIIQ", data)
+    assert (magic, zero) == (b"DFR2", 0) and kind <= 1 and tensors <= 64
     end = 24 + 96 * tensors
     (checksum,) = struct.unpack_from("<Q", data, end)
     if end <= 240:
@@ -117,7 +117,7 @@ def frame(data):
         found.append((codec, dtype, dims[:rank], decode(codec, dtype, dims[:rank], length, encoded)))
         payload += encoded_length
     assert payload == len(data)
-    return kind, epoch, sequence, found
+    return kind, epoch, path, sequence, found
 
 
 def decode(codec, dtype, dims, length, data):
@@ -356,7 +356,7 @@ ENTROPIES = {0: lambda data: data, 1: from_lz4, 2: from_zstd, 3: from_zstd}
 
 
 def decoded_frame(vector):
-    _, _, _, [(_, dtype, dims, out)] = frame(bytes.fromhex(vector["frame"]))
+    *_, [(_, dtype, dims, out)] = frame(bytes.fromhex(vector["frame"]))
     assert (DTYPES[dtype][0], dims) == (vector["dtype"], vector["shape"])
     return out, vector["output"]
 

@@ -16,7 +16,7 @@ use pipeline::Recorder;
 use pipeline::node::stage::{Stage, StageSetup};
 use pipeline::transport::{Checksums, FrameReader, FrameWriter, Received, tune};
 use tensor::{DType, Shape, Tensor, TensorSpec, TensorView};
-use wire::control::Route;
+use wire::control::{Crossing, Route};
 use wire::{Codec, CodecList, Header, Kind};
 
 const ROUNDS: usize = 61;
@@ -115,8 +115,9 @@ fn stage(size: usize, items: usize, checksums: Checksums, codecs: CodecList) -> 
     [&producer, &input, &output, &consumer].into_iter().for_each(|s| tune(s).unwrap());
     let setup = StageSetup {
         session: Box::new(Nothing),
-        input,
-        output,
+        sources: vec![input],
+        sinks: vec![output],
+        crossing: Crossing::ONLY,
         epoch: 1,
         inputs: vec![spec.clone()],
         outputs: vec![spec.clone()],
@@ -135,7 +136,7 @@ fn stage(size: usize, items: usize, checksums: Checksums, codecs: CodecList) -> 
             let item = Tensor::zeros(DType::U8, Shape::from([size])).unwrap();
             let mut writer = FrameWriter::new(producer, Codec::RAW, checksums);
             for sequence in 0..items as u64 {
-                let header = Header { kind: Kind::Item, epoch: 1, sequence };
+                let header = Header { kind: Kind::Item, epoch: 1, path: 0, sequence };
                 writer.send(&header, &[item.view()]).unwrap();
             }
         };

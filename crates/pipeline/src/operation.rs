@@ -11,7 +11,8 @@ use wire::control::{StageFigures, StageTime};
 /// A plan corrected by what its stages take in operation.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Operation {
-    /// By stage: seconds that its node is busy with an item: computing, receiving, sending, and all else it does.
+    /// By stage, and by node where it has several: seconds that the node is busy with an item of its own: computing,
+    /// receiving, sending, and all else it does.
     pub busy_seconds: Vec<f64>,
     /// Seconds between two results.
     pub period: f64,
@@ -22,28 +23,41 @@ pub struct Operation {
 }
 
 impl Operation {
-    /// Corrects a plan without replicas by the times and the figures of its stages; `None` when a stage did nothing or
-    /// says nonsense of itself.
+    /// Corrects a plan by the times and the figures of its stages on each of their nodes; `None` when one did nothing or
+    /// says nonsense of itself. What share of a stage's items a replica had is seen, not planned.
     ///
     /// # Panics
     /// When times or figures are of another number of stages.
     pub(crate) fn of(plan: &Plan, times: &[StageTime], figures: &[StageFigures]) -> Option<Operation> {
-        assert_eq!((times.len(), figures.len()), (plan.stages.len(), plan.stages.len()), "other stages");
+        assert_eq!((times.len(), figures.len()), (plan.devices(), plan.devices()), "other stages");
         let busy = |(time, figures): (&StageTime, &StageFigures)| {
             let seconds = figures.process_cpu_seconds / figures.items as f64 * time.pace();
             (seconds.is_finite() && seconds > 0.0).then_some(seconds)
         };
         let busy_seconds: Vec<f64> = std::iter::zip(times, figures).map(busy).collect::<Option<_>>()?;
-        let devices = || plan.stages.iter().map(|stage| &stage.replicas[0]);
+        let replicas: Vec<&plan::Replica> = plan.stages.iter().flat_map(|stage| &stage.replicas).collect();
+        let shares = shares(plan, figures);
+        let by_replica = || std::iter::zip(&replicas, std::iter::zip(&shares, &busy_seconds));
         // Links and the dispatcher are as predicted.
         let others = plan.loads.iter().filter(|load| !matches!(load.resource, Resource::Device(_)));
-        let stages = std::iter::zip(devices(), &busy_seconds);
-        let stages = stages.map(|(replica, &seconds)| (Resource::Device(replica.device), seconds));
+        let stages = by_replica().map(|(r, (share, busy))| (Resource::Device(r.device), share * busy));
         let all = others.map(|load| (load.resource, load.seconds)).chain(stages);
         let (bottleneck, period) = all.max_by(|a, b| a.1.total_cmp(&b.1))?;
-        let more: f64 = std::iter::zip(devices(), &busy_seconds).map(|(r, busy)| busy - r.busy_seconds).sum();
+        let more: f64 = by_replica().map(|(r, (share, busy))| share * (busy - r.busy_seconds)).sum();
         Some(Operation { latency: plan.latency + more, busy_seconds, period, bottleneck })
     }
+}
+
+/// Of its stage's items, what each node had.
+fn shares(plan: &Plan, figures: &[StageFigures]) -> Vec<f64> {
+    let mut rest = figures;
+    let of_stage = |stage: &plan::Stage| {
+        let (own, others) = rest.split_at(stage.replicas.len());
+        rest = others;
+        let all = own.iter().map(|figures| figures.items).sum::<u64>() as f64;
+        own.iter().map(move |figures| figures.items as f64 / all).collect::<Vec<f64>>()
+    };
+    plan.stages.iter().map(of_stage).collect::<Vec<_>>().concat()
 }
 
 #[cfg(test)]
@@ -84,6 +98,19 @@ mod tests {
         assert!((found.latency - (0.5 + 1.1 + 1.2)).abs() < 1e-9, "{}", found.latency);
         let found = Operation::of(&plan(3.0), &times, &figures).unwrap();
         assert_eq!((found.period, found.bottleneck), (3.0, Resource::Dispatcher));
+    }
+
+    #[test]
+    fn a_replica_counts_by_the_items_that_it_had() {
+        let mut replicated = plan(0.0);
+        let mut first = replicated.stages.remove(0);
+        first.replicas.push(replicated.stages[0].replicas[0].clone());
+        let replicated = Plan { stages: vec![first], loads: vec![], ..replicated };
+        // A second an item on the first, two on the second, which had a quarter of them.
+        let found =
+            Operation::of(&replicated, &[time(1.0, 1.0); 2], &[did(30, 30.0), did(10, 20.0)]).unwrap();
+        assert_eq!((found.busy_seconds, found.period), (vec![1.0, 2.0], 0.75));
+        assert_eq!(found.bottleneck, Resource::Device(0));
     }
 
     #[test]

@@ -61,7 +61,8 @@ fn greetings_that_are_none_are_closed_or_refused() {
     let victim = Victim::deploy(&nodes);
     let id = deployment(&nodes);
     for (stage, node) in (0..).zip(&nodes.nodes) {
-        let good = Hello { deployment: id, epoch: 1, stage, purpose: Purpose::Inputs };
+        let (replica, from) = (0, 0);
+        let good = Hello { deployment: id, epoch: 1, stage, replica, from, purpose: Purpose::Inputs };
         let mut other_version = greeting(&good);
         other_version[4] = 77;
         let mut longer = greeting(&good);
@@ -77,6 +78,8 @@ fn greetings_that_are_none_are_closed_or_refused() {
             ("bytes after the greeting's end", longer, ""),
             ("a stranger", greeting(&Hello { deployment: id ^ 1, ..good }), "no such deployment"),
             ("another stage", greeting(&Hello { stage: stage + 1, ..good }), "not stage"),
+            ("another replica", greeting(&Hello { replica: 1, ..good }), "not replica"),
+            ("from nobody", greeting(&Hello { from: 1, ..good }), "no such replica"),
             ("an old plan", greeting(&Hello { epoch: 0, ..good }), "epoch 0 is not the plan's epoch 1"),
             ("a later plan", greeting(&Hello { epoch: 2, ..good }), "epoch 2 is not the plan's epoch 1"),
             ("a second input", greeting(&good), "already has this connection"),
@@ -222,7 +225,7 @@ fn frames_that_do_not_belong_end_their_own_stage_only() {
     let numbered = |epoch, sequence, tensors: &[Tensor]| {
         let mut bytes = Vec::new();
         let views: Vec<_> = tensors.iter().map(Tensor::view).collect();
-        let header = Header { kind: Kind::Item, epoch, sequence };
+        let header = Header { kind: Kind::Item, epoch, path: 0, sequence };
         FrameWriter::new(&mut bytes, Codec::RAW, Checksums::On).send(&header, &views).unwrap();
         bytes
     };
@@ -236,7 +239,7 @@ fn frames_that_do_not_belong_end_their_own_stage_only() {
     let text = Tensor::from_slice(Shape::from([2]), &[1f32, 2.0]).unwrap();
     let packed = {
         let mut bytes = Vec::new();
-        let header = Header { kind: Kind::Item, epoch: EPOCH, sequence: 0 };
+        let header = Header { kind: Kind::Item, epoch: EPOCH, path: 0, sequence: 0 };
         let mut writer = FrameWriter::new(&mut bytes, Codec::LZ4, Checksums::On);
         writer.send(&header, &[ids(&[3, 4]).view()]).unwrap();
         bytes
@@ -265,7 +268,7 @@ fn frames_that_do_not_belong_end_their_own_stage_only() {
         // Once it works; then comes the frame that does not belong.
         input.write_all(&good).unwrap();
         let mut buffers = reader.buffers();
-        let item = Header { kind: Kind::Item, epoch: EPOCH, sequence: 0 };
+        let item = Header { kind: Kind::Item, epoch: EPOCH, path: 0, sequence: 0 };
         assert_eq!(reader.receive(&mut buffers).unwrap().0, Received::Item(item));
         input.write_all(bytes).unwrap();
         input.shutdown(Shutdown::Write).unwrap();

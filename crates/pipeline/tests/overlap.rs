@@ -13,7 +13,7 @@ use pipeline::node::stage::{Stage, StageSetup};
 use pipeline::transport::{Checksums, FrameReader, FrameWriter, Received, tune};
 use pipeline::{Recorder, Span};
 use tensor::{DType, Shape, Tensor, TensorSpec, TensorView};
-use wire::control::{Route, Step};
+use wire::control::{Crossing, Route, Step};
 use wire::{Codec, Header, Kind};
 
 const ITEMS: u64 = 20;
@@ -87,8 +87,9 @@ fn receiving_computing_and_sending_of_different_items_overlap() {
     let (inside, entered) = bounded(ITEMS as usize);
     let setup = StageSetup {
         session: Box::new(Watching { item: 0, spans, seen: Vec::new(), inside }),
-        input,
-        output,
+        sources: vec![input],
+        sinks: vec![output],
+        crossing: Crossing::ONLY,
         epoch: 1,
         inputs: vec![spec.clone()],
         outputs: vec![spec.clone()],
@@ -107,7 +108,7 @@ fn receiving_computing_and_sending_of_different_items_overlap() {
         let item = Tensor::zeros(DType::U8, Shape::from([ITEM_LEN])).unwrap();
         let mut writer = FrameWriter::new(producer, Codec::RAW, Checksums::On);
         for sequence in 0..ITEMS {
-            writer.send(&Header { kind: Kind::Item, epoch: 1, sequence }, &[item.view()]).unwrap();
+            writer.send(&Header { kind: Kind::Item, epoch: 1, path: 0, sequence }, &[item.view()]).unwrap();
         }
     };
     let sender = std::thread::spawn(send);
@@ -118,7 +119,7 @@ fn receiving_computing_and_sending_of_different_items_overlap() {
         while sequence + 1 < ITEMS && entered.recv_timeout(HUNG).expect("the engine is entered") <= sequence {
         }
         let received = reader.receive(&mut buffers).unwrap().0;
-        assert_eq!(received, Received::Item(Header { kind: Kind::Item, epoch: 1, sequence }));
+        assert_eq!(received, Received::Item(Header { kind: Kind::Item, epoch: 1, path: 0, sequence }));
     }
     sender.join().unwrap();
     assert_eq!(end.recv_timeout(HUNG), Ok(None));

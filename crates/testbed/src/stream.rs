@@ -96,6 +96,8 @@ pub(crate) struct Job<'a> {
     pub(crate) cut: Option<&'a str>,
     /// Placed by this rule, instead of as it is best.
     pub(crate) rule: Option<Rule>,
+    /// Whether several nodes may run the same stage.
+    pub(crate) replicas: bool,
     /// Items that fill the chain and settle it. As many follow those that are measured, which keep it full to the last
     /// of them: CPU time of a node that ran ahead would be of fewer items.
     pub(crate) warm_up: usize,
@@ -118,6 +120,7 @@ impl<'a> Job<'a> {
             stages: None,
             cut: None,
             rule: None,
+            replicas: false,
             warm_up,
             items,
             trace: None,
@@ -141,12 +144,16 @@ pub(crate) struct Prediction {
 /// A stage in the report of a run.
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Stage {
+    /// Its place in the chain, from 1 on; one that has replicas is there for each of them.
+    pub(crate) stage: usize,
     pub(crate) node: String,
     pub(crate) engine: String,
     pub(crate) predicted_compute_ms: f64,
     pub(crate) predicted_busy_ms: f64,
     pub(crate) corrected_busy_ms: Option<f64>,
     pub(crate) weight_bytes: u64,
+    /// Of all items, those that came by this node; figures are of such items.
+    pub(crate) share: f64,
     pub(crate) compute_ms: f64,
     /// Nothing where the engine has threads of its own.
     #[serde(flatten)]
@@ -283,6 +290,9 @@ pub(crate) fn stream(
         Some(rule) => command.args(["--rule", rule.name()]),
         None => command.args(["--objective", job.objective.name()]),
     };
+    if job.replicas {
+        command.arg("--replicas");
+    }
     if let Some(stages) = job.stages {
         command.args(["--stages", &stages.to_string()]);
     }
@@ -458,7 +468,7 @@ mod tests {
         let item = r#"{"item":0,"input":"random 0","latency_ms":2.5,"outputs":{}}"#;
         assert!(matches!(serde_json::from_str(item).unwrap(), Line::Item { latency_ms: 2.5 }));
         let prediction = r#"{"period_ms":4.0,"items_per_s":250.0,"latency_ms":9.0,"bottleneck":"a"}"#;
-        let stage = r#"{"node":"a","engine":"e","predicted_compute_ms":2.5,"predicted_busy_ms":3.0,"corrected_busy_ms":null,"weight_bytes":7,"compute_ms":0.5,"compute_cpu_ms":0.4,"encode_cpu_ms":0.1,"decode_cpu_ms":0.2,"move_cpu_ms":0.3,"in_bytes":4.0,"out_bytes":5.0,"codec":"raw"}"#;
+        let stage = r#"{"stage":1,"node":"a","engine":"e","predicted_compute_ms":2.5,"predicted_busy_ms":3.0,"corrected_busy_ms":null,"weight_bytes":7,"share":1.0,"compute_ms":0.5,"compute_cpu_ms":0.4,"encode_cpu_ms":0.1,"decode_cpu_ms":0.2,"move_cpu_ms":0.3,"in_bytes":4.0,"out_bytes":5.0,"codec":"raw"}"#;
         let link = r#"{"busy_ms":1.0,"delay_ms":0.0,"send_ms":0.5,"receive_ms":0.25,"encodes":true}"#;
         let report = format!(
             r#"{{"report":{{"predicted":{prediction},"corrected":null,"input_codec":"raw","stages":[{stage}],"links":[{link},{link}],"window":4,"shipped_wire_bytes":9}}}}"#

@@ -4,6 +4,7 @@
 //! tensors never travel here. Encoding: one version byte, then postcard.
 
 mod figures;
+mod paths;
 mod trace;
 
 use std::net::SocketAddr;
@@ -15,10 +16,11 @@ use tensor::{DType, Dim, TensorSpec};
 use crate::{Codec, CodecList};
 
 pub use figures::{CodecTime, LinkFigures, Machine, RUNNING_SHARE, StageFigures, StageTime};
+pub use paths::{Crossing, MAX_REPLICAS};
 pub use trace::{LATEST_NANOS, MAX_SPANS, Span, Spans, Step};
 
 /// First byte of every message. Nodes and dispatchers of another version refuse each other with a message.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 4;
 
 /// The largest greeting of a data connection, bytes.
 pub const MAX_HELLO_LEN: usize = 4096;
@@ -187,6 +189,8 @@ pub struct StageOrder {
     pub stage: u32,
     /// Stages in the chain.
     pub stages: u32,
+    /// Which replica of the stage this is, and which items come by it.
+    pub crossing: Crossing,
     /// The stage as ONNX, its weights as external data named by hash.
     #[serde(with = "serde_bytes_vec")]
     pub skeleton: Vec<u8>,
@@ -206,8 +210,8 @@ pub struct StageOrder {
     pub codec_out: [u8; Codec::CODE_LEN],
     /// Codecs to which the leaving link may be switched, besides raw.
     pub codecs_out: Vec<[u8; Codec::CODE_LEN]>,
-    /// Where the next stage accepts connections; empty when the dispatcher fetches the results.
-    pub next: Vec<SocketAddr>,
+    /// Where each replica of the next stage accepts connections; empty when the dispatcher fetches the results.
+    pub next: Vec<Vec<SocketAddr>>,
     /// The largest tensor that may arrive, bytes: bounds sizes that the model leaves open.
     pub max_tensor_len: u64,
     /// Memory the plan expects the stage to take, bytes: weights, activations, queues.
@@ -267,6 +271,10 @@ pub struct Hello {
     pub epoch: u32,
     /// The stage that is meant: an address may lead to another node than it was announced by.
     pub stage: u32,
+    /// The replica of it that is meant, from 0.
+    pub replica: u32,
+    /// Which replica of the stage before connects, from 0; 0 for the dispatcher.
+    pub from: u32,
     /// What the connection is for.
     pub purpose: Purpose,
 }
@@ -355,6 +363,7 @@ impl StageOrder {
             return Err(format!("a cut with more than {MAX_TENSORS} tensors"));
         }
         self.codecs()?;
+        self.crossing.check(self.next.len())?;
         if self.stage >= self.stages || self.routes.len() != self.outputs.len() {
             return Err("a stage order that contradicts itself".to_owned());
         }
@@ -373,6 +382,13 @@ impl StageOrder {
             return Err("a stage order that refers to a tensor that is not there".to_owned());
         }
         Ok(())
+    }
+}
+
+impl Hello {
+    /// Of no deployment.
+    pub fn for_probe(purpose: Purpose) -> Hello {
+        Hello { deployment: 0, epoch: 0, stage: 0, replica: 0, from: 0, purpose }
     }
 }
 
@@ -454,6 +470,7 @@ mod tests {
             model: "m".into(),
             stage: 0,
             stages: 2,
+            crossing: Crossing::ONLY,
             skeleton: vec![1, 2, 3],
             weights: vec![WeightEntry { hash: [9; 32], len: 4096 }],
             inputs: vec![Spec::from(&TensorSpec::fixed("x", DType::F32, Shape::from([1, 2])))],
@@ -463,7 +480,7 @@ mod tests {
             codecs_in: vec![Codec::LZ4.code()],
             codec_out: Codec::LZ4.code(),
             codecs_out: vec![Codec::LZ4.code()],
-            next: vec!["127.0.0.1:1".parse().unwrap()],
+            next: vec![vec!["127.0.0.1:1".parse().unwrap()]],
             max_tensor_len: 1 << 20,
             memory: 5,
         }
@@ -502,7 +519,7 @@ mod tests {
     #[test]
     fn contradictory_orders_are_refused() {
         type Break = fn(&mut StageOrder);
-        let breaks: [Break; 9] = [
+        let breaks: [Break; 10] = [
             |o| o.feeds = vec![1],
             |o| o.routes = vec![Route::Computed(1)],
             |o| o.routes = vec![Route::Passed(1)],
@@ -512,6 +529,7 @@ mod tests {
             |o| o.codecs_out = vec![],
             |o| o.codecs_in = vec![Codec::LZ4.code(); 17],
             |o| o.stage = 2,
+            |o| o.crossing.replica = 1,
         ];
         assert_eq!(order().check(), Ok(()));
         for (i, spoil) in breaks.into_iter().enumerate() {

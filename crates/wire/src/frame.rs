@@ -9,7 +9,7 @@
 //!      5    1  number of tensors, at most 64
 //!      6    2  zero
 //!      8    4  epoch of the plan
-//!     12    4  zero
+//!     12    4  path of the item through replicas of stages, 0 where no stage has any
 //!     16    8  sequence number of the item
 //!     24   96  descriptor of tensor 0, then of tensor 1, ...
 //!        8     checksum (XXH3-64) of all header bytes before it
@@ -58,6 +58,8 @@ pub struct Header {
     pub kind: Kind,
     /// Generation of the plan under which the frame was sent.
     pub epoch: u32,
+    /// Which path the item takes where stages have replicas: see [`Crossing`](crate::control::Crossing).
+    pub path: u32,
     /// Sequence number of the item.
     pub sequence: u64,
 }
@@ -143,7 +145,7 @@ pub fn write_header(header: &Header, descriptors: &[Descriptor], out: &mut Vec<u
     out.push(descriptors.len() as u8);
     out.extend_from_slice(&[0; 2]);
     out.extend_from_slice(&header.epoch.to_le_bytes());
-    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&header.path.to_le_bytes());
     out.extend_from_slice(&header.sequence.to_le_bytes());
     for d in descriptors {
         out.extend_from_slice(&[d.dtype.code(), d.shape.rank() as u8, d.checksum.is_some().into(), 0]);
@@ -190,15 +192,15 @@ pub fn read_header(bytes: &[u8], descriptors: &mut Vec<Descriptor>) -> Result<He
         1 => Kind::Failure,
         _ => return Err(FrameError::Malformed("unknown kind")),
     };
-    if body[6..8] != [0; 2] || body[12..16] != [0; 4] {
+    if body[6..8] != [0; 2] {
         return Err(FrameError::Malformed("reserved bytes are not zero"));
     }
     descriptors.clear();
     for part in body[FIXED_LEN..].chunks_exact(DESCRIPTOR_LEN) {
         descriptors.push(read_descriptor(part)?);
     }
-    let epoch = u32::from_le_bytes(body[8..12].try_into().expect("four bytes"));
-    Ok(Header { kind, epoch, sequence: u64_at(body, 16) })
+    let [epoch, path] = [8, 12].map(|at| u32_at(body, at));
+    Ok(Header { kind, epoch, path, sequence: u64_at(body, 16) })
 }
 
 fn read_descriptor(bytes: &[u8]) -> Result<Descriptor, FrameError> {
@@ -240,6 +242,10 @@ fn read_descriptor(bytes: &[u8]) -> Result<Descriptor, FrameError> {
     Ok(Descriptor { codec, dtype, shape, len, encoded_len, checksum })
 }
 
+fn u32_at(bytes: &[u8], offset: usize) -> u32 {
+    u32::from_le_bytes(bytes[offset..offset + 4].try_into().expect("four bytes"))
+}
+
 fn u64_at(bytes: &[u8], offset: usize) -> u64 {
     u64::from_le_bytes(bytes[offset..offset + 8].try_into().expect("eight bytes"))
 }
@@ -260,7 +266,7 @@ mod tests {
     use super::*;
 
     fn sample() -> (Header, Vec<Descriptor>) {
-        let header = Header { kind: Kind::Item, epoch: 3, sequence: 1 << 40 };
+        let header = Header { kind: Kind::Item, epoch: 3, path: 9, sequence: 1 << 40 };
         let raw = Descriptor {
             codec: Codec::RAW,
             dtype: DType::F32,

@@ -50,6 +50,7 @@ Examples:
   defer run resnet50.onnx --random 1 --repeat 200 --cut layer2.0.relu3,layer3.0.relu3 --whole
   defer run model.onnx photos/ --cluster cluster.toml --plan plan.toml
   defer run --spawn 4 model.onnx photos/ --trace trace.json
+  defer run --spawn 4 model.onnx photos/ --replicas
   defer run model.onnx photos/ --json | jq -r '.label // empty'")]
 pub(crate) struct Args {
     /// The ONNX model
@@ -69,7 +70,7 @@ pub(crate) struct Args {
     /// Stream all inputs N times
     #[arg(long, value_name = "N", value_parser = positive, default_value_t = 1)]
     pub(crate) repeat: usize,
-    /// Most items in the chain at once [default: two for each stage, and two more]
+    /// Most items in the chain at once [default: two for each node in use, and two more]
     #[arg(long, value_name = "N", value_parser = window)]
     pub(crate) window: Option<usize>,
     /// Run the whole model on one node as well, and print speed and largest difference beside the chain's
@@ -87,7 +88,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE.json")]
     pub(crate) trace: Option<PathBuf>,
     /// Deploy the plan in this file, which `defer plan MODEL -o FILE` writes
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["objective", "min_throughput", "max_devices"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["objective", "min_throughput", "max_devices", "replicas"])]
     #[arg(conflicts_with_all = ["stages", "cut", "keep_order", "rule", "codec"])]
     pub(crate) plan: Option<PathBuf>,
     #[command(flatten)]

@@ -215,9 +215,9 @@ fn rate(arrivals: &[Duration], stages: usize) -> f64 {
 /// What people call a resource of a running chain.
 fn resource_name(chain: &Pipeline, resource: plan::Resource) -> String {
     let node = |device: usize| {
-        let stage = chain.plan().stages.iter().position(|stage| stage.replicas[0].device == device);
-        let stage = stage.expect("only what the plan uses is busy");
-        chain.stages()[stage].node.description.name.clone()
+        let mut replicas = chain.plan().stages.iter().flat_map(|stage| &stage.replicas);
+        let place = replicas.position(|replica| replica.device == device);
+        chain.stages()[place.expect("only what the plan uses is busy")].node.description.name.clone()
     };
     let end = |end| match end {
         plan::End::Dispatcher => "the dispatcher".to_owned(),
@@ -267,8 +267,9 @@ fn input_codec(chain: &Pipeline) -> String {
 
 /// What was predicted of a link that may use these codecs.
 fn link((hop, codecs): (&plan::Hop, &CodecList)) -> LinkRow {
-    // Stages have one device each.
-    let path = &hop.links[0];
+    // Between replicas there are several: the slowest.
+    let slowest = hop.links.iter().max_by(|a, b| a.seconds.total_cmp(&b.seconds));
+    let path = slowest.expect("a hop has a link");
     LinkRow {
         busy_ms: path.seconds * 1e3,
         delay_ms: path.delay_seconds * 1e3,
@@ -276,6 +277,15 @@ fn link((hop, codecs): (&plan::Hop, &CodecList)) -> LinkRow {
         receive_ms: path.receive_seconds * 1e3,
         encodes: codecs.iter().any(|codec| codec != Codec::RAW),
     }
+}
+
+/// By stage, its node, or all of them.
+fn nodes(chain: &Pipeline) -> Vec<String> {
+    let of_stage = |stage: usize| {
+        let own = chain.stages().iter().filter(|s| s.stage == stage);
+        own.map(|s| s.node.description.name.as_str()).collect::<Vec<_>>().join("|")
+    };
+    (0..chain.plan().stages.len()).map(of_stage).collect()
 }
 
 /// Whether the nodes of one machine have more threads than it has cores.
@@ -297,13 +307,14 @@ impl Streamed {
     pub(super) fn report(&self, chain: &Pipeline) -> RunReport {
         let plan = chain.plan();
         let operation = chain.in_operation(&self.stages);
-        let nodes: Vec<&str> = chain.stages().iter().map(|s| s.node.description.name.as_str()).collect();
+        let nodes = nodes(chain);
         let rows = chain.stages().iter().zip(&self.stages).enumerate().map(|(i, (stage, figures))| {
             let [items, received, computed] =
                 [figures.items, figures.received, figures.computed].map(|items| items.max(1) as f64);
+            let planned = &plan.stages[stage.stage].replicas[stage.replica];
             let corrected = operation.as_ref().map(|operation| operation.busy_seconds[i] * 1e3);
             StageRow {
-                stage: i + 1,
+                stage: stage.stage + 1,
                 node: stage.node.description.name.clone(),
                 engine: stage.engine.clone(),
                 operators: stage.operators,
@@ -312,10 +323,11 @@ impl Streamed {
                 busy: figures.compute_seconds / self.seconds.max(1e-9),
                 in_bytes: figures.bytes_in as f64 / received,
                 out_bytes: figures.bytes_out as f64 / items,
-                codec: chain.codecs()[i + 1].to_string(),
+                share: figures.items as f64 / self.latencies.len().max(1) as f64,
+                codec: chain.codecs()[stage.stage + 1].to_string(),
                 widened: figures.widened,
-                predicted_compute_ms: plan.stages[i].replicas[0].compute_seconds * 1e3,
-                predicted_busy_ms: plan.stages[i].replicas[0].busy_seconds * 1e3,
+                predicted_compute_ms: planned.compute_seconds * 1e3,
+                predicted_busy_ms: planned.busy_seconds * 1e3,
                 corrected_busy_ms: corrected,
                 cpu_ms: figures.process_cpu_seconds / items * 1e3,
                 compute_cpu_ms: figures.compute_cpu_seconds.map(|seconds| seconds / computed * 1e3),

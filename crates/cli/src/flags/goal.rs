@@ -19,6 +19,9 @@ pub(crate) struct Goal {
     /// Devices at most
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) max_devices: Option<usize>,
+    /// Let several nodes run the same stage, items dealt out among them: also the whole model on each, where it fits
+    #[arg(long, conflicts_with_all = ["keep_order", "rule"])]
+    pub(crate) replicas: bool,
 }
 
 /// What can be best.
@@ -48,7 +51,8 @@ impl From<ObjectiveName> for Objective {
 impl Goal {
     /// Whether anything is asked for.
     pub(crate) fn is_given(&self) -> bool {
-        self.objective.is_some() || self.min_throughput.is_some() || self.max_devices.is_some()
+        let Goal { objective, min_throughput, max_devices, replicas } = self;
+        objective.is_some() || min_throughput.is_some() || max_devices.is_some() || *replicas
     }
 
     /// The same, said to the planner.
@@ -57,6 +61,7 @@ impl Goal {
             objective: self.objective.map_or(split.objective, Objective::from),
             max_period: self.min_throughput.map(|rate| 1.0 / rate),
             max_devices: self.max_devices,
+            replicas: self.replicas,
             ..split
         }
     }

@@ -25,6 +25,8 @@ pub(crate) struct StageRow {
     /// Received and sent for one item, on the wire, mean.
     pub(crate) in_bytes: f64,
     pub(crate) out_bytes: f64,
+    /// Of all items, those that came by this node, 0 to 1.
+    pub(crate) share: f64,
     /// The codec of the link that leaves the stage.
     pub(crate) codec: String,
     /// Tensors that left in a wider codec, which stands for their values.
@@ -410,6 +412,7 @@ mod tests {
             busy: 0.994,
             in_bytes: 123_456_789.0,
             out_bytes: 3_211_264.0,
+            share: 1.0,
             codec: "bf16+shuffle+zstd".into(),
             widened: 200,
             predicted_compute_ms: 1190.0,

@@ -23,10 +23,10 @@ pub(crate) struct SwitchRow {
 
 impl SwitchRow {
     /// What is said of a switch; `nodes` are the names of the chain's nodes.
-    pub(crate) fn new(switch: &CodecSwitch, nodes: &[&str]) -> SwitchRow {
+    pub(crate) fn new(switch: &CodecSwitch, nodes: &[String]) -> SwitchRow {
         let node = |stage: Option<usize>| {
             let node = stage.and_then(|stage| nodes.get(stage));
-            node.map_or_else(|| "the dispatcher".to_owned(), |&name| name.to_owned())
+            node.map_or_else(|| "the dispatcher".to_owned(), String::clone)
         };
         SwitchRow {
             from: node(switch.link.checked_sub(1)),
@@ -73,7 +73,7 @@ mod tests {
     #[test]
     fn people_and_programs_read_which_link_changed_and_why() {
         let codec = |name: &str| name.parse::<wire::Codec>().unwrap();
-        let nodes = ["left", "right"];
+        let nodes = ["left", "right"].map(str::to_owned);
         let switch = |link| CodecSwitch {
             link,
             from: codec("raw"),

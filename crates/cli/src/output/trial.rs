@@ -68,10 +68,10 @@ fn float<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
 
 impl TrialReport {
     /// The report on a trial; `nodes` are the names of the chain's nodes.
-    pub(crate) fn new(trial: &CodecTrial, nodes: &[&str]) -> TrialReport {
+    pub(crate) fn new(trial: &CodecTrial, nodes: &[String]) -> TrialReport {
         let node = |stage: Option<usize>| {
             let node = stage.and_then(|stage| nodes.get(stage));
-            node.map_or_else(|| "the dispatcher".to_owned(), |&name| name.to_owned())
+            node.map_or_else(|| "the dispatcher".to_owned(), String::clone)
         };
         let row = |link: &pipeline::TriedLink| LinkRow {
             from: node(link.link.checked_sub(1)),
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn people_and_programs_read_what_was_tried_and_what_is_used() {
-        let report = TrialReport::new(&trial(16), &["left", "right"]);
+        let report = TrialReport::new(&trial(16), &["left", "right"].map(str::to_owned));
         let text = report.text();
         for part in [
             "codecs tried on 16 items, to keep 99.8 % of top-1 and 5 % of",
@@ -211,9 +211,13 @@ mod tests {
         assert_eq!(json["outputs"][0]["absolute_error"], 2.0);
         assert_eq!((&json["of_plan_file"], &json["links"][3]["tried"]), (&false.into(), &"f16".into()));
         let of_layout = CodecTrial { of_layout: true, ..trial(16) };
-        let text = TrialReport::new(&of_layout, &["left", "right"]).text();
+        let text = TrialReport::new(&of_layout, &["left", "right"].map(str::to_owned)).text();
         assert!(text.starts_with("codecs of the plan file tried on 16 items"), "{text}");
-        assert!(TrialReport::new(&trial(0), &["left", "right"]).text().contains("no item could be tried"));
+        assert!(
+            TrialReport::new(&trial(0), &["left", "right"].map(str::to_owned))
+                .text()
+                .contains("no item could be tried")
+        );
     }
 
     #[test]

@@ -60,10 +60,10 @@ fn key(model: &str, node: &NodeInfo) -> String {
 
 /// By stage: seconds of computation in operation over those that it was timed at alone, within [`FACTORS`].
 fn factors(plan: &Plan, times: &[StageTime], operation: &Operation) -> Vec<f64> {
-    let factor = |((stage, time), busy): ((&plan::Stage, &StageTime), &f64)| {
-        let replica = &stage.replicas[0];
+    let replicas = plan.stages.iter().flat_map(|stage| &stage.replicas);
+    let factor = |((replica, time), busy): ((&plan::Replica, &StageTime), &f64)| {
         let besides = replica.busy_seconds - replica.compute_seconds;
         ((busy - besides) / time.sustained_seconds()).clamp(*FACTORS.start(), *FACTORS.end())
     };
-    std::iter::zip(std::iter::zip(&plan.stages, times), &operation.busy_seconds).map(factor).collect()
+    std::iter::zip(std::iter::zip(replicas, times), &operation.busy_seconds).map(factor).collect()
 }

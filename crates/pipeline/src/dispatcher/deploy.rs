@@ -38,9 +38,11 @@ pub(super) const SHORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The chain is ready.
 pub(super) struct Opened {
     pub(super) state: State,
-    pub(super) input: TcpStream,
-    pub(super) results: TcpStream,
-    /// Engine of each stage.
+    /// To each replica of the first stage.
+    pub(super) inputs: Vec<TcpStream>,
+    /// From each of the last.
+    pub(super) results: Vec<TcpStream>,
+    /// Engine of each order.
     pub(super) engines: Vec<String>,
     /// Weights shipped.
     pub(super) shipped: Shipped,
@@ -75,9 +77,9 @@ impl Building {
     /// Connects the loaded stages to a chain; on failure as above.
     pub(super) fn connect(mut self, progress: &dyn Fn(Progress)) -> Result<Opened, String> {
         self.drive(Event::Approved, progress)?;
-        let (input, results) = self.done.streams.take().expect("opened before running");
+        let (inputs, results) = self.done.streams.take().expect("opened before running");
         let Done { engines, shipped, .. } = self.done;
-        Ok(Opened { state: self.state, input, results, engines, shipped })
+        Ok(Opened { state: self.state, inputs, results, engines, shipped })
     }
 
     /// Has every node give its stage up; gives the weights that were shipped.
@@ -117,14 +119,14 @@ impl Building {
 enum Report {
     Event(Event),
     Loaded(usize, String),
-    Opened(TcpStream, TcpStream),
+    Opened(Vec<TcpStream>, Vec<TcpStream>),
     ToShip(u64),
     Shipped(Shipped),
 }
 
 #[derive(Default)]
 struct Done {
-    streams: Option<(TcpStream, TcpStream)>,
+    streams: Option<(Vec<TcpStream>, Vec<TcpStream>)>,
     engines: Vec<String>,
     to_ship: u64,
     shipped: Shipped,
@@ -150,8 +152,8 @@ impl Done {
                 progress(Progress::Loading { loaded: self.loaded, total: self.engines.len() });
                 Some(Event::Loaded(stage))
             }
-            Report::Opened(input, results) => {
-                self.streams = Some((input, results));
+            Report::Opened(inputs, results) => {
+                self.streams = Some((inputs, results));
                 Some(Event::Opened)
             }
         }
@@ -202,10 +204,14 @@ fn step(
             other => Err(unexpected(orders, i, &other)),
         },
         Action::Open => {
-            let last = orders.len() - 1;
-            let open = |i: usize, purpose| {
-                open(control, &orders[i], purpose)
-                    .map_err(|e| format!("{}: cannot connect: {e}", place(orders, i)))
+            let last = orders[0].message.stages - 1;
+            let open = |stage: u32, purpose| -> Result<Vec<TcpStream>, String> {
+                let replicas = (0..orders.len()).filter(|&i| orders[i].message.stage == stage);
+                let open = |i| {
+                    open(control, &orders[i], purpose)
+                        .map_err(|e| format!("{}: cannot connect: {e}", place(orders, i)))
+                };
+                replicas.map(open).collect()
             };
             Ok(Report::Opened(open(0, Purpose::Inputs)?, open(last, Purpose::Results)?))
         }
@@ -216,8 +222,9 @@ fn step(
 }
 
 fn open(control: &Control, order: &Order, purpose: Purpose) -> io::Result<TcpStream> {
-    let StageOrder { deployment, epoch, stage, .. } = order.message;
-    greet_node(control, &order.node, &Hello { deployment, epoch, stage, purpose })
+    let StageOrder { deployment, epoch, stage, crossing, .. } = order.message;
+    let hello = Hello { deployment, epoch, stage, replica: crossing.replica, from: 0, purpose };
+    greet_node(control, &order.node, &hello)
 }
 
 fn greet_node(control: &Control, node: &NodeInfo, hello: &Hello) -> io::Result<TcpStream> {
@@ -255,7 +262,7 @@ fn ship(
     weights::send(&mut stream, weights.into_iter(), packing, &sent)
 }
 
-/// Asks the node of stage `i`; a refusal is an error that names it.
+/// Asks the node of order `i`; a refusal is an error that names it.
 pub(super) fn ask(
     control: &Control,
     orders: &[Order],
@@ -289,7 +296,8 @@ pub(super) fn unexpected(orders: &[Order], i: usize, response: &Response) -> Str
 
 /// A stage's place, for messages.
 pub(super) fn place(orders: &[Order], i: usize) -> String {
-    format!("node `{}` (stage {} of {})", orders[i].node.description.name, i + 1, orders.len())
+    let StageOrder { stage, stages, .. } = orders[i].message;
+    format!("node `{}` (stage {} of {stages})", orders[i].node.description.name, stage + 1)
 }
 
 /// Tells every node, all at once, to forget the deployment. Nodes that are gone have nothing to forget.

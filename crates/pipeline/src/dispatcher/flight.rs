@@ -18,6 +18,7 @@ use tensor::{Tensor, TensorSpec};
 use wire::{Codec, CodecList, Header, Kind};
 
 use super::delivery::{Action, Delivery, Event};
+use super::paths::Paths;
 use super::shut;
 use crate::recorder::Recorder;
 use crate::transport::{
@@ -81,7 +82,7 @@ fn closed() -> ItemError {
     ItemError::Broken("the pipeline was closed".to_owned())
 }
 
-/// What the two connections carry.
+/// What the connections to both ends of the chain carry.
 pub(super) struct Ends {
     /// The model's outputs.
     pub(super) outputs: Vec<TensorSpec>,
@@ -95,14 +96,15 @@ pub(super) struct Ends {
     pub(super) codecs: CodecList,
     /// Bound on sizes that the model leaves open, bytes per tensor.
     pub(super) max_tensor_len: usize,
+    /// Which ways items can take.
+    pub(super) paths: Paths,
 }
 
-/// Everything between callers and the two connections.
+/// Everything between callers and the connections.
 pub(super) struct Flight {
     shared: Arc<Shared>,
-    input: TcpStream,
+    connections: Vec<TcpStream>,
     codec: InUse,
-    results: TcpStream,
     broken: Receiver<String>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     recorder: Recorder,
@@ -111,6 +113,10 @@ pub(super) struct Flight {
 fn first_link_failed(error: &std::io::Error) -> String {
     format!("the link to the first node failed: {error}")
 }
+
+/// Also where an item was swallowed before: what then comes answers none that could be due.
+const NOT_TRUSTED: &str =
+    "a node of the last stage answered an item that is not in flight, or one before was lost";
 
 /// What came back from the chain, and how: the counters that a stage has of the link into it.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -147,8 +153,9 @@ struct Window {
     delivery: Delivery,
     /// From the oldest item on.
     items: VecDeque<Slot>,
-    /// To the sending thread; `None` once no more items are taken.
-    sender: Option<Sender<Arc<Item>>>,
+    paths: Paths,
+    /// To the sending threads, one for each replica of the first stage; `None` once no more items are taken.
+    senders: Option<Vec<Sender<Arc<Item>>>>,
     failure: Option<ItemError>,
 }
 
@@ -161,51 +168,62 @@ struct Slot {
 
 struct Item {
     sequence: u64,
+    path: u32,
     tensors: Vec<Tensor>,
 }
 
 impl Flight {
+    /// Over connections to each replica of the first stage and from each of the last. `window` items are on their way at
+    /// most.
     pub(super) fn start(
-        input: &TcpStream,
-        results: &TcpStream,
+        inputs: &[TcpStream],
+        results: &[TcpStream],
         ends: Ends,
         window: usize,
     ) -> std::io::Result<Flight> {
-        let Ends { outputs, epoch, codec, input_codecs, codecs, max_tensor_len } = ends;
-        let (sender, items) = bounded(window);
-        let (broken_in, broken) = bounded(2); // one for each connection
+        let Ends { outputs, epoch, codec, input_codecs, codecs, max_tensor_len, paths } = ends;
+        let is_one = paths.is_one();
+        // Never full: each holds a whole window.
+        let (senders, items): (Vec<_>, Vec<_>) = inputs.iter().map(|_| bounded::<Arc<Item>>(window)).unzip();
+        let (broken_in, broken) = bounded(inputs.len() + results.len()); // one for each connection
         let shared = Arc::new(Shared {
             window: Mutex::new(Window {
-                delivery: Delivery::new(epoch, window),
+                delivery: Delivery::new(epoch, window, !is_one),
                 items: VecDeque::with_capacity(window),
-                sender: Some(sender),
+                paths,
+                senders: Some(senders),
                 failure: None,
             }),
             counters: Counters::default(),
             freed: event_listener::Event::new(),
             broken: broken_in,
         });
-        let failed = shared.broken.clone();
-        let failed = move |e: &std::io::Error| drop(failed.try_send(first_link_failed(e)));
         // Nobody asks for the dispatcher's own CPU time.
         let (recorder, moved) = (Recorder::default(), Total::default());
-        let outlet = Outlet::new(input.try_clone()?, &input_codecs, moved.clone(), &recorder, failed)?;
-        let writer = FrameWriter::new(outlet, codec, Checksums::for_link(input)?);
-        let inlet = Inlet::new(results.try_clone()?, &codecs, frame_len(&outputs), moved)?;
-        let reader = FrameReader::new(inlet, outputs, codecs, max_tensor_len);
+        let first_codec = codec;
+        let codec = InUse::new(codec);
         let spawn = |name: &str, run: Box<dyn FnOnce() + Send>| {
             std::thread::Builder::new().name(name.to_owned()).spawn(run)
         };
-        let (to_send, to_receive) = (shared.clone(), shared.clone());
-        let (sent, received) = (recorder.clone(), recorder.clone());
-        let codec = InUse::new(codec);
-        let in_use = codec.clone();
-        let threads = vec![
-            spawn("send", Box::new(move || to_send.send(writer, &in_use, &items, epoch, &sent)))?,
-            spawn("receive", Box::new(move || to_receive.receive(reader, &received)))?,
-        ];
-        let (input, results) = (input.try_clone()?, results.try_clone()?);
-        Ok(Flight { shared, input, codec, results, broken, threads: Mutex::new(threads), recorder })
+        let mut threads = Vec::new();
+        for (input, items) in std::iter::zip(inputs, items) {
+            let failed = shared.broken.clone();
+            let failed = move |e: &std::io::Error| drop(failed.try_send(first_link_failed(e)));
+            let outlet = Outlet::new(input.try_clone()?, &input_codecs, moved.clone(), &recorder, failed)?;
+            let writer = FrameWriter::new(outlet, first_codec, Checksums::for_link(input)?);
+            let (shared, codec, recorder) = (shared.clone(), codec.clone(), recorder.clone());
+            let send = move || shared.send(writer, &codec, &items, epoch, &recorder);
+            threads.push(spawn("send", Box::new(send))?);
+        }
+        for (last, stream) in results.iter().enumerate() {
+            let inlet = Inlet::new(stream.try_clone()?, &codecs, frame_len(&outputs), moved.clone())?;
+            let reader = FrameReader::new(inlet, outputs.clone(), codecs.clone(), max_tensor_len);
+            let reader = if is_one { reader } else { reader.of_some_items() };
+            let (shared, recorder) = (shared.clone(), recorder.clone());
+            threads.push(spawn("receive", Box::new(move || shared.receive(reader, last, &recorder)))?);
+        }
+        let connections = inputs.iter().chain(results).map(TcpStream::try_clone).collect::<Result<_, _>>()?;
+        Ok(Flight { shared, connections, codec, broken, threads: Mutex::new(threads), recorder })
     }
 
     /// Encodes inputs in another way, from the next one on. The first stage must accept it.
@@ -229,7 +247,7 @@ impl Flight {
         }
     }
 
-    /// Whether no item is on its way.
+    /// Whether no item is in flight.
     pub(super) fn is_idle(&self) -> bool {
         self.shared.lock().delivery.in_flight() == 0
     }
@@ -273,15 +291,14 @@ impl Flight {
 
     /// Takes no more items and waits until every result was handed out.
     pub(super) fn finish(&self) {
-        self.shared.lock().sender = None;
+        self.shared.lock().senders = None;
         self.join();
     }
 
     /// Gives up: every item in flight fails for this reason, unless the chain has ended before.
     pub(super) fn abandon(&self, reason: &str) {
         self.shared.fail(ItemError::Broken(reason.to_owned()));
-        shut(&self.input);
-        shut(&self.results);
+        self.connections.iter().for_each(shut);
     }
 
     fn join(&self) {
@@ -295,9 +312,8 @@ impl Flight {
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        shut(&self.input);
-        shut(&self.results);
-        self.shared.lock().sender = None;
+        self.connections.iter().for_each(shut);
+        self.shared.lock().senders = None;
         self.join();
     }
 }
@@ -326,15 +342,20 @@ impl Shared {
         if let Some(failure) = &window.failure {
             return Err(failure.clone());
         }
-        let Some(sender) = window.sender.clone() else { return Err(closed()) };
+        if window.senders.is_none() {
+            return Err(closed());
+        }
         match window.delivery.on_event(Event::Submitted) {
             Action::Admit { sequence } => {
                 let (reply, pending) = oneshot::channel();
-                let item = Arc::new(Item { sequence, tensors });
+                let path = window.paths.choose();
+                window.delivery.sent(path);
+                let item = Arc::new(Item { sequence, path, tensors });
                 window.items.push_back(Slot { reply, result: None, _item: item.clone() });
                 // Never full: it holds a whole window. Sent under the lock, so that items leave in order. If the
                 // sending thread is gone, the chain is being given up, and the item is answered with the reason.
-                let _ = sender.try_send(item);
+                let first = window.paths.first(path);
+                let _ = window.senders.as_ref().map(|senders| senders[first].try_send(item));
                 Ok(Admission::Admitted(Pending { reply: pending }))
             }
             _ => {
@@ -357,7 +378,7 @@ impl Shared {
             writer.set_codec(codec.get());
             let mut views = Vec::with_capacity(item.tensors.len());
             views.extend(item.tensors.iter().map(Tensor::view));
-            let header = Header { kind: Kind::Item, epoch, sequence: item.sequence };
+            let header = Header { kind: Kind::Item, epoch, path: item.path, sequence: item.sequence };
             match writer.send(&header, &views) {
                 Ok(sent) => recorder.sent(item.sequence, start, &sent, writer.stream().is_direct()),
                 Err(e) => {
@@ -372,7 +393,8 @@ impl Shared {
         }
     }
 
-    fn receive(&self, mut reader: FrameReader<Inlet>, recorder: &Recorder) {
+    /// Takes results in from the `last` replica of the last stage.
+    fn receive(&self, mut reader: FrameReader<Inlet>, last: usize, recorder: &Recorder) {
         let reason = loop {
             let mut tensors = reader.buffers();
             let (received, timing) = match reader.receive(&mut tensors) {
@@ -387,12 +409,12 @@ impl Shared {
             self.counters.add(&timing);
             recorder.received(header.sequence, &timing);
             if self.arrive(&header, result).is_err() {
-                break "the last node answered an item that is not in flight".to_owned();
+                break NOT_TRUSTED.to_owned();
             }
         };
         let finished = {
             let window = self.lock();
-            window.sender.is_none() && window.items.is_empty()
+            window.senders.is_none() && (window.items.is_empty() || window.paths.left_for(last) == 0)
         };
         if !finished {
             let _ = self.broken.try_send(reason);
@@ -403,14 +425,15 @@ impl Shared {
         let mut guard = self.lock();
         let window = &mut *guard;
         let oldest = window.delivery.oldest();
-        let Header { epoch, sequence, .. } = *header;
-        let action = window.delivery.on_event(Event::Arrived { epoch, sequence });
+        let Header { epoch, path, sequence, .. } = *header;
+        let action = window.delivery.on_event(Event::Arrived { epoch, path, sequence });
         let count = match action {
             Action::Distrust => return Err(()),
             Action::Keep => 0,
             Action::HandOut { count, .. } => count,
             _ => return Ok(()),
         };
+        window.paths.done(path);
         // A window that failed has let go of its items.
         if let Some(slot) = window.items.get_mut((sequence - oldest) as usize) {
             slot.result = Some(result);
@@ -421,14 +444,15 @@ impl Shared {
             let _ = reply.send(result);
         }
         drop(guard);
-        // One caller for each place, besides those that were told and have not run yet.
-        self.freed.notify((count as usize).additional());
+        // One caller for each place, besides those that were told and have not run yet: this item's on its way, and those of
+        // results that were handed out.
+        self.freed.notify((count as usize).max(1).additional());
         Ok(())
     }
 
     fn fail(&self, failure: ItemError) {
         let mut window = self.lock();
-        window.sender = None;
+        window.senders = None;
         let failure = window.failure.get_or_insert(failure).clone();
         for Slot { reply, .. } in window.items.drain(..) {
             let _ = reply.send(Err(failure.clone()));

@@ -11,6 +11,7 @@ mod flight;
 mod links;
 mod options;
 mod orders;
+mod paths;
 mod settle;
 pub mod state;
 mod trace;
@@ -43,15 +44,20 @@ use links::Links;
 pub use links::{CodecSwitch, RecodeError};
 pub use options::{DeployError, Options, Progress};
 use orders::Order;
+use paths::Paths;
 use settle::{Settled, Standing};
 pub use trace::{Trace, TracedProcess, TracedStep, Tracing};
 
 /// The first epoch of a deployment.
 const FIRST_EPOCH: u32 = 1;
 
-/// A stage as it runs.
+/// A stage as it runs on one node.
 #[derive(Clone, Debug)]
 pub struct DeployedStage {
+    /// Its position in the chain, from 0.
+    pub stage: usize,
+    /// Which of the stage's replicas it is, from 0; the plan has them in the same order.
+    pub replica: usize,
     /// Its node.
     pub node: NodeInfo,
     /// Engine and version that run it.
@@ -141,20 +147,25 @@ impl Pipeline {
         let opened = building.connect(&|p| options.tell(p)).map_err(DeployError::Node)?;
         shipped += opened.shipped;
 
+        // Two for each node: while one is in work, another waits or is on its way.
         let window = options.window.unwrap_or(2 * orders.len() + 2).max(1);
-        let links = Links::new(codecs[0], orders.iter().map(|order| &order.message));
+        let firsts = orders.iter().filter(|order| order.message.crossing.replica == 0);
+        let links = Links::new(codecs[0], firsts.map(|order| &order.message));
         let ends = Ends {
             outputs: prepared.model.outputs().to_vec(),
             epoch: FIRST_EPOCH,
             codec: codecs[0],
             input_codecs: links.lists()[0].clone(),
-            codecs: links.lists()[orders.len()].clone(),
+            codecs: links.lists()[plan.stages.len()].clone(),
             max_tensor_len: usize::try_from(orders[0].message.max_tensor_len).unwrap_or(usize::MAX),
+            paths: Paths::of(&plan),
         };
-        let flight = Flight::start(&opened.input, &opened.results, ends, window);
+        let flight = Flight::start(&opened.inputs, &opened.results, ends, window);
         let flight = flight.inspect_err(|_| deploy::release(&control, &orders))?;
         let known = std::iter::zip(opened.engines, times);
         let stages = std::iter::zip(orders.iter(), known).map(|(order, (engine, time))| DeployedStage {
+            stage: order.message.stage as usize,
+            replica: order.message.crossing.replica as usize,
             node: order.node.clone(),
             engine,
             time,
@@ -192,6 +203,10 @@ impl Pipeline {
     /// From now on, links follow what they carry.
     fn adapt(&mut self, prepared: &Prepared, costs: &Costs, options: &Options) -> std::io::Result<()> {
         let Some(every) = options.adapt_every else { return Ok(()) };
+        if self.inner.orders.len() > self.plan.stages.len() {
+            // What links carry is told by node: that of replicas does not add up to a link's.
+            return Ok(());
+        }
         let (accuracy, used) = (options.accuracy, self.codecs());
         let (mut problem, assignment) = settle::on_costs(prepared, &self.plan, &used, costs, accuracy);
         // Links may come to need what no plan needed while they were fast.
@@ -224,12 +239,12 @@ impl Pipeline {
         &self.plan
     }
 
-    /// The stages, in the order of the chain.
+    /// The stages, in the order of the chain, those on several nodes several times.
     pub fn stages(&self) -> &[DeployedStage] {
         &self.stages
     }
 
-    /// Items in the chain at most.
+    /// Items on their way at most; where stages have replicas, as many results again may wait for older ones.
     pub fn window(&self) -> usize {
         self.window
     }
@@ -304,7 +319,7 @@ impl Pipeline {
         self.inner.flight.submit_async(item).await
     }
 
-    /// What every stage did so far, in the order of the chain.
+    /// What every stage did so far, in the order of [`Pipeline::stages`].
     ///
     /// # Errors
     /// Names the node that does not answer.
@@ -397,16 +412,20 @@ impl Inner {
     }
 
     fn recode(&self, link: usize, codec: Codec) -> Result<(), String> {
-        let Some(sender) = link.checked_sub(1) else {
+        let Some(sending) = link.checked_sub(1) else {
             self.flight.set_codec(codec);
             return Ok(());
         };
         let deployment = self.orders[0].message.deployment;
         let request = Request::Recode(RecodeOrder { deployment, codec: codec.code() });
-        match deploy::ask(&self.control, &self.orders, sender, &request, deploy::SHORT_TIMEOUT)? {
-            Response::Recoded => Ok(()),
-            other => Err(deploy::unexpected(&self.orders, sender, &other)),
-        }
+        let mut replicas =
+            (0..self.orders.len()).filter(|&i| self.orders[i].message.stage as usize == sending);
+        replicas.try_for_each(|i| {
+            match deploy::ask(&self.control, &self.orders, i, &request, deploy::SHORT_TIMEOUT)? {
+                Response::Recoded => Ok(()),
+                other => Err(deploy::unexpected(&self.orders, i, &other)),
+            }
+        })
     }
 
     /// Why the chain broke, as the nodes tell it: a stage that gave up knows why, and one that left is found

@@ -120,16 +120,6 @@ pub enum DeployError {
     /// The layout is none for this model and these nodes.
     #[error(transparent)]
     Layout(#[from] LayoutError),
-    /// Items would have to be dealt out.
-    #[error(
-        "stage {stage} of the layout has {devices} devices, but nodes cannot deal items out yet: give it one"
-    )]
-    Replicas {
-        /// The stage, from 1.
-        stage: usize,
-        /// Its devices.
-        devices: usize,
-    },
     /// A link would have more codecs than one may have.
     #[error(transparent)]
     Codecs(#[from] CodecListError),

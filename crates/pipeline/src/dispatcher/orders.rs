@@ -1,12 +1,11 @@
 //! From a plan to one order for each node.
 
 use std::net::SocketAddr;
-use std::ops::Range;
 
-use graph::{Route, StageError, Weight};
+use graph::{Route, Stage, StageError, Weight};
 use plan::Plan;
 use tensor::TensorSpec;
-use wire::control::{DeploymentId, Spec, StageOrder, WeightEntry};
+use wire::control::{Crossing, DeploymentId, Spec, StageOrder, WeightEntry};
 
 use super::links::LinkCodecs;
 use crate::cluster::NodeInfo;
@@ -32,8 +31,8 @@ pub(crate) struct Common<'a> {
     pub(crate) epoch: u32,
 }
 
-/// The orders of a plan, in the order of the chain. The plan's devices are `nodes`; `links` are those along the
-/// chain, one more than stages.
+/// The orders of a plan, in the order of the chain, those of a stage's replicas one after the other. The plan's devices
+/// are `nodes`; `links` are those along the chain, one more than stages.
 pub(crate) fn orders(
     prepared: &Prepared,
     plan: &Plan,
@@ -41,40 +40,48 @@ pub(crate) fn orders(
     nodes: &[NodeInfo],
     common: &Common<'_>,
 ) -> Result<Vec<Order>, StageError> {
-    let order = |(i, planned): (usize, &plan::Stage)| {
-        let next =
-            plan.stages.get(i + 1).map(|s| nodes[s.replicas[0].device].description.data_addresses.clone());
-        let seat = Seat {
-            stage: i as u32,
-            stages: plan.stages.len() as u32,
-            links: [links[i].clone(), links[i + 1].clone()],
-            next: next.unwrap_or_default(),
-            memory: planned.replicas[0].memory_bytes,
-        };
-        order(prepared, prepared.positions(planned), &nodes[planned.replicas[0].device], seat, common)
-    };
-    plan.stages.iter().enumerate().map(order).collect()
+    let (mut orders, mut paths_before, mut sources) = (Vec::with_capacity(plan.devices()), 1, 1);
+    for (i, planned) in plan.stages.iter().enumerate() {
+        let next = plan.stages.get(i + 1).map_or(&[][..], |stage| &stage.replicas);
+        let addresses = |replica: &plan::Replica| nodes[replica.device].description.data_addresses.clone();
+        let next: Vec<Vec<SocketAddr>> = next.iter().map(addresses).collect();
+        let stage = prepared.model.stage(prepared.positions(planned))?;
+        let replicas = planned.replicas.len() as u32;
+        for (replica, place) in (0..).zip(&planned.replicas) {
+            let seat = Seat {
+                stage: i as u32,
+                stages: plan.stages.len() as u32,
+                crossing: Crossing { paths_before, sources, replicas, replica },
+                links: &[links[i].clone(), links[i + 1].clone()],
+                next: next.clone(),
+                memory: place.memory_bytes,
+            };
+            orders.push(order(prepared, &stage, &nodes[place.device], seat, common));
+        }
+        (paths_before, sources) = (paths_before.saturating_mul(replicas), replicas);
+    }
+    Ok(orders)
 }
 
 /// Where a stage stands in a chain, and what it may take.
-pub(crate) struct Seat {
+pub(crate) struct Seat<'a> {
     pub(crate) stage: u32,
     pub(crate) stages: u32,
+    pub(crate) crossing: Crossing,
     /// Into it and out of it.
-    pub(crate) links: [LinkCodecs; 2],
-    pub(crate) next: Vec<SocketAddr>,
+    pub(crate) links: &'a [LinkCodecs; 2],
+    pub(crate) next: Vec<Vec<SocketAddr>>,
     pub(crate) memory: u64,
 }
 
-/// The order for one node to run the operators at `positions`.
+/// The order for one node to run a stage.
 pub(crate) fn order(
     prepared: &Prepared,
-    positions: Range<usize>,
+    stage: &Stage,
     node: &NodeInfo,
-    seat: Seat,
+    seat: Seat<'_>,
     common: &Common<'_>,
-) -> Result<Order, StageError> {
-    let stage = prepared.model.stage(positions)?;
+) -> Order {
     let message = StageOrder {
         deployment: common.deployment,
         dispatcher: common.dispatcher.to_owned(),
@@ -82,6 +89,7 @@ pub(crate) fn order(
         model: prepared.name.clone(),
         stage: seat.stage,
         stages: seat.stages,
+        crossing: seat.crossing,
         weights: stage.weights.iter().map(entry).collect(),
         inputs: specs(&stage.inputs),
         outputs: specs(&stage.outputs),
@@ -93,9 +101,9 @@ pub(crate) fn order(
         next: seat.next,
         max_tensor_len: (prepared.largest_tensor_bytes() * OPEN_SIZE_FACTOR).max(OPEN_SIZE_MIN),
         memory: seat.memory,
-        skeleton: stage.skeleton,
+        skeleton: stage.skeleton.clone(),
     };
-    Ok(Order { node: node.clone(), message, weights: stage.weights, operators: stage.operators })
+    Order { node: node.clone(), message, weights: stage.weights.clone(), operators: stage.operators }
 }
 
 fn entry(weight: &Weight) -> WeightEntry {

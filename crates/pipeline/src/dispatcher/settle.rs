@@ -30,7 +30,7 @@ pub(super) struct Settled {
     /// Along the chain: one more than stages.
     pub(super) codecs: Vec<Codec>,
     pub(super) building: Building,
-    /// What each stage took as a whole, where it was measured.
+    /// What each stage took as a whole on each of its nodes, where it was measured.
     pub(super) times: Vec<Option<StageTime>>,
     /// What the plan was made with, corrected by these times.
     pub(super) costs: Costs,
@@ -73,16 +73,15 @@ pub(super) fn settle(
 ) -> Result<Settled, DeployError> {
     let (nodes, description) = (cluster.nodes(), options.description.as_ref());
     let mut costs = Costs::new(&prepared.profile, nodes, description, options.measured.as_ref());
-    // Nodes have one way on: items are not dealt out yet.
-    let split = SplitOptions { replicas: false, ..options.split.clone() };
+    let split = &options.split;
     let mut chosen = match &options.layout {
         Some(layout) => given(prepared, layout, &costs, options)?,
-        None => planned(prepared, &costs, options, &split)?,
+        None => planned(prepared, &costs, options, split)?,
     };
     // With one node there is nothing to choose, for one stage the calibration has chosen, and a rule or a layout has
     // decided: there, what the stages take is only of interest for what the plan promises.
-    let decided =
-        nodes.len() == 1 || split.stages == Some(1) || split.rule.is_some() || options.layout.is_some();
+    let one_stage = split.stages == Some(1) && !split.replicas;
+    let decided = nodes.len() == 1 || one_stage || split.rule.is_some() || options.layout.is_some();
     let rounds = match (options.measured.is_some(), decided) {
         (false, _) => 0,
         (true, true) => 1,
@@ -109,9 +108,9 @@ pub(super) fn settle(
         let times = time(prepared, &chosen.plan, &building, cluster);
         let error = correct(prepared, &chosen.plan, &times, &mut costs);
         let fits = judge(prepared, &mut chosen, &costs, options);
-        let again = || planned(prepared, &costs, options, &split);
+        let again = || planned(prepared, &costs, options, split);
         let better = match round < rounds {
-            true => better(&chosen.plan, again(), &split, error, fits),
+            true => better(&chosen.plan, again(), split, error, fits),
             false => Ok(None),
         };
         match better {
@@ -136,7 +135,7 @@ impl Settled {
     /// A plan whose stages were not timed.
     fn untimed(chosen: Chosen, building: Building, costs: Costs, shipped: Shipped) -> Settled {
         let Chosen { plan, codecs, .. } = chosen;
-        Settled { times: vec![None; plan.stages.len()], plan, codecs, building, costs, shipped }
+        Settled { times: vec![None; plan.devices()], plan, codecs, building, costs, shipped }
     }
 }
 
@@ -175,10 +174,6 @@ fn given(
     costs: &Costs,
     options: &Options,
 ) -> Result<Chosen, DeployError> {
-    let devices = layout.stages.iter().map(|stage| stage.devices.len());
-    if let Some((i, devices)) = devices.enumerate().find(|&(_, devices)| devices > 1) {
-        return Err(DeployError::Replicas { stage: i + 1, devices });
-    }
     let coding = costs.coding(options.accuracy);
     let mut problem = prepared.problem(costs.resources(), &coding);
     let assignment = layout.assignment(prepared, &coding, &mut problem)?;
@@ -280,8 +275,9 @@ fn load(
     options: &Options,
 ) -> Result<Building, DeployError> {
     // A node's engine may be another than the one that measured.
-    let planned = plan.stages.iter().map(|stage| &cluster.nodes()[stage.replicas[0].device].description);
-    if let Some(node) = planned.into_iter().find(|node| is_narrow(&node.engine)) {
+    let replicas = plan.stages.iter().flat_map(|stage| &stage.replicas);
+    let mut planned = replicas.map(|replica| &cluster.nodes()[replica.device].description);
+    if let Some(node) = planned.find(|node| is_narrow(&node.engine)) {
         check_caveats(&prepared.model, &format!("{} of node `{}`", node.engine, node.name))?;
     }
     let control = cluster.control();
@@ -298,7 +294,8 @@ fn load(
 fn time(prepared: &Prepared, plan: &Plan, building: &Building, cluster: &Cluster) -> Vec<Option<StageTime>> {
     let orders = building.orders();
     let nodes: Vec<_> = orders.iter().map(|order| &order.node).collect();
-    let shapes = |i: usize| trial::shapes(&prepared.profile.frames[plan.stages[i].units.start]);
+    let stage = |i: usize| &plan.stages[orders[i].message.stage as usize];
+    let shapes = |i: usize| trial::shapes(&prepared.profile.frames[stage(i).units.start]);
     let times = crate::calibrate::by_machine(&nodes, &|i| {
         let timed = trial::time(cluster.control(), orders, i, shapes(i));
         timed.inspect_err(|reason| tracing::warn!("a stage was not timed: {reason}")).ok()
@@ -311,9 +308,9 @@ fn time(prepared: &Prepared, plan: &Plan, building: &Building, cluster: &Cluster
 fn correct(prepared: &Prepared, plan: &Plan, times: &[Option<StageTime>], costs: &mut Costs) -> f64 {
     let longest = times.iter().flatten().map(|time| time.seconds).fold(f64::MIN_POSITIVE, f64::max);
     let mut error = TIMING_ERROR;
-    for (stage, time) in std::iter::zip(&plan.stages, times) {
+    let replicas = plan.stages.iter().flat_map(|stage| stage.replicas.iter().map(move |r| (stage, r.device)));
+    for ((stage, device), time) in std::iter::zip(replicas, times) {
         let Some(time) = time else { continue };
-        let device = stage.replicas[0].device;
         costs.correct(device, stage.units.clone(), time);
         error = error.max(time.half_width_seconds / longest);
         if let Some(growth) = time.peak_bytes {

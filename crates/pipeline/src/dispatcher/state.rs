@@ -7,7 +7,7 @@
 
 use wire::control::WeightHash;
 
-/// Something happened. Stages are numbered along the chain.
+/// Something happened. Stages are numbered along the chain, each replica of one for itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// Deploying begins.

@@ -111,8 +111,9 @@ impl Tracing {
             let axis = Axis::through(looks.0, looks.1).map_err(named)?;
             let kept = take_all(|| inner.spans(stage))?;
             let spans = told(kept.spans, &items, &axis, now).map_err(named)?;
-            let name = inner.orders[stage].node.description.name.clone();
-            gathered.push(Gathered { process: process(name, Some(stage), axis.error, kept.lost), spans });
+            let order = &inner.orders[stage];
+            let (name, place) = (order.node.description.name.clone(), Some(order.message.stage as usize));
+            gathered.push(Gathered { process: process(name, place, axis.error, kept.lost), spans });
         }
         Ok(gathered)
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tensor::TensorSpec;
 use wire::Codec;
 use wire::control::{
-    CodecTime, Hello, LinkFigures, ProbeOrder, Purpose, Request, Response, StageTime, TimeOrder,
+    CodecTime, Crossing, Hello, LinkFigures, ProbeOrder, Purpose, Request, Response, StageTime, TimeOrder,
 };
 
 pub(crate) use super::deploy::within_reach;
@@ -72,9 +72,11 @@ pub(crate) fn time_units(
     let costs = &prepared.profile.units[units.clone()];
     let memory = costs.iter().map(|unit| unit.weight_bytes + unit.activation_bytes).sum();
     let raw = || LinkCodecs::only(Codec::RAW);
-    let seat = Seat { stage: 0, stages: 1, links: [raw(), raw()], next: Vec::new(), memory };
+    let (crossing, links) = (Crossing::ONLY, [raw(), raw()]);
+    let seat = Seat { stage: 0, stages: 1, crossing, links: &links, next: Vec::new(), memory };
     let positions = prepared.positions_of(&units);
-    let order = orders::order(prepared, positions, node, seat, &common).map_err(|e| e.to_string())?;
+    let stage = prepared.model.stage(positions).map_err(|e| e.to_string())?;
+    let order = orders::order(prepared, &stage, node, seat, &common);
     let building = Building::load(control, &Arc::new(vec![order]), &|_| {})?;
     let shapes = shapes(&prepared.profile.frames[units.start]);
     let timed = time(control, building.orders(), 0, shapes);
@@ -103,8 +105,7 @@ pub(crate) fn time_codecs(
 
 /// What the link from this dispatcher to a node at these addresses is like, and the one back.
 pub(crate) fn probe_own(addresses: &[SocketAddr]) -> io::Result<(LinkFigures, LinkFigures)> {
-    let hello = |purpose| Hello { deployment: 0, epoch: 0, stage: 0, purpose };
-    let open = |purpose| connect(addresses, &hello(purpose), &Timeouts::default());
+    let open = |purpose| connect(addresses, &Hello::for_probe(purpose), &Timeouts::default());
     let there = probe::send(&open(Purpose::ProbeTo)?)?;
     let back = probe::count(&open(Purpose::ProbeFrom)?)?;
     Ok((there, back))

@@ -42,7 +42,7 @@ pub(super) enum Incoming {
     LookedUp(DeploymentId, io::Result<(PathBuf, Vec<WeightHash>)>),
     Stored(DeploymentId, io::Result<()>),
     Built(DeploymentId, Result<Box<dyn Session>, String>),
-    NextOpened(DeploymentId, io::Result<TcpStream>),
+    NextOpened(DeploymentId, io::Result<Vec<TcpStream>>),
     Timed(DeploymentId, Box<dyn Session>, Result<StageTime, String>),
     Probed(Ticket, Result<LinkFigures, String>),
     ProbeEnded,
@@ -84,8 +84,8 @@ struct Parts {
     order: Box<StageOrder>,
     folder: Option<PathBuf>,
     session: Option<Box<dyn Session>>,
-    input: Option<TcpStream>,
-    output: Option<TcpStream>,
+    sources: Vec<TcpStream>,
+    sinks: Vec<TcpStream>,
     stage: Option<Stage>,
     recorder: Recorder,
 }
@@ -189,9 +189,9 @@ impl Driver {
                 Event::Built(id, result)
             }
             Incoming::NextOpened(id, result) => {
-                let result = result.map_err(text).map(|stream| {
+                let result = result.map_err(text).map(|streams| {
                     if let Some(parts) = self.parts.get_mut(&id) {
-                        parts.output = Some(stream);
+                        parts.sinks = streams;
                     }
                 });
                 Event::NextOpened(id, result)
@@ -328,8 +328,8 @@ impl Driver {
         let name = format!("{id:032x}");
         let (cache, skeleton, weights) = (self.cache.clone(), order.skeleton.clone(), order.weights.clone());
         let recorder = Recorder::default();
-        let parts =
-            Parts { order, folder: None, session: None, input: None, output: None, stage: None, recorder };
+        let (sources, sinks) = (Vec::new(), Vec::new());
+        let parts = Parts { order, folder: None, session: None, sources, sinks, stage: None, recorder };
         self.parts.insert(id, parts);
         let failed = move |e| Incoming::LookedUp(id, Err(e));
         self.spawn("look-up", failed, move |events| {
@@ -384,13 +384,22 @@ impl Driver {
 
     fn open_next(&mut self, id: DeploymentId) {
         let Some(parts) = self.parts.get(&id) else { return };
-        let addresses = parts.order.next.clone();
-        let StageOrder { epoch, stage, .. } = *parts.order;
-        let hello = Hello { deployment: id, epoch, stage: stage + 1, purpose: Purpose::Inputs };
+        let next = parts.order.next.clone();
+        let StageOrder { epoch, stage, crossing, .. } = *parts.order;
+        let hello = move |replica| Hello {
+            deployment: id,
+            epoch,
+            stage: stage + 1,
+            replica,
+            from: crossing.replica,
+            purpose: Purpose::Inputs,
+        };
         let failed = move |e| Incoming::NextOpened(id, Err(e));
         self.spawn("connect", failed, move |events| {
-            let opened = connect(&addresses, &hello, &Timeouts::default());
-            let _ = events.send(Incoming::NextOpened(id, opened));
+            let open = |(replica, addresses): (u32, &Vec<SocketAddr>)| {
+                connect(addresses, &hello(replica), &Timeouts::default())
+            };
+            let _ = events.send(Incoming::NextOpened(id, (0..).zip(&next).map(open).collect()));
         });
     }
 
@@ -400,20 +409,17 @@ impl Driver {
         if let Err(e) = write_message(&mut stream, &Welcome::Accepted) {
             tracing::warn!("a data connection broke while it was greeted: {e}");
         }
-        let end = if purpose == Purpose::Results { &mut parts.output } else { &mut parts.input };
-        *end = Some(stream);
+        let end = if purpose == Purpose::Results { &mut parts.sinks } else { &mut parts.sources };
+        end.push(stream);
     }
 
     fn start(&mut self, id: DeploymentId) {
         let Some(parts) = self.parts.get_mut(&id) else { return };
-        let (Some(session), Some(input), Some(output)) =
-            (parts.session.take(), parts.input.take(), parts.output.take())
-        else {
-            return;
-        };
+        let Some(session) = parts.session.take() else { return };
+        let (sources, sinks) = (std::mem::take(&mut parts.sources), std::mem::take(&mut parts.sinks));
         let sender = self.sender.clone();
         let ended = move |reason| drop(sender.send(Incoming::Ended(id, reason)));
-        match setup(&parts.order, session, input, output, &parts.recorder)
+        match setup(&parts.order, session, sources, sinks, &parts.recorder)
             .and_then(|s| Stage::start(s, ended))
         {
             Ok(stage) => parts.stage = Some(stage),
@@ -442,7 +448,7 @@ impl Driver {
     }
 
     fn probe(&mut self, ticket: Ticket, addresses: Vec<SocketAddr>) {
-        let hello = Hello { deployment: 0, epoch: 0, stage: 0, purpose: Purpose::ProbeTo };
+        let hello = Hello::for_probe(Purpose::ProbeTo);
         let failed = move |e: io::Error| Incoming::Probed(ticket, Err(e.to_string()));
         self.spawn("probe", failed, move |events| {
             let mut slot =

@@ -110,16 +110,19 @@ pub(super) fn time_session(
 pub(super) fn setup(
     order: &StageOrder,
     session: Box<dyn Session>,
-    input: TcpStream,
-    output: TcpStream,
+    sources: Vec<TcpStream>,
+    sinks: Vec<TcpStream>,
     recorder: &Recorder,
 ) -> io::Result<StageSetup> {
     let codecs = order.codecs().expect("checked when the order was accepted");
-    let checksums = Checksums::for_link(&output)?;
+    // Between two machines and within one: where any link leaves the machine, all bear checksums.
+    let checked = sinks.iter().map(Checksums::for_link).collect::<io::Result<Vec<_>>>()?;
+    let checksums = if checked.contains(&Checksums::On) { Checksums::On } else { Checksums::Off };
     Ok(StageSetup {
         session,
-        input,
-        output,
+        sources,
+        sinks,
+        crossing: order.crossing,
         epoch: order.epoch,
         inputs: specs(&order.inputs).map_err(io::Error::other)?,
         outputs: specs(&order.outputs).map_err(io::Error::other)?,

@@ -5,6 +5,10 @@
 //!              ^------- buffers, when nobody reads them any more ------|
 //! ```
 //!
+//! Where the stage before has replicas, each has a connection to this one and an ingress thread of its own; they share the
+//! buffers, so that a stage takes no more memory than in a chain. Where the next one has, egress sends a frame to the
+//! replica on the item's path: the dispatcher, which chose it, sees to it that no replica is given more than it takes.
+//!
 //! Where links may encode, a further thread at each end moves bytes, so that a frame is encoded while the one before is
 //! sent, and decoded while the next one arrives: see [`crate::transport`].
 //!
@@ -13,16 +17,16 @@
 
 use std::net::{Shutdown, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use engine::{Outputs, Session};
 use tensor::{Tensor, TensorSpec, TensorView};
-use wire::control::{Route, StageFigures, Step};
-use wire::{Codec, CodecList, Header, Kind};
+use wire::control::{Crossing, Route, StageFigures, Step};
+use wire::{Codec, CodecList, Header};
 
 use crate::engine_thread::STACK;
 use crate::recorder::{Recorder, Span};
@@ -51,10 +55,12 @@ pub(crate) const OUTPUT_FAILED: &str = "the link out of this stage failed";
 pub struct StageSetup {
     /// The loaded model.
     pub session: Box<dyn Session>,
-    /// Where frames arrive.
-    pub input: TcpStream,
-    /// Where frames leave.
-    pub output: TcpStream,
+    /// Where frames arrive: one for each replica of the stage before.
+    pub sources: Vec<TcpStream>,
+    /// Where frames leave: one for each replica of the next stage, in their order.
+    pub sinks: Vec<TcpStream>,
+    /// Which items come by.
+    pub crossing: Crossing,
     /// Generation of the plan.
     pub epoch: u32,
     /// Tensors of an arriving frame.
@@ -86,8 +92,7 @@ pub struct Stage {
     /// Whether the computing thread's clock tells all of the engine's CPU time.
     runs_on_caller: bool,
     started: Instant,
-    input: TcpStream,
-    output: TcpStream,
+    connections: Vec<TcpStream>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -111,13 +116,15 @@ struct Figures {
 
 /// An item between ingress and compute.
 struct Arrived {
-    sequence: u64,
-    content: Result<Vec<Tensor>, String>,
+    header: Header,
+    buffers: Vec<Tensor>,
+    /// Why there is nothing in the buffers.
+    failure: Option<String>,
 }
 
 /// An item between compute and egress.
 struct Computed {
-    sequence: u64,
+    header: Header,
     result: Result<Ready, String>,
 }
 
@@ -134,25 +141,33 @@ impl Stage {
         setup: StageSetup,
         ended: impl FnOnce(Option<String>) + Send + 'static,
     ) -> std::io::Result<Stage> {
+        assert!(!setup.sources.is_empty() && !setup.sinks.is_empty(), "a stage has two ends");
         let figures = Arc::new(Figures::default());
         let codec = InUse::new(setup.codec_out);
-        let (input, output) = (setup.input.try_clone()?, setup.output.try_clone()?);
-        let (wake, wake_early) = (setup.input.try_clone()?, setup.input.try_clone()?);
-        // Egress may be waiting for an item that never comes: the end of the input ends it, too.
-        let failed = move |_: &std::io::Error| drop(wake_early.shutdown(Shutdown::Both));
+        let ends = setup.sources.iter().chain(&setup.sinks);
+        let connections: Vec<TcpStream> = ends.map(TcpStream::try_clone).collect::<Result<_, _>>()?;
+        let breaking = Arc::new(Breaking::of(&setup.sources)?);
         let (arrived_in, arrived_out) = bounded(QUEUE_LEN);
         let (computed_in, computed_out) = bounded(QUEUE_LEN);
-        let log = |figures: &Arc<Figures>| Log { figures: figures.clone(), recorder: setup.recorder.clone() };
+        let log = || Log { figures: figures.clone(), recorder: setup.recorder.clone() };
 
-        let inlet =
-            Inlet::new(setup.input, &setup.codecs_in, frame_len(&setup.inputs), figures.move_cpu.clone())?;
-        let reader = FrameReader::new(inlet, setup.inputs, setup.codecs_in, setup.max_tensor_len);
-        let (giver, taker) = bounded(BUFFER_SETS);
+        let (giver, free) = bounded(BUFFER_SETS);
+        let several = setup.sources.len() > 1;
+        let read = |source: TcpStream| {
+            let moved = figures.move_cpu.clone();
+            let inlet = Inlet::new(source, &setup.codecs_in, frame_len(&setup.inputs), moved)?;
+            let (specs, codecs) = (setup.inputs.clone(), setup.codecs_in.clone());
+            let reader = FrameReader::new(inlet, specs, codecs, setup.max_tensor_len);
+            let reader = if setup.crossing.sees_all() { reader } else { reader.of_some_items() };
+            let (epoch, crossing) = (setup.epoch, setup.crossing);
+            let (free, arrived) = (free.clone(), arrived_in.clone());
+            Ok(Ingress { reader, epoch, crossing, several, free, arrived, log: log() })
+        };
+        let ingresses: Vec<Ingress> = setup.sources.into_iter().map(read).collect::<std::io::Result<_>>()?;
+        drop((arrived_in, free));
         for _ in 0..BUFFER_SETS {
-            giver.send(reader.buffers()).expect("there is a place for each set");
+            giver.send(ingresses[0].reader.buffers()).expect("there is a place for each set");
         }
-        let ingress =
-            Ingress { reader, epoch: setup.epoch, free: taker, arrived: arrived_in, log: log(&figures) };
         let runs_on_caller = setup.session.runs_on_caller();
         let passes = setup.routes.iter().any(|r| matches!(r, Route::Passed(_)));
         let compute = Compute {
@@ -162,28 +177,26 @@ impl Stage {
             arrived: arrived_out,
             computed: computed_in,
             free: giver.clone(),
-            log: log(&figures),
+            log: log(),
+        };
+        let write = |sink: TcpStream| {
+            // Egress may be waiting for an item that never comes: the end of the input ends it, too.
+            let wake = breaking.clone();
+            let failed = move |_: &std::io::Error| wake.end_input();
+            let moved = figures.move_cpu.clone();
+            let outlet = Outlet::new(sink, &setup.codecs_out, moved, &setup.recorder, failed)?;
+            Ok(FrameWriter::new(outlet, setup.codec_out, setup.checksums))
         };
         let egress = Egress {
-            writer: FrameWriter::new(
-                Outlet::new(
-                    setup.output,
-                    &setup.codecs_out,
-                    figures.move_cpu.clone(),
-                    &setup.recorder,
-                    failed,
-                )?,
-                setup.codec_out,
-                setup.checksums,
-            ),
+            writers: setup.sinks.into_iter().map(write).collect::<std::io::Result<_>>()?,
+            crossing: setup.crossing,
             codec: codec.clone(),
-            epoch: setup.epoch,
             specs: setup.outputs,
             max_tensor_len: setup.max_tensor_len,
             routes: setup.routes,
             computed: computed_out,
             free: giver,
-            log: log(&figures),
+            log: log(),
         };
 
         let builder = |name: &str| std::thread::Builder::new().name(name.to_owned());
@@ -191,9 +204,9 @@ impl Stage {
         let threads = vec![
             // Engines may plan by recursion, at the first run too.
             builder("compute").stack_size(STACK).spawn(move || compute.run())?,
-            builder("ingress").spawn(move || run_ends(ingress, egress, wake, ended))?,
+            builder("ingress").spawn(move || ended(run_ends(ingresses, egress, &breaking)))?,
         ];
-        Ok(Stage { figures, codec, runs_on_caller, started: Instant::now(), input, output, threads })
+        Ok(Stage { figures, codec, runs_on_caller, started: Instant::now(), connections, threads })
     }
 
     /// Encodes what leaves the stage in another way, from the next item on. The next stage must accept it.
@@ -227,8 +240,7 @@ impl Stage {
     /// Ends the stage without waiting for its input to end.
     pub fn stop(self) {
         // Errors mean that the connection is gone already.
-        let _ = self.input.shutdown(Shutdown::Both);
-        let _ = self.output.shutdown(Shutdown::Both);
+        self.connections.iter().for_each(|connection| drop(connection.shutdown(Shutdown::Both)));
         for thread in self.threads {
             if thread.join().is_err() {
                 tracing::error!("a thread of the stage panicked");
@@ -237,23 +249,62 @@ impl Stage {
     }
 }
 
-/// Runs egress beside ingress and reports once both are done. When sending fails, `wake` (the input) is
-/// shut down, so that ingress does not wait for frames that nobody can use.
-fn run_ends(ingress: Ingress, egress: Egress, wake: TcpStream, ended: impl FnOnce(Option<String>)) {
-    let egress = std::thread::Builder::new().name("egress".to_owned()).spawn(move || {
-        let sent = egress.run();
-        if sent.is_err() {
-            let _ = wake.shutdown(Shutdown::Both);
+/// How a stage stops taking frames in, and why.
+struct Breaking {
+    sources: Vec<TcpStream>,
+    /// The first failure of a source; what others say after that is its echo.
+    reason: Mutex<Option<String>>,
+}
+
+impl Breaking {
+    fn of(sources: &[TcpStream]) -> std::io::Result<Breaking> {
+        let sources = sources.iter().map(TcpStream::try_clone).collect::<Result<_, _>>()?;
+        Ok(Breaking { sources, reason: Mutex::default() })
+    }
+
+    /// Nothing more arrives, so that ingress does not wait for frames that nobody can use.
+    fn end_input(&self) {
+        // Errors mean that the connection is gone already.
+        self.sources.iter().for_each(|source| drop(source.shutdown(Shutdown::Both)));
+    }
+
+    fn input_failed(&self, reason: String) {
+        self.lock().get_or_insert(reason);
+        self.end_input();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<String>> {
+        self.reason.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs egress beside ingress; gives the reason once all are done, if it was no orderly end.
+fn run_ends(ingresses: Vec<Ingress>, egress: Egress, breaking: &Breaking) -> Option<String> {
+    let no_thread = |e: std::io::Error| format!("cannot start a thread: {e}");
+    let builder = |name: &str| std::thread::Builder::new().name(name.to_owned());
+    std::thread::scope(|scope| {
+        let egress =
+            builder("egress").spawn_scoped(scope, || egress.run().inspect_err(|_| breaking.end_input()));
+        let receive = |ingress: Ingress| {
+            if let Err(reason) = ingress.run() {
+                breaking.input_failed(reason);
+            }
+        };
+        let mut ingresses = ingresses.into_iter();
+        let first = ingresses.next().expect("a stage has a source");
+        for ingress in ingresses {
+            if let Err(e) = builder("ingress").spawn_scoped(scope, move || receive(ingress)) {
+                breaking.input_failed(no_thread(e));
+            }
         }
-        sent
-    });
-    let received = ingress.run();
-    let sent = match egress {
-        Ok(thread) => thread.join().unwrap_or_else(|_| Err("the sending thread panicked".to_owned())),
-        Err(e) => Err(format!("cannot start a thread: {e}")),
-    };
-    // A broken output is why the input could not go on, not the other way round.
-    ended(sent.err().or(received.err()));
+        receive(first);
+        let sent = match egress {
+            Ok(thread) => thread.join().unwrap_or_else(|_| Err("the sending thread panicked".to_owned())),
+            Err(e) => Err(no_thread(e)),
+        };
+        // A broken output is why the input could not go on, not the other way round.
+        sent.err().or_else(|| breaking.lock().take())
+    })
 }
 
 struct Log {
@@ -297,6 +348,9 @@ impl Log {
 struct Ingress {
     reader: FrameReader<Inlet>,
     epoch: u32,
+    crossing: Crossing,
+    /// Whether there are others.
+    several: bool,
     free: Receiver<Vec<Tensor>>,
     arrived: Sender<Arrived>,
     log: Log,
@@ -304,27 +358,31 @@ struct Ingress {
 
 impl Ingress {
     fn run(mut self) -> Result<(), String> {
-        let mut unused = None;
-        while let Some(mut buffers) = unused.take().or_else(|| self.free.recv().ok()) {
-            let received = self.reader.receive(&mut buffers);
-            let (received, timing) = received.map_err(|e| format!("the link into this stage failed: {e}"))?;
-            let (header, content) = match received {
-                Received::End => return Ok(()),
-                Received::Item(header) => (header, Ok(buffers)),
-                Received::Failure(header, reason) => {
-                    unused = Some(buffers);
-                    (header, Err(reason))
-                }
-            };
-            if header.epoch != self.epoch {
-                return Err(format!("a frame of epoch {} arrived in epoch {}", header.epoch, self.epoch));
+        let failed = |e| format!("the link into this stage failed: {e}");
+        loop {
+            // Buffers are for a connection on which something comes.
+            if self.several && !self.reader.wait().map_err(failed)? {
+                return Ok(());
             }
-            self.log.received(header.sequence, &timing);
-            if self.arrived.send(Arrived { sequence: header.sequence, content }).is_err() {
+            let Ok(mut buffers) = self.free.recv() else { return Ok(()) }; // as below
+            let (received, timing) = self.reader.receive(&mut buffers).map_err(failed)?;
+            let (header, failure) = match received {
+                Received::End => return Ok(()),
+                Received::Item(header) => (header, None),
+                Received::Failure(header, reason) => (header, Some(reason)),
+            };
+            let Header { epoch, path, sequence, .. } = header;
+            if epoch != self.epoch {
+                return Err(format!("a frame of epoch {epoch} arrived in epoch {}", self.epoch));
+            }
+            if !self.crossing.is_on(path) {
+                return Err(format!("item {sequence} took path {path}, which does not lead here"));
+            }
+            self.log.received(sequence, &timing);
+            if self.arrived.send(Arrived { header, buffers, failure }).is_err() {
                 return Ok(()); // compute ended; egress knows why
             }
         }
-        Ok(())
     }
 }
 
@@ -342,11 +400,17 @@ impl Compute {
     fn run(mut self) {
         let mut watch = Watch::default();
         watch.lap();
-        while let Ok(Arrived { sequence, content }) = self.arrived.recv() {
+        while let Ok(Arrived { header, buffers, failure }) = self.arrived.recv() {
             let start = Instant::now();
-            let result = content.and_then(|buffers| self.infer(buffers));
-            self.log.computed(sequence, start, &mut watch);
-            if self.computed.send(Computed { sequence, result }).is_err() {
+            let result = match failure {
+                None => self.infer(buffers),
+                Some(reason) => {
+                    let _ = self.free.send(buffers);
+                    Err(reason)
+                }
+            };
+            self.log.computed(header.sequence, start, &mut watch);
+            if self.computed.send(Computed { header, result }).is_err() {
                 return;
             }
         }
@@ -373,9 +437,10 @@ impl Compute {
 }
 
 struct Egress {
-    writer: FrameWriter<Outlet>,
+    /// By replica of the next stage.
+    writers: Vec<FrameWriter<Outlet>>,
+    crossing: Crossing,
     codec: InUse,
-    epoch: u32,
     specs: Vec<TensorSpec>,
     max_tensor_len: usize,
     routes: Vec<Route>,
@@ -386,26 +451,29 @@ struct Egress {
 
 impl Egress {
     fn run(mut self) -> Result<(), String> {
-        while let Ok(Computed { sequence, result }) = self.computed.recv() {
+        let failed = |e: std::io::Error| format!("{OUTPUT_FAILED}: {e}");
+        while let Ok(Computed { header, result }) = self.computed.recv() {
             let start = Instant::now();
+            let next = self.crossing.next(header.path, self.writers.len());
             let sent = match result {
                 Ok(ready) => {
-                    self.writer.set_codec(self.codec.get());
-                    let sent = self.send(sequence, &ready);
+                    self.writers[next].set_codec(self.codec.get());
+                    let sent = self.send(next, &header, &ready);
                     if let Some(inputs) = ready.inputs {
                         let _ = self.free.send(inputs);
                     }
                     sent
                 }
-                Err(reason) => self.writer.send_failure(self.epoch, sequence, &reason),
+                Err(reason) => self.writers[next].send_failure(&header, &reason),
             };
-            let sent = sent.map_err(|e| format!("{OUTPUT_FAILED}: {e}"))?;
-            self.log.sent(sequence, start, &sent, self.writer.stream().is_direct());
+            let (sent, is_direct) = (sent.map_err(failed)?, self.writers[next].stream().is_direct());
+            self.log.sent(header.sequence, start, &sent, is_direct);
         }
-        self.writer.into_stream().finish().map_err(|e| format!("{OUTPUT_FAILED}: {e}"))
+        self.writers.into_iter().try_for_each(|writer| writer.into_stream().finish()).map_err(failed)
     }
 
-    fn send(&mut self, sequence: u64, ready: &Ready) -> std::io::Result<Sent> {
+    /// The header is that of the frame that arrived: it goes on under the same one.
+    fn send(&mut self, next: usize, header: &Header, ready: &Ready) -> std::io::Result<Sent> {
         let mut views: Vec<TensorView<'_>> = Vec::with_capacity(self.routes.len());
         for route in &self.routes {
             views.push(match *route {
@@ -418,10 +486,10 @@ impl Egress {
         }
         // The next stage would refuse the frame and the link with it: only this item is at fault.
         let misfit = self.specs.iter().zip(&views).find_map(|(spec, view)| self.misfit(spec, view));
-        if let Some(reason) = misfit {
-            return self.writer.send_failure(self.epoch, sequence, &reason);
+        match misfit {
+            Some(reason) => self.writers[next].send_failure(header, &reason),
+            None => self.writers[next].send(header, &views),
         }
-        self.writer.send(&Header { kind: Kind::Item, epoch: self.epoch, sequence }, &views)
     }
 
     /// Why the next stage would not take a tensor.

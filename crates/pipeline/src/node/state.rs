@@ -3,7 +3,7 @@
 //! Pure: events in, actions out; no socket, thread, clock or lock. The driver in the parent module turns
 //! the world into events and carries the actions out. Everything a peer says passes through here.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 
 use tensor::{Shape, TensorSpec};
@@ -135,7 +135,9 @@ struct Deployment {
     /// To what the leaving link may be switched.
     codecs: CodecList,
     phase: Phase,
-    input: bool,
+    /// Replicas of the stage before that have connected.
+    sources: BTreeSet<u32>,
+    /// Whether all that follows is connected.
     output: bool,
 }
 
@@ -258,7 +260,7 @@ impl State {
                     order: order.clone(),
                     codecs,
                     phase: Phase::LookingUp(ticket),
-                    input: false,
+                    sources: BTreeSet::new(),
                     output: false,
                 };
                 self.deployments.insert(order.deployment, deployment);
@@ -281,7 +283,8 @@ impl State {
         if weights.is_none_or(|weights| weights > order.memory) {
             return Err("an order that promises less memory than its weights take".to_owned());
         }
-        if let Some(address) = order.next.iter().find(|a| self.limits.loopback_only && !a.ip().is_loopback())
+        if let Some(address) =
+            order.next.iter().flatten().find(|a| self.limits.loopback_only && !a.ip().is_loopback())
         {
             return Err(format!(
                 "the next stage is on another machine ({address}), which needs --insecure here"
@@ -338,7 +341,13 @@ impl State {
             let reason = format!("this node runs stage {expected} of it, not stage {found}");
             return vec![Action::TurnAway(ticket, reason)];
         }
-        match deployment.connect(hello.purpose) {
+        let replica = deployment.order.crossing.replica;
+        if hello.replica != replica {
+            let (expected, found) = (u64::from(replica) + 1, u64::from(hello.replica) + 1);
+            let reason = format!("this node runs replica {expected} of the stage, not replica {found}");
+            return vec![Action::TurnAway(ticket, reason)];
+        }
+        match deployment.connect(&hello) {
             Err(reason) => vec![Action::TurnAway(ticket, reason.to_owned())],
             Ok(Some(missing)) => vec![Action::Receive(ticket, id, missing)],
             Ok(None) => {
@@ -379,7 +388,7 @@ impl State {
         let Some(deployment) = self.deployments.get(&id) else {
             return vec![self.refuse_unknown(ticket, id)];
         };
-        if deployment.input || deployment.output {
+        if !deployment.sources.is_empty() || deployment.output {
             // The connection that is left to come would start the stage and take the session.
             let reason = "a stage that is connected, or about to be, cannot be timed".to_owned();
             return vec![Action::Answer(ticket, Response::Refused(reason))];
@@ -524,7 +533,8 @@ impl State {
 
 impl Deployment {
     /// Takes a new connection in; for weights, gives those that shall come on it.
-    fn connect(&mut self, purpose: Purpose) -> Result<Option<Vec<WeightEntry>>, &'static str> {
+    fn connect(&mut self, hello: &Hello) -> Result<Option<Vec<WeightEntry>>, &'static str> {
+        let Hello { purpose, from, .. } = *hello;
         if purpose == Purpose::Weights {
             let Phase::Incomplete(missing) = &self.phase else { return Err("no weights are missing") };
             let missing = missing.clone();
@@ -537,11 +547,12 @@ impl Deployment {
         if purpose == Purpose::Results && !self.order.next.is_empty() {
             return Err("this stage sends its results to the next stage");
         }
-        let end = if purpose == Purpose::Results { &mut self.output } else { &mut self.input };
-        if std::mem::replace(end, true) {
-            return Err("the stage already has this connection");
-        }
-        Ok(None)
+        let is_new = match purpose {
+            Purpose::Results => !std::mem::replace(&mut self.output, true),
+            _ if from >= self.order.crossing.sources => return Err("the stage before has no such replica"),
+            _ => self.sources.insert(from),
+        };
+        if is_new { Ok(None) } else { Err("the stage already has this connection") }
     }
 
     /// The tensors to time the stage on, if they are such as may arrive and fit the memory that was promised.
@@ -568,7 +579,8 @@ impl Deployment {
     }
 
     fn start(&self, id: DeploymentId) -> Option<Action> {
-        (self.input && self.output).then_some(Action::Start(id))
+        let sources = self.sources.len() as u32;
+        (sources == self.order.crossing.sources && self.output).then_some(Action::Start(id))
     }
 }
 

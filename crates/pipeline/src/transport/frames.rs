@@ -1,6 +1,6 @@
 //! Frames off a byte stream, into the tensors' own buffers. What sends them is [`FrameWriter`](super::FrameWriter).
 
-use std::io::{self, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::time::{Duration, Instant};
 
 use tensor::{SpecError, Tensor, TensorError, TensorSpec};
@@ -39,6 +39,8 @@ pub struct FrameReader<R> {
     room: Room,
     /// The item that comes next; any, before the first.
     due: Option<u64>,
+    /// Whether all items come.
+    sees_all: bool,
     /// Of the stream: bytes of frames.
     position: u64,
     watch: Watch,
@@ -137,8 +139,25 @@ impl<R: Source> FrameReader<R> {
             encoded: Vec::new(),
             room: Room::default(),
             due: None,
+            sees_all: true,
             position: 0,
             watch: Watch::default(),
+        }
+    }
+
+    /// Some items take another way, and may have overtaken others before: whether one is missing shows where all ways meet.
+    pub fn of_some_items(self) -> FrameReader<R> {
+        FrameReader { sees_all: false, ..self }
+    }
+
+    /// Waits until a frame begins; `false` if the peer has closed the connection between two frames.
+    pub fn wait(&mut self) -> Result<bool, ReceiveError> {
+        loop {
+            match self.stream.fill_buf() {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e.into()),
+                Ok(bytes) => return Ok(!bytes.is_empty()),
+            }
         }
     }
 
@@ -195,11 +214,11 @@ impl<R: Source> FrameReader<R> {
         Ok(Some((header, arrival)))
     }
 
-    /// A connection carries all items of a deployment, one after another: one that is missing would be waited for without
-    /// end.
+    /// Unless some take another way, a connection carries all items of a deployment, one after another: one that is missing
+    /// would be waited for without end.
     fn check_order(&mut self, sequence: u64) -> Result<(), ReceiveError> {
         match self.due.replace(sequence.wrapping_add(1)) {
-            Some(due) if due != sequence => Err(ReceiveError::Order { due, sequence }),
+            Some(due) if self.sees_all && sequence != due => Err(ReceiveError::Order { due, sequence }),
             _ => Ok(()),
         }
     }
@@ -295,7 +314,7 @@ mod tests {
     use tensor::{DType, Dim, Shape, TensorView};
     use wire::{Fidelity, Values};
 
-    const HEADER: Header = Header { kind: Kind::Item, epoch: 1, sequence: 5 };
+    const HEADER: Header = Header { kind: Kind::Item, epoch: 1, path: 0, sequence: 5 };
 
     fn specs() -> Vec<TensorSpec> {
         let open = TensorSpec { name: "y".into(), dtype: DType::I64, dims: Some(vec![Dim::Unknown]) };
@@ -311,7 +330,9 @@ mod tests {
     fn sent(codec: Codec) -> Vec<u8> {
         let mut bytes = sent_item(codec, Checksums::On);
         let len = bytes.len();
-        FrameWriter::new(&mut bytes, codec, Checksums::On).send_failure(1, 6, "no result").unwrap();
+        FrameWriter::new(&mut bytes, codec, Checksums::On)
+            .send_failure(&Header { sequence: 6, ..HEADER }, "no result")
+            .unwrap();
         assert_eq!(bytes.len(), len + frame::header_len(1) + "no result".len());
         bytes
     }
@@ -378,11 +399,13 @@ mod tests {
             for &sequence in sequences {
                 writer.send(&Header { sequence, ..HEADER }, &views).unwrap();
             }
-            let mut reader = FrameReader::new(&bytes[..], specs(), Codec::RAW, 1 << 20);
-            let mut buffers = reader.buffers();
-            let received: Result<Vec<_>, _> =
-                sequences.iter().map(|_| reader.receive(&mut buffers)).collect();
-            assert_eq!(received.err().map(|e| e.to_string()).as_deref(), error, "{sequences:?}");
+            let reader = || FrameReader::new(&bytes[..], specs(), Codec::RAW, 1 << 20);
+            for (mut reader, error) in [(reader(), error), (reader().of_some_items(), None)] {
+                let mut buffers = reader.buffers();
+                let received: Result<Vec<_>, _> =
+                    sequences.iter().map(|_| reader.receive(&mut buffers)).collect();
+                assert_eq!(received.err().map(|e| e.to_string()).as_deref(), error, "{sequences:?}");
+            }
         }
     }
 
@@ -423,7 +446,7 @@ mod tests {
     fn words_of_a_peer_are_one_line() {
         let mut bytes = Vec::new();
         let mut writer = FrameWriter::new(&mut bytes, Codec::RAW, Checksums::On);
-        writer.send_failure(1, 6, "no\nresult\u{1b}[2J").unwrap();
+        writer.send_failure(&Header { sequence: 6, ..HEADER }, "no\nresult\u{1b}[2J").unwrap();
         let mut reader = FrameReader::new(&bytes[..], specs(), Codec::RAW, 1 << 20);
         let mut buffers = reader.buffers();
         let Received::Failure(_, reason) = reader.receive(&mut buffers).unwrap().0 else {

@@ -100,7 +100,9 @@ impl<W: Sink> FrameWriter<W> {
     }
 
     /// Sends word that an item has no result, and why.
-    pub fn send_failure(&mut self, epoch: u32, sequence: u64, reason: &str) -> io::Result<Sent> {
+    ///
+    /// `item` is the header that the item itself would have.
+    pub fn send_failure(&mut self, item: &Header, reason: &str) -> io::Result<Sent> {
         let mut end = reason.len().min(MAX_REASON_LEN);
         while !reason.is_char_boundary(end) {
             end -= 1;
@@ -109,7 +111,7 @@ impl<W: Sink> FrameWriter<W> {
         let tensor =
             TensorView::of_slice([end].into(), bytes).expect("bytes are a u8 tensor of their length");
         let codec = std::mem::replace(&mut self.codec, Codec::RAW);
-        let sent = self.send(&Header { kind: Kind::Failure, epoch, sequence }, &[tensor]);
+        let sent = self.send(&Header { kind: Kind::Failure, ..*item }, &[tensor]);
         self.codec = codec;
         sent
     }

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use pipeline::transport::greet;
 use pipeline::{NetworkConfig, Node};
-use wire::control::{self, DeploymentId, Hello, Purpose, Request, Response, Route, Spec, StageOrder};
+use wire::control::{
+    self, Crossing, DeploymentId, Hello, Purpose, Request, Response, Route, Spec, StageOrder,
+};
 use zenoh::Wait;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -80,6 +82,7 @@ pub fn order(deployment: DeploymentId) -> StageOrder {
         model: "lookup".to_owned(),
         stage: 0,
         stages: 1,
+        crossing: Crossing::ONLY,
         skeleton: stage.skeleton,
         weights: vec![],
         inputs: stage.inputs.iter().map(Spec::from).collect(),
@@ -102,7 +105,7 @@ pub fn attach(
     epoch: u32,
     purpose: Purpose,
 ) -> std::io::Result<TcpStream> {
-    greet(connect(node), &Hello { deployment, epoch, stage: 0, purpose }, TIMEOUT)
+    greet(connect(node), &Hello { deployment, epoch, stage: 0, replica: 0, from: 0, purpose }, TIMEOUT)
 }
 
 /// Connects to a node's data address.

@@ -55,6 +55,9 @@ pub(super) struct Configuration {
     /// The rule by which another system would place the model, instead of as it is best.
     #[serde(default)]
     pub(super) rule: Option<Rule>,
+    /// Whether several devices may run the same stage, items dealt out among them.
+    #[serde(default)]
+    pub(super) replicas: bool,
     /// Whether each device runs the whole model by itself, all at once, instead of a chain: what they could do at most.
     #[serde(default)]
     pub(super) side_by_side: bool,
@@ -200,10 +203,14 @@ impl Experiment {
         for configuration in &experiment.configuration {
             let items = configuration.items.unwrap_or(experiment.items);
             common::check_items(path, experiment.warm_up, items)?;
-            let Configuration { name, rule, cut, stages, objective, .. } = configuration;
+            let Configuration { name, rule, cut, stages, objective, replicas, .. } = configuration;
             ensure!(
                 rule.is_none() || (cut.is_none() && stages.is_none() && *objective == Objective::Throughput),
                 "`{shown}`: a rule decides it all in `{name}`: no cuts, stages or objective beside it"
+            );
+            ensure!(
+                !replicas || (rule.is_none() && cut.is_none() && !configuration.side_by_side),
+                "`{shown}`: `{name}` has replicas: no rule, cuts or devices side by side beside them"
             );
             ensure!(
                 !configuration.side_by_side || (rule.is_none() && cut.is_none() && stages.is_none()),
@@ -383,6 +390,7 @@ mod tests {
             ("window = 1", "rule = \"equals\"", "unknown variant"),
             ("window = 1", "rule = \"equal\", stages = 2", "a rule decides it all in `small`"),
             ("window = 1", "side_by_side = true, stages = 2", "no chain in `small`"),
+            ("window = 1", "replicas = true, rule = \"equal\"", "`small` has replicas: no rule"),
             ("over = \"plain\"", "over = \"plane\"", "the figure `F` shows what is not run"),
             ("title = \"F\", model = \"a\"", "title = \"F\", model = \"c\"", "shows what is not run"),
             (&figure(TEXT), &GANTT.replace("small", "large"), "the figure `G` shows what is not run"),

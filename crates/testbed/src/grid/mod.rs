@@ -120,6 +120,7 @@ fn job<'a>(experiment: &Experiment, cell: &Cell<'a>, model: &'a Path, cluster: &
         objective: configuration.objective,
         window: cell.window,
         rule: configuration.rule,
+        replicas: configuration.replicas,
         stages: configuration.stages,
         cut: configuration.cut.as_deref(),
         ..Job::new(model, cluster, experiment.warm_up, configuration.items.unwrap_or(experiment.items))

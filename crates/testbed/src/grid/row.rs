@@ -76,13 +76,17 @@ pub(super) struct Simulation {
 }
 
 impl Simulation {
-    fn of(report: &Report, warm_up: usize, items: usize) -> Simulation {
+    /// Nothing of stages with replicas: see there.
+    fn of(report: &Report, warm_up: usize, items: usize) -> Option<Simulation> {
+        if report.links.len() != report.stages.len() + 1 {
+            return None;
+        }
         let found = simulate(&chain(report), warm_up, items);
-        Simulation {
+        Some(Simulation {
             period_ms: found.period_seconds * 1e3,
             latency_ms: found.latency_seconds * 1e3,
             latency_ms_p99: found.latency_seconds_p99 * 1e3,
-        }
+        })
     }
 }
 
@@ -156,6 +160,12 @@ impl Record {
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct StageRow {
+    /// Its place in the chain, from 1 on; 0 in rows of a time before there were replicas.
+    #[serde(default)]
+    pub(super) stage: usize,
+    /// Of all items, those that came by this node. Other figures are of all items, but for times by the clock.
+    #[serde(default = "all")]
+    pub(super) share: f64,
     pub(super) node: String,
     /// CPU time that the device may take, as a share of a core.
     pub(super) quota: f64,
@@ -179,10 +189,15 @@ pub(super) struct StageRow {
     pub(super) modelled_joules: f64,
 }
 
+fn all() -> f64 {
+    1.0
+}
+
 impl StageRow {
     /// Where only this share of all items comes by: what one of them takes on the average.
     fn of_some_items(&self, share: f64) -> StageRow {
         StageRow {
+            share: self.share * share,
             cpu_ms: self.cpu_ms * share,
             steps: self.steps.map(|steps| steps.of_some_items(share)),
             in_bytes: self.in_bytes * share,
@@ -207,6 +222,8 @@ impl Row {
             let device = cell.cluster.device(&stage.node);
             let used = used_by(&nodes, &stage.node);
             StageRow {
+                stage: stage.stage,
+                share: stage.share,
                 node: stage.node.clone(),
                 quota: device.quota,
                 memory_mb: device.memory_mb,
@@ -215,9 +232,9 @@ impl Row {
                 corrected_busy_ms: stage.corrected_busy_ms,
                 compute_ms: stage.compute_ms,
                 cpu_ms: used.cpu_ms,
-                steps: stage.steps,
-                in_bytes: stage.in_bytes,
-                out_bytes: stage.out_bytes,
+                steps: stage.steps.map(|steps| steps.of_some_items(stage.share)),
+                in_bytes: stage.in_bytes * stage.share,
+                out_bytes: stage.out_bytes * stage.share,
                 codec: stage.codec.clone(),
                 peak_bytes: used.peak_bytes,
                 modelled_joules: device.joules(used.cpu_ms, period_ms),
@@ -234,7 +251,7 @@ impl Row {
             engine: report.stages.first().map(|stage| stage.engine.clone()).unwrap_or_default(),
             warm_up: job.warm_up,
             items: job.items,
-            simulated: Some(Simulation::of(&report, job.warm_up, job.items)),
+            simulated: Simulation::of(&report, job.warm_up, job.items),
             side_by_side: false,
             window: Some(report.window),
             stages: report.stages.iter().map(stage).collect(),
@@ -330,14 +347,29 @@ impl Row {
         self.joules() / self.stages.len().max(1) as f64
     }
 
+    /// Nodes of each stage; nothing where nobody knows of stages.
+    pub(super) fn replicas(&self) -> Vec<usize> {
+        let last = self.stages.last().map_or(0, |stage| stage.stage);
+        (1..=last).map(|stage| self.stages.iter().filter(|row| row.stage == stage).count()).collect()
+    }
+
     /// What all links carry, bytes.
     pub(super) fn carried_bytes(&self) -> f64 {
-        let first = self.stages.first().map_or(0.0, |stage| stage.in_bytes);
+        let first_stage = self.stages.iter().take_while(|stage| stage.stage <= 1);
+        let first: f64 = match self.stages.first() {
+            Some(first) if first.stage == 0 => first.in_bytes,
+            _ => first_stage.map(|stage| stage.in_bytes).sum(),
+        };
         first + self.stages.iter().map(|stage| stage.out_bytes).sum::<f64>()
     }
 
     /// Codecs along the chain.
     pub(super) fn codecs(&self) -> impl Iterator<Item = &str> {
-        std::iter::once(self.input_codec.as_str()).chain(self.stages.iter().map(|stage| stage.codec.as_str()))
+        // Those of a stage's replicas are one link.
+        let last = |(i, row): &(usize, &StageRow)| {
+            row.stage == 0 || self.stages.get(i + 1).is_none_or(|next| next.stage != row.stage)
+        };
+        let stages = self.stages.iter().enumerate().filter(last).map(|(_, row)| row.codec.as_str());
+        std::iter::once(self.input_codec.as_str()).chain(stages)
     }
 }

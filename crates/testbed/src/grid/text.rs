@@ -94,11 +94,7 @@ fn line(kind: &[&Row], first: f64) -> Vec<String> {
         predicted(format!("{:.3}", of(&|row| row.predicted.period_ms / row.period_ms))),
         simulated(&rows, 2, |_, period_ms| 1e3 / period_ms),
         simulated(&rows, 3, |row, period_ms| period_ms / row.period_ms),
-        if last.side_by_side {
-            format!("{} times 1", last.stages.len())
-        } else {
-            last.stages.len().to_string()
-        },
+        stages(last),
         format!("{:.0}, {:.0}", of(&|row| row.latency_ms), of(&|row| row.latency_ms_p99)),
         cpu(&rows),
         format!("{:.3}", of(&Row::carried_bytes) / 1e6),
@@ -106,6 +102,19 @@ fn line(kind: &[&Row], first: f64) -> Vec<String> {
         counted(last.codecs()),
         format!("{} of {}", rows.iter().filter(|row| !row.disturbed).count(), kind.len()),
     ]
+}
+
+/// How many, or the nodes of each where one has several: `4 + 4`.
+fn stages(row: &Row) -> String {
+    let replicas = row.replicas();
+    match row.side_by_side {
+        true => format!("{} times 1", row.stages.len()),
+        false if replicas.iter().all(|&nodes| nodes == 1) => row.stages.len().to_string(),
+        false => {
+            let each: Vec<String> = replicas.iter().map(usize::to_string).collect();
+            format!("{} of {} nodes", replicas.len(), each.join(" + "))
+        }
+    }
 }
 
 /// CPU time, and by steps where they are known of all rows.
@@ -161,7 +170,9 @@ mod tests {
     use crate::stream::{Prediction, Steps};
 
     fn row(configuration: &str, repeat: usize, period_ms: f64, disturbed: bool) -> Row {
-        let stage = |codec: &str| StageRow {
+        let stage = |(stage, codec): (usize, &str)| StageRow {
+            stage,
+            share: 1.0,
             node: "a-1".to_owned(),
             quota: 0.25,
             memory_mb: None,
@@ -194,7 +205,7 @@ mod tests {
             warm_up: 1,
             items: 2,
             input_codec: "raw".to_owned(),
-            stages: vec![stage("raw"), stage("f16")],
+            stages: vec![stage((1, "raw")), stage((2, "f16"))],
             predicted,
             corrected: None,
             simulated: Some(Simulation { period_ms: 95.0, latency_ms: 190.0, latency_ms_p99: 191.0 }),
@@ -250,6 +261,15 @@ mod tests {
                 "1 of 2"
             ]
         );
+    }
+
+    #[test]
+    fn replicas_of_a_stage_are_one_link_on() {
+        let mut of_four = row("near", 0, 100.0, false);
+        let [first, second] = [0, 1].map(|i| of_four.stages[i].clone());
+        of_four.stages = vec![first.clone(), first, second.clone(), second.clone(), second];
+        assert_eq!(stages(&of_four), "2 of 2 + 3 nodes");
+        assert_eq!(of_four.codecs().collect::<Vec<_>>(), ["raw", "raw", "f16"]);
     }
 
     #[test]

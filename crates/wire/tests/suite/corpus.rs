@@ -117,7 +117,7 @@ fn variants<T: DeserializeOwned>() -> u8 {
 /// A small input of each kind, for a fuzzer to begin with.
 fn write_seeds() {
     let mut random = fastrand::Rng::with_seed(5);
-    let header = Header { kind: Kind::Item, epoch: 2, sequence: 7 };
+    let header = Header { kind: Kind::Item, epoch: 2, path: 3, sequence: 7 };
     let floats = tensors::floats(Shape::from([2, 3, 2]), Content::Rectified, &mut random);
     let numbers = tensors::of_type(DType::I64, Shape::from([2]), &mut random);
     let texts = Tensor::from_strings(Shape::from([2]), &["a", "bc"]).unwrap();
@@ -206,7 +206,7 @@ fn write_messages() {
         ("probe_to", Purpose::ProbeTo),
         ("probe_from", Purpose::ProbeFrom),
     ] {
-        write_message(name, 2, &Hello { deployment: 5, epoch: 2, stage: 1, purpose });
+        write_message(name, 2, &Hello { deployment: 5, epoch: 2, stage: 1, replica: 2, from: 1, purpose });
     }
     write_message("accepted", 3, &Welcome::Accepted);
     write_message("refused", 3, &Welcome::Refused("no".to_owned()));
@@ -240,6 +240,7 @@ fn order() -> StageOrder {
         model: "m".to_owned(),
         stage: 0,
         stages: 2,
+        crossing: Crossing { paths_before: 2, sources: 2, replicas: 3, replica: 1 },
         skeleton: vec![1, 2, 3],
         weights: vec![WeightEntry { hash: [9; 32], len: 4096 }],
         inputs: vec![Spec::from(&TensorSpec::fixed("x", DType::F32, Shape::from([1, 2])))],
@@ -249,7 +250,7 @@ fn order() -> StageOrder {
         codecs_in: vec![Codec::LZ4.code()],
         codec_out: Codec::LZ4.code(),
         codecs_out: vec![Codec::LZ4.code()],
-        next: vec!["127.0.0.1:1".parse().unwrap()],
+        next: vec![vec!["127.0.0.1:1".parse().unwrap()], vec![]],
         max_tensor_len: 1 << 20,
         memory: 5,
     }

@@ -85,7 +85,7 @@ fn written() -> String {
     let mut text = String::new();
     for (sequence, (name, tensor)) in cases().into_iter().enumerate() {
         let codec: Codec = name.parse().unwrap();
-        let header = Header { kind: Kind::Item, epoch: 3, sequence: sequence as u64 };
+        let header = Header { kind: Kind::Item, epoch: 3, path: 0, sequence: sequence as u64 };
         let frame = frames::of_tensor(&header, codec, tensor.view());
         let (_, opened) = frames::open(&frame, &mut Room::default()).unwrap();
         let (input, output) = (hex(tensor.bytes()), hex(opened[0].1.bytes()));
@@ -137,10 +137,10 @@ pub(crate) fn block(name: &str) -> String {
 #[test]
 fn the_document_shows_what_is_sent() {
     let (_, tensor) = &cases()[0];
-    let header = Header { kind: Kind::Item, epoch: 3, sequence: 0 };
+    let header = Header { kind: Kind::Item, epoch: 3, path: 0, sequence: 0 };
     let frame = frames::of_tensor(&header, "bf16".parse().unwrap(), tensor.view());
     assert_eq!(block("frame"), hex(&frame));
-    let hello = Hello { deployment: 5, epoch: 3, stage: 1, purpose: Purpose::Inputs };
+    let hello = Hello { deployment: 5, epoch: 3, stage: 1, replica: 2, from: 0, purpose: Purpose::Inputs };
     let message = wire::control::encode(&hello);
     assert_eq!(block("greeting"), hex(&[&(message.len() as u32).to_le_bytes(), &message[..]].concat()));
 }

@@ -91,9 +91,6 @@ pub(crate) struct Args {
     /// Write a page with the picture and all figures
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
-    /// Let several devices run the same stage, items dealt out among them; `defer run` cannot do that yet
-    #[arg(long, conflicts_with_all = ["keep_order", "rule"])]
-    pub(crate) replicas: bool,
     /// Work to spend on the search, as the time it takes on one core, about; the same budget finds the same plan
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s")]
     pub(crate) budget: Duration,
@@ -236,10 +233,9 @@ fn found(
 /// What the planner is asked for.
 fn split(args: &Args, stages: usize) -> SplitOptions {
     let mut split = args.goal.apply(args.where_cut.split());
-    split.replicas = args.replicas;
     split.budget = Some(args.budget.as_secs_f64());
     // Devices made up for the plan, and nodes that are there, are all used unless something else is asked for.
-    let free = args.cluster.is_some() || args.goal.is_given() || args.replicas || args.check.is_some();
+    let free = args.cluster.is_some() || args.goal.is_given() || args.check.is_some();
     if !free && split.rule.is_none() && split.cuts.is_empty() && split.stages.is_none() {
         split.stages = Some(stages);
     }
@@ -261,7 +257,7 @@ fn planned(
     report.rules = report::rules(problem, options, &solution);
     // A number of stages that is asked for leaves no room for what more hardware would bring, unless that is just one
     // for each of the equal devices. Where it is not found, it is not said.
-    let equal = args.cluster.is_none() && !args.nodes && !args.replicas && !args.goal.is_given();
+    let equal = args.cluster.is_none() && !args.nodes && !args.goal.is_given();
     if equal || args.where_cut.stages().is_none() {
         let outlook = plan::outlook(problem, &open(problem, options)).ok();
         report.outlook = outlook.map(|outlook| report::outlook(outlook, options.objective, &solution));

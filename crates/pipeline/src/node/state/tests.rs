@@ -2,6 +2,7 @@
 
 use super::*;
 use Purpose::{Inputs, Results, Weights};
+use wire::control::Crossing;
 
 const ID: DeploymentId = 7;
 
@@ -13,6 +14,7 @@ fn order(next: bool) -> Box<StageOrder> {
         model: "m".into(),
         stage: 0,
         stages: 2,
+        crossing: Crossing::ONLY,
         skeleton: vec![],
         weights: vec![WeightEntry { hash: [1; 32], len: 5 }, WeightEntry { hash: [2; 32], len: 6 }],
         inputs: vec![],
@@ -22,7 +24,7 @@ fn order(next: bool) -> Box<StageOrder> {
         codecs_in: vec![],
         codec_out: [0; 4],
         codecs_out: vec![Codec::LZ4.code()],
-        next: if next { vec!["127.0.0.1:1".parse().unwrap()] } else { vec![] },
+        next: if next { vec![vec!["127.0.0.1:1".parse().unwrap()]] } else { vec![] },
         max_tensor_len: 0,
         memory: 60,
     })
@@ -33,7 +35,7 @@ fn state() -> State {
 }
 
 fn hello(purpose: Purpose) -> Hello {
-    Hello { deployment: ID, epoch: 3, stage: 0, purpose }
+    Hello { deployment: ID, epoch: 3, stage: 0, replica: 0, from: 0, purpose }
 }
 
 fn refused(actions: &[Action], part: &str) -> bool {
@@ -101,6 +103,24 @@ fn the_last_stage_gives_its_results_to_whoever_fetches_them() {
 }
 
 #[test]
+fn a_stage_starts_when_every_replica_before_it_has_connected() {
+    let mut s = state();
+    let mut order = order(false);
+    order.crossing = Crossing { paths_before: 2, sources: 2, replicas: 3, replica: 1 };
+    s.on_event(Event::Asked(1, Request::Prepare(order)));
+    s.on_event(Event::LookedUp(ID, Ok(vec![])));
+    s.on_event(Event::Asked(2, Request::Load(ID)));
+    s.on_event(Event::Built(ID, Ok("engine".into())));
+    s.on_event(Event::Asked(3, Request::Connect(ID)));
+    let from = |from| Hello { replica: 1, from, ..hello(Inputs) };
+    let results = Hello { replica: 1, ..hello(Results) };
+    assert_eq!(s.on_event(Event::Greeted(4, from(1))), [Action::Attach(4, ID, Inputs)]);
+    assert!(refused(&s.on_event(Event::Greeted(5, from(1))), "already has this connection"));
+    assert_eq!(s.on_event(Event::Greeted(6, results)), [Action::Attach(6, ID, Results)]);
+    assert_eq!(s.on_event(Event::Greeted(7, from(0))), [Action::Attach(7, ID, Inputs), Action::Start(ID)]);
+}
+
+#[test]
 fn connections_that_do_not_belong_are_turned_away() {
     let check = |s: &mut State, hello: Hello, part: &str| {
         let actions = s.on_event(Event::Greeted(9, hello));
@@ -110,6 +130,12 @@ fn connections_that_do_not_belong_are_turned_away() {
     let mut s = built(true);
     check(&mut s, Hello { epoch: 2, ..hello(Inputs) }, "epoch 2 is not the plan's epoch 3");
     check(&mut s, Hello { stage: 1, ..hello(Inputs) }, "this node runs stage 1 of it, not stage 2");
+    check(
+        &mut s,
+        Hello { replica: 1, ..hello(Inputs) },
+        "this node runs replica 1 of the stage, not replica 2",
+    );
+    check(&mut s, Hello { from: 1, ..hello(Inputs) }, "the stage before has no such replica");
     check(&mut s, hello(Weights), "no weights are missing");
     check(&mut s, hello(Results), "to the next stage");
     s.on_event(Event::Greeted(3, hello(Inputs)));
@@ -139,7 +165,7 @@ fn the_memory_limit_is_kept() {
 #[test]
 fn a_node_for_this_machine_only_connects_to_no_other() {
     let mut order = order(true);
-    order.next = vec!["192.0.2.1:7".parse().unwrap()];
+    order.next = vec![vec![], vec!["192.0.2.1:7".parse().unwrap()]];
     let actions = state().on_event(Event::Asked(1, Request::Prepare(order)));
     assert!(refused(&actions, "needs --insecure"), "{actions:?}");
 }
