@@ -148,6 +148,8 @@ pub(crate) struct Stage {
     pub(crate) stage: usize,
     pub(crate) node: String,
     pub(crate) engine: String,
+    /// Of all items, those that were planned for this node.
+    pub(crate) predicted_share: f64,
     pub(crate) predicted_compute_ms: f64,
     pub(crate) predicted_busy_ms: f64,
     pub(crate) corrected_busy_ms: Option<f64>,
@@ -468,7 +470,7 @@ mod tests {
         let item = r#"{"item":0,"input":"random 0","latency_ms":2.5,"outputs":{}}"#;
         assert!(matches!(serde_json::from_str(item).unwrap(), Line::Item { latency_ms: 2.5 }));
         let prediction = r#"{"period_ms":4.0,"items_per_s":250.0,"latency_ms":9.0,"bottleneck":"a"}"#;
-        let stage = r#"{"stage":1,"node":"a","engine":"e","predicted_compute_ms":2.5,"predicted_busy_ms":3.0,"corrected_busy_ms":null,"weight_bytes":7,"share":1.0,"compute_ms":0.5,"compute_cpu_ms":0.4,"encode_cpu_ms":0.1,"decode_cpu_ms":0.2,"move_cpu_ms":0.3,"in_bytes":4.0,"out_bytes":5.0,"codec":"raw"}"#;
+        let stage = r#"{"stage":1,"node":"a","engine":"e","predicted_share":1.0,"predicted_compute_ms":2.5,"predicted_busy_ms":3.0,"corrected_busy_ms":null,"weight_bytes":7,"share":1.0,"compute_ms":0.5,"compute_cpu_ms":0.4,"encode_cpu_ms":0.1,"decode_cpu_ms":0.2,"move_cpu_ms":0.3,"in_bytes":4.0,"out_bytes":5.0,"codec":"raw"}"#;
         let link = r#"{"busy_ms":1.0,"delay_ms":0.0,"send_ms":0.5,"receive_ms":0.25,"encodes":true}"#;
         let report = format!(
             r#"{{"report":{{"predicted":{prediction},"corrected":null,"input_codec":"raw","stages":[{stage}],"links":[{link},{link}],"window":4,"shipped_wire_bytes":9}}}}"#

@@ -326,6 +326,7 @@ impl Streamed {
                 share: figures.items as f64 / self.latencies.len().max(1) as f64,
                 codec: chain.codecs()[stage.stage + 1].to_string(),
                 widened: figures.widened,
+                predicted_share: planned.share,
                 predicted_compute_ms: planned.compute_seconds * 1e3,
                 predicted_busy_ms: planned.busy_seconds * 1e3,
                 corrected_busy_ms: corrected,

@@ -31,6 +31,8 @@ pub(crate) struct StageRow {
     pub(crate) codec: String,
     /// Tensors that left in a wider codec, which stands for their values.
     pub(crate) widened: u64,
+    /// Of all items, those that were planned for this node, 0 to 1.
+    pub(crate) predicted_share: f64,
     /// In the engine for one item, predicted before the run, ms.
     pub(crate) predicted_compute_ms: f64,
     /// Busy for one item, predicted before the run, ms.
@@ -415,6 +417,7 @@ mod tests {
             share: 1.0,
             codec: "bf16+shuffle+zstd".into(),
             widened: 200,
+            predicted_share: 1.0,
             predicted_compute_ms: 1190.0,
             predicted_busy_ms: 1200.0,
             corrected_busy_ms: None,

@@ -76,17 +76,13 @@ pub(super) struct Simulation {
 }
 
 impl Simulation {
-    /// Nothing of stages with replicas: see there.
-    fn of(report: &Report, warm_up: usize, items: usize) -> Option<Simulation> {
-        if report.links.len() != report.stages.len() + 1 {
-            return None;
-        }
+    fn of(report: &Report, warm_up: usize, items: usize) -> Simulation {
         let found = simulate(&chain(report), warm_up, items);
-        Some(Simulation {
+        Simulation {
             period_ms: found.period_seconds * 1e3,
             latency_ms: found.latency_seconds * 1e3,
             latency_ms_p99: found.latency_seconds_p99 * 1e3,
-        })
+        }
     }
 }
 
@@ -98,15 +94,17 @@ fn chain(report: &Report) -> Chain {
         delay_seconds: link.delay_ms / 1e3,
         encodes: link.encodes,
     };
-    let stage = |(stage, around): (&crate::stream::Stage, &[crate::stream::Link])| Stage {
-        receive_seconds: around[0].receive_ms / 1e3,
+    let replica = |stage: &crate::stream::Stage| Stage {
+        share: stage.predicted_share,
+        receive_seconds: links[stage.stage - 1].receive_ms / 1e3,
         compute_seconds: stage.predicted_compute_ms / 1e3,
-        send_seconds: around[1].send_ms / 1e3,
+        send_seconds: links[stage.stage].send_ms / 1e3,
     };
+    let stages = report.stages.chunk_by(|a, b| a.stage == b.stage);
     Chain {
         input_seconds: links[0].send_ms / 1e3,
         result_seconds: links[links.len() - 1].receive_ms / 1e3,
-        stages: std::iter::zip(&report.stages, links.windows(2)).map(stage).collect(),
+        stages: stages.map(|replicas| replicas.iter().map(replica).collect()).collect(),
         links: links.iter().map(link).collect(),
         window: report.window,
     }
@@ -251,7 +249,7 @@ impl Row {
             engine: report.stages.first().map(|stage| stage.engine.clone()).unwrap_or_default(),
             warm_up: job.warm_up,
             items: job.items,
-            simulated: Simulation::of(&report, job.warm_up, job.items),
+            simulated: Some(Simulation::of(&report, job.warm_up, job.items)),
             side_by_side: false,
             window: Some(report.window),
             stages: report.stages.iter().map(stage).collect(),

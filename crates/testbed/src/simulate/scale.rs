@@ -119,10 +119,13 @@ fn plan(experiment: &Experiment, model: &ModelCosts, devices: usize) -> Result<P
 /// The times of a plan whose stages have a device each and whose tensors travel as they are, with the usual window.
 fn chain_of(plan: &Plan) -> Chain {
     let hops: Vec<&plan::Path> = plan.hops.iter().map(|hop| &hop.links[0]).collect();
-    let stage = |(stage, around): (&plan::Stage, &[&plan::Path])| Stage {
-        receive_seconds: around[0].receive_seconds,
-        compute_seconds: stage.replicas[0].compute_seconds,
-        send_seconds: around[1].send_seconds,
+    let stage = |(stage, around): (&plan::Stage, &[&plan::Path])| {
+        vec![Stage {
+            share: 1.0,
+            receive_seconds: around[0].receive_seconds,
+            compute_seconds: stage.replicas[0].compute_seconds,
+            send_seconds: around[1].send_seconds,
+        }]
     };
     let link = |path: &&plan::Path| chain::Link {
         seconds: path.seconds,
