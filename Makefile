@@ -6,10 +6,13 @@ DEFER := target/release/defer
 ITEMS ?= 200
 # How long `make fuzz` takes for each target.
 FUZZ_SECONDS ?= 60
+# Experiments that `make evaluation` runs: those that the claims of the report stand on.
+EVALUATION ?= resnet50
+FRESH ?=
 FUZZ_TARGETS ?= $(notdir $(wildcard fuzz/corpus/*))
 REPEAT := $(shell expr \( $(ITEMS) + 7 \) / 8)
 
-.PHONY: build demo test short vectors fuzz bench bench-codecs experiments check docs clean
+.PHONY: build demo test short vectors fuzz bench bench-codecs experiments evaluation check docs clean
 
 build:
 	$(CARGO) build --release --locked -p cli
@@ -90,6 +93,17 @@ bench-codecs:
 ## The tables in experiments/, which need nothing but the costs that are there.
 experiments:
 	$(CARGO) run --release --locked -p testbed -- placement
+
+## The evaluation: runs the experiments whose figures stand at its head, about an hour on two cores, and writes
+## docs/evaluation.md and .html. Goes on where it was ended; FRESH=--fresh begins anew. All that are run on devices take
+## many hours: EVALUATION="resnet50 codecs uneven vgg transformers large energy latency". Needs root.
+evaluation: export ORT_DISABLE_TELEMETRY = 1
+evaluation: build
+	$(CARGO) build --release --locked -p testbed
+	@library=$$($(DEFER) engine install) && export DEFER_ONNXRUNTIME="$$library" && set -x && \
+	    for experiment in $(EVALUATION); do \
+	        target/release/defer-testbed run $(FRESH) experiments/$$experiment.toml || exit 1; \
+	    done && target/release/defer-testbed report
 
 ## Format, lints, documentation.
 check:

@@ -70,7 +70,9 @@ pub(super) struct Configuration {
     /// Memory of each device, MB, instead of what the cluster says.
     #[serde(default)]
     memory_mb: Option<u64>,
-    /// Items that are measured, instead of those of the experiment.
+    /// Items before those that are measured, and those that are, instead of as many as the experiment says.
+    #[serde(default)]
+    pub(super) warm_up: Option<usize>,
     #[serde(default)]
     pub(super) items: Option<usize>,
 }
@@ -202,7 +204,7 @@ impl Experiment {
         ensure!(experiment.repeats >= 1 && experiment.attempts >= 1, "`{shown}` asks for no runs");
         for configuration in &experiment.configuration {
             let items = configuration.items.unwrap_or(experiment.items);
-            common::check_items(path, experiment.warm_up, items)?;
+            common::check_items(path, configuration.warm_up.unwrap_or(experiment.warm_up), items)?;
             let Configuration { name, rule, cut, stages, objective, replicas, .. } = configuration;
             ensure!(
                 rule.is_none() || (cut.is_none() && stages.is_none() && *objective == Objective::Throughput),

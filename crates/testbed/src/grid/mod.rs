@@ -123,7 +123,12 @@ fn job<'a>(experiment: &Experiment, cell: &Cell<'a>, model: &'a Path, cluster: &
         replicas: configuration.replicas,
         stages: configuration.stages,
         cut: configuration.cut.as_deref(),
-        ..Job::new(model, cluster, experiment.warm_up, configuration.items.unwrap_or(experiment.items))
+        ..Job::new(
+            model,
+            cluster,
+            configuration.warm_up.unwrap_or(experiment.warm_up),
+            configuration.items.unwrap_or(experiment.items),
+        )
     }
 }
 

@@ -38,13 +38,13 @@ pub(crate) struct Row {
     pub(super) stages: Vec<StageRow>,
     pub(crate) predicted: Prediction,
     /// By the CPU time that nodes took in operation.
-    pub(super) corrected: Option<Prediction>,
+    pub(crate) corrected: Option<Prediction>,
     /// What comes of the predicted times when items queue for them, over as many items as were measured.
     #[serde(default)]
     pub(super) simulated: Option<Simulation>,
     /// Whether each of the stages is the whole model and runs by itself: then nothing was predicted of them together.
     #[serde(default)]
-    pub(super) side_by_side: bool,
+    pub(crate) side_by_side: bool,
     /// Items in the chain at most.
     #[serde(default)]
     pub(super) window: Option<usize>,
@@ -316,6 +316,11 @@ impl Row {
     /// Items a second.
     pub(crate) fn rate(&self) -> f64 {
         1e3 / self.period_ms
+    }
+
+    /// Between two results, as simulated.
+    pub(crate) fn simulated_period_ms(&self) -> Option<f64> {
+        self.simulated.map(|simulated| simulated.period_ms)
     }
 
     /// CPU time of all nodes.

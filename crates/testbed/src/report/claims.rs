@@ -65,7 +65,7 @@ enum Figure {
 }
 
 /// Results of an experiment, by its name.
-type Results<'a> = dyn Fn(&str) -> Result<Vec<Row>> + 'a;
+pub(super) type Results<'a> = dyn Fn(&str) -> Result<Vec<Row>> + 'a;
 
 impl Figure {
     fn of(self, row: &Row) -> f64 {
@@ -170,7 +170,7 @@ impl Place {
 }
 
 /// `resnet50: 3, 11, 19`: the lines of the results that say so.
-fn traced<'a>(experiment: &str, rows: impl Iterator<Item = &'a Row>) -> String {
+pub(super) fn traced<'a>(experiment: &str, rows: impl Iterator<Item = &'a Row>) -> String {
     let lines: Vec<String> = rows.map(|row| row.line.to_string()).collect();
     format!("{experiment}: {}", lines.join(", "))
 }

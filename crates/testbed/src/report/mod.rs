@@ -3,6 +3,7 @@
 //!
 //! Nothing runs: figures come from `results/`, pages and pictures from the experiments' own.
 
+mod agreement;
 mod claims;
 mod html;
 mod pages;
@@ -43,6 +44,12 @@ struct Report {
     /// Of what others measured.
     #[serde(default)]
     peers_text: String,
+    /// The experiments whose predictions are held against what was measured.
+    #[serde(default)]
+    predicted: Vec<String>,
+    /// What is said of where they differ.
+    #[serde(default)]
+    predicted_text: String,
     /// The experiments whose pages follow, in their order.
     pages: Vec<String>,
 }
@@ -57,6 +64,10 @@ pub(crate) fn execute(args: &Args) -> Result<()> {
     let reasons = claims::reasons(&report.claim, &rows)?;
     if !reasons.is_empty() {
         text += &format!("\nWhat is missed, and why:\n\n{reasons}");
+    }
+    if let Some(exceptions) = agreement::exceptions(&report.predicted, &rows)? {
+        let said = section(&report.predicted_text);
+        text += &format!("\n## Predicted, simulated and measured\n{said}\n{exceptions}");
     }
     if !report.peers.is_empty() {
         text += &format!("\n## Beside others\n{}", section(&report.peers_text));
