@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{self, Groups};
 use crate::devices::{Cluster, Device};
-use crate::network::Network;
+use crate::network::{Expected, Network};
 use crate::paced::{self, Pacer};
 use crate::stale;
 
@@ -114,7 +114,7 @@ impl Limits {
         self.emulation(cluster)?;
         let (Limits::Groups(groups), Some(network)) = (self, &cluster.network) else { return Ok(None) };
         let prefix = format!("{}-{}", groups.name(), cluster.name);
-        Network::new(&prefix, cluster.devices.len(), network).map(Some)
+        Network::new(&prefix, cluster.devices.len(), network, &Expected::default()).map(Some)
     }
 
     /// The beginning of the command that starts a node as the device with this name and number: it becomes the program
