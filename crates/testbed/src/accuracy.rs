@@ -13,7 +13,7 @@ use indicatif::ProgressBar;
 use serde::Deserialize;
 
 use crate::common::{self, Programs};
-use crate::devices::Cluster;
+use crate::devices::{Cluster, cluster_file};
 use crate::lab::Lab;
 use crate::limits::Way;
 use crate::stream::{Job, Objective};
@@ -88,6 +88,9 @@ pub(crate) fn execute(args: &Args) -> Result<()> {
 fn read(path: &Path) -> Result<Experiment> {
     let experiment: Experiment = common::read(path)?;
     common::check_items(path, experiment.warm_up, experiment.items)?;
+    for cluster in &experiment.cluster {
+        cluster_file(cluster).with_context(|| format!("`{}`", path.display()))?;
+    }
     Ok(experiment)
 }
 
@@ -147,15 +150,11 @@ fn plans(objectives: &[Objective]) -> Vec<(Objective, bool)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::devices::cluster_file;
 
     #[test]
     fn the_experiment_is_right() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../experiments/accuracy.toml");
         let experiment = read(&path).unwrap();
-        for cluster in &experiment.cluster {
-            cluster_file(cluster).unwrap();
-        }
         for run in &experiment.run {
             assert!(experiment.cluster.iter().any(|cluster| cluster.name == run.cluster), "{}", run.cluster);
         }

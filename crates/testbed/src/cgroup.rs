@@ -3,80 +3,31 @@
 //! All groups of a process lie under one of its own, which goes when it is dropped; one that a crashed process left
 //! behind is removed by the next, see [`crate::stale`]. Called by [`crate::devices`]; it never ends a process.
 
+mod hierarchy;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
+use rustix::io::Errno;
 
 use crate::stale;
+use hierarchy::{CONTROLLERS, Hierarchy, Version, hierarchy};
 
 /// The quota is dealt out anew after this long: short, so that a device is slow rather than often stopped.
 pub(crate) const PERIOD_MICROS: u64 = 20_000;
 
+/// The least share of a core that a group can have: the kernel deals out no less than a millisecond in a period.
+pub(crate) const LEAST_SHARE: f64 = 1_000.0 / PERIOD_MICROS as f64;
+
 /// The file of a group that lists its processes.
 const PROCESSES: &str = "cgroup.procs";
 
-/// What the groups of version 2 control.
-const CONTROLLERS: &str = "+cpu +memory";
-
-/// What to do where there are no groups.
-const WITHOUT_ROOT: &str = "`defer-testbed run --paced` needs neither";
-
 /// How long processes that ended may take to leave their group.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Where this system limits processes.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Hierarchy {
-    version: Version,
-    /// CPU quotas.
-    root: PathBuf,
-    /// Memory: the same with version 2, and elsewhere with version 1. There may be none.
-    memory: Option<PathBuf>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Version {
-    One,
-    Two,
-}
-
-impl Version {
-    /// Files of the group that all devices share, with what to write into them: everything else on the machine waits
-    /// for the devices, or a busy machine would make them slower than their quota.
-    fn shared(self) -> Vec<(&'static str, String)> {
-        match self {
-            Version::One => vec![("cpu.shares", "262144".to_owned())],
-            Version::Two => {
-                vec![("cpu.weight", "10000".to_owned()), ("cgroup.subtree_control", CONTROLLERS.to_owned())]
-            }
-        }
-    }
-
-    /// The file of a device's group that limits its memory, MB.
-    fn memory(self, mb: u64) -> (&'static str, String) {
-        let bytes = mb.saturating_mul(1_000_000).to_string();
-        match self {
-            Version::One => ("memory.limit_in_bytes", bytes),
-            Version::Two => ("memory.max", bytes),
-        }
-    }
-
-    /// Files of a device's group, with what to write into them: its quota as a share of one core.
-    fn quota(self, share: f64) -> Vec<(&'static str, String)> {
-        let quota = (share * PERIOD_MICROS as f64).round();
-        match self {
-            Version::One => vec![
-                ("cpu.cfs_period_us", PERIOD_MICROS.to_string()),
-                ("cpu.cfs_quota_us", quota.to_string()),
-            ],
-            Version::Two => vec![("cpu.max", format!("{quota} {PERIOD_MICROS}"))],
-        }
-    }
-}
 
 /// The group of this process, in which each device has its own; removed when dropped.
 #[derive(Debug)]
@@ -107,13 +58,6 @@ pub(crate) fn clean() -> Result<BTreeSet<String>> {
     // Where groups cannot be made, there are none.
     let hierarchy = hierarchy().ok();
     stale::clean(&hierarchy.as_ref().map(Hierarchy::roots).unwrap_or_default())
-}
-
-impl Hierarchy {
-    fn roots(&self) -> Vec<&Path> {
-        let memory = self.memory.iter().filter(|memory| **memory != self.root);
-        std::iter::once(&self.root).chain(memory).map(PathBuf::as_path).collect()
-    }
 }
 
 impl Groups {
@@ -171,6 +115,40 @@ impl Groups {
         Ok(joined)
     }
 
+    /// Gives a device another share of a core.
+    ///
+    /// # Errors
+    /// When there is no such device.
+    pub(crate) fn set_quota(&self, name: &str, share: f64) -> Result<()> {
+        write_all(&self.path.join(name), &self.version.quota(share))
+    }
+
+    /// Gives a device that has a limit of memory another one, MB. Version 1 refuses what is below what a device holds and
+    /// does not let go; it then has as much as it holds, and is killed when it asks for more.
+    ///
+    /// # Errors
+    /// When there is no such device, or none that was started with a limit.
+    pub(crate) fn set_memory(&self, name: &str, mb: u64) -> Result<()> {
+        let memory = self.memory.as_ref().map(|memory| memory.join(name)).filter(|memory| memory.exists());
+        let memory = memory.context("it was started without a limit of memory")?;
+        let (file, wanted) = self.version.memory(mb);
+        let path = memory.join(file);
+        let deadline = Instant::now() + LEAVE_TIMEOUT;
+        let mut limit = wanted;
+        // What it holds may grow before it becomes the limit.
+        loop {
+            match fs::write(&path, &limit) {
+                Err(e) if is_busy(&e) && Instant::now() < deadline => {
+                    limit = self.version.memory_held(&memory)?
+                }
+                written => {
+                    return written
+                        .with_context(|| format!("cannot write {limit} into `{}`", path.display()));
+                }
+            }
+        }
+    }
+
     /// Removes a device's groups once its processes have ended.
     pub(crate) fn remove(&self, name: &str) {
         self.all().into_iter().for_each(|group| remove_group(&group.join(name)));
@@ -191,43 +169,6 @@ impl Drop for Groups {
 
 fn make(group: &Path) -> Result<()> {
     fs::create_dir(group).with_context(|| format!("cannot make the group `{}`", group.display()))
-}
-
-/// Where this system sets CPU quotas.
-fn hierarchy() -> Result<Hierarchy> {
-    let is_root = rustix::process::geteuid().is_root();
-    ensure!(
-        is_root,
-        "devices are emulated by control groups and network namespaces: run this as root; {WITHOUT_ROOT}"
-    );
-    let mounts = fs::read_to_string("/proc/self/mounts").context("cannot read /proc/self/mounts")?;
-    let has = |root: &Path, wanted: &str| {
-        let controllers = fs::read_to_string(root.join("cgroup.controllers")).unwrap_or_default();
-        controllers.split_whitespace().any(|controller| controller == wanted)
-    };
-    find(&mounts, &has)
-        .with_context(|| format!("no control group hierarchy with the CPU controller; {WITHOUT_ROOT}"))
-}
-
-/// The hierarchies of the CPU and the memory controller, of version 1 if there are both versions. `has` looks into one of
-/// version 2.
-fn find(mounts: &str, has: &dyn Fn(&Path, &str) -> bool) -> Option<Hierarchy> {
-    let of = |version: Version, controller: &str| {
-        mounts.lines().find_map(|line| {
-            let mut fields = line.split(' ').skip(1);
-            let (path, kind, options) = (PathBuf::from(fields.next()?), fields.next()?, fields.next()?);
-            let found = match version {
-                Version::One => kind == "cgroup" && options.split(',').any(|option| option == controller),
-                Version::Two => kind == "cgroup2" && has(&path, controller),
-            };
-            found.then_some(path)
-        })
-    };
-    let of = |version: Version| {
-        let memory = || of(version, "memory");
-        of(version, "cpu").map(|root| Hierarchy { version, root, memory: memory() })
-    };
-    of(Version::One).or_else(|| of(Version::Two))
 }
 
 /// Removes a group with those in it. One that cannot be removed is left.
@@ -257,6 +198,10 @@ fn remove_group(path: &Path) {
     }
 }
 
+fn is_busy(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::BUSY.raw_os_error())
+}
+
 fn write_all(group: &Path, files: &[(&str, String)]) -> Result<()> {
     for (file, content) in files {
         let path = group.join(file);
@@ -264,41 +209,4 @@ fn write_all(group: &Path, files: &[(&str, String)]) -> Result<()> {
             .with_context(|| format!("cannot write {content} into `{}`", path.display()))?;
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_hierarchies_of_the_controllers_are_found() {
-        let one = "cgroup /sys/fs/cgroup/cpuacct cgroup rw,cpuacct 0 0\ncgroup /sys/fs/cgroup/cpu cgroup rw,cpu 0 0\n";
-        let memory = "cgroup /sys/fs/cgroup/memory cgroup rw,memory 0 0\n";
-        let two = "cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
-        let check = |mounts: &str, has: &str, expected: Option<(Version, &str, Option<&str>)>| {
-            let found = find(mounts, &|_, wanted| has.split(' ').any(|controller| controller == wanted));
-            let expected = expected.map(|(version, root, memory)| Hierarchy {
-                version,
-                root: root.into(),
-                memory: memory.map(PathBuf::from),
-            });
-            assert_eq!(found, expected, "{mounts}");
-        };
-        let (cpu, unified) = ("/sys/fs/cgroup/cpu", "/sys/fs/cgroup/unified");
-        check(&format!("{two}{one}"), "cpu memory", Some((Version::One, cpu, None)));
-        check(&format!("{one}{memory}"), "", Some((Version::One, cpu, Some("/sys/fs/cgroup/memory"))));
-        check(two, "cpu", Some((Version::Two, unified, None)));
-        check(two, "cpu memory", Some((Version::Two, unified, Some(unified))));
-        check(two, "memory", None);
-        check("proc /proc proc rw 0 0\nbroken\n", "cpu memory", None);
-    }
-
-    #[test]
-    fn a_quota_is_a_share_of_the_period() {
-        let files = |version: Version| version.quota(0.15).into_iter().map(|(f, c)| format!("{f} {c}"));
-        assert!(files(Version::One).eq(["cpu.cfs_period_us 20000", "cpu.cfs_quota_us 3000"]));
-        assert!(files(Version::Two).eq(["cpu.max 3000 20000"]));
-        assert_eq!(Version::One.memory(128), ("memory.limit_in_bytes", "128000000".to_owned()));
-        assert_eq!(Version::Two.quota(1.5), [("cpu.max", "30000 20000".to_owned())]);
-    }
 }

@@ -13,7 +13,7 @@ use crate::devices::Program;
 
 /// What runs the models.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Programs {
+pub struct Programs {
     /// The `defer` command [default: the one beside this program]
     #[arg(long, value_name = "PATH")]
     defer: Option<PathBuf>,
@@ -23,6 +23,12 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
+    /// This `defer` command, and models by what it finds itself.
+    #[must_use]
+    pub fn at(defer: &Path) -> Programs {
+        Programs { defer: Some(defer.to_owned()), onnxruntime: None }
+    }
+
     /// The `defer` command.
     pub(crate) fn defer(&self) -> Result<PathBuf> {
         let own = std::env::current_exe().context("cannot find the path of this program")?;

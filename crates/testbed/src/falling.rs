@@ -63,7 +63,7 @@ pub(crate) fn execute(args: &Args) -> Result<()> {
     let device = Device { quota: args.quota, idle_watts: 0.0, busy_watts: 0.0, memory_mb: None };
     let network = Description::even(2.0 * args.from);
     let network = LINKS.iter().fold(network, |network, &(from, to)| network.with_link(from, to, args.from));
-    let cluster = Cluster { name: "falling".to_owned(), devices: vec![device; 2], network: Some(network) };
+    let cluster = Cluster::new("falling", vec![device; 2], Some(network));
     let (file, devices) = (lab.cluster(&cluster)?, lab.start(&cluster)?);
     let job = Job {
         codec: Some(&args.codec),

@@ -9,10 +9,12 @@ use crate::common::{self, Origin, Programs};
 use crate::devices::{Cluster, Devices, Program, cluster_file, cluster_file_of};
 use crate::interrupt::Interrupt;
 use crate::limits::{Emulation, Limits, Way};
+use crate::network::Network;
+use crate::schedule;
 use crate::stream::{Job, Streamed, stream};
 
 /// A place for the runs of one experiment. All that they make there goes when it is dropped.
-pub(crate) struct Lab {
+pub struct Lab {
     /// Where the experiment is.
     folder: PathBuf,
     pub(crate) origin: Origin,
@@ -29,7 +31,7 @@ impl Lab {
     ///
     /// # Errors
     /// Where devices cannot be emulated.
-    pub(crate) fn new(folder: &Path, engine: &str, programs: &Programs, way: Way) -> Result<Lab> {
+    pub fn new(folder: &Path, engine: &str, programs: &Programs, way: Way) -> Result<Lab> {
         let (defer, origin) = (programs.defer()?, Origin::now());
         let interrupt = Interrupt::listen().context("cannot listen for signals")?;
         let limits = Limits::new(way)?;
@@ -54,7 +56,8 @@ impl Lab {
     }
 
     /// A folder to work in, which goes with this.
-    pub(crate) fn folder(&self) -> &Path {
+    #[must_use]
+    pub fn folder(&self) -> &Path {
         self.limits.folder()
     }
 
@@ -70,7 +73,7 @@ impl Lab {
     ///
     /// # Errors
     /// When the cluster cannot be emulated.
-    pub(crate) fn cluster(&self, cluster: &Cluster) -> Result<PathBuf> {
+    pub fn cluster(&self, cluster: &Cluster) -> Result<PathBuf> {
         let file = self.limits.folder().join(format!("{}.toml", cluster.name));
         fs::write(&file, cluster_file(cluster)?).context("cannot write a cluster file")?;
         Ok(file)
@@ -134,15 +137,24 @@ impl Lab {
         })
     }
 
+    /// The network of a cluster without the nodes in it.
+    ///
+    /// # Errors
+    /// When the cluster has none, or it cannot be emulated.
+    pub fn network(&self, cluster: &Cluster) -> Result<Network> {
+        self.limits.network(cluster)?.with_context(|| format!("`{}` has no network", cluster.name))
+    }
+
     /// Starts the devices of a cluster.
     ///
     /// # Errors
     /// When one does not start.
-    pub(crate) fn start(&self, cluster: &Cluster) -> Result<Devices<'_>> {
+    pub fn start(&self, cluster: &Cluster) -> Result<Devices<'_>> {
         Devices::start(cluster, &self.limits, &self.program(), &self.interrupt)
     }
 
-    /// Runs a job on devices; `heard` is told of each result, by how many there are then.
+    /// Runs a job on devices, to which happens what their schedule says; `heard` is told of each result, by how many there
+    /// are then.
     ///
     /// # Errors
     /// When the run fails, or somebody wants it to end.
@@ -152,7 +164,16 @@ impl Lab {
         job: &Job<'_>,
         heard: &mut dyn FnMut(usize) -> Result<()>,
     ) -> Result<Streamed> {
-        let streamed = stream(job, devices, &self.program(), &self.interrupt, heard)?;
+        // Of those that are measured.
+        let first = job.warm_up + 1;
+        let run = |tell: &mut dyn FnMut(usize)| {
+            let mut heard = |results| {
+                tell(results);
+                heard(results)
+            };
+            stream(job, devices, &self.program(), &self.interrupt, &mut heard)
+        };
+        let streamed = schedule::during(&devices.schedule, first, |fault| devices.strike(fault), run)?;
         devices.check()?;
         Ok(streamed)
     }

@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::{self, Groups};
@@ -22,8 +22,10 @@ const JOIN: &str =
 
 /// Which way it is to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
+pub enum Way {
+    /// Control groups and network namespaces, which need root.
     Groups,
+    /// Signals.
     Paced,
 }
 
@@ -103,6 +105,7 @@ impl Limits {
         ensure!(cluster.network.is_none(), "the cluster `{name}` has a `network`, {refused}");
         let limited = cluster.devices.iter().any(|device| device.memory_mb.is_some());
         ensure!(!limited, "devices of `{name}` have a limit of memory, {refused}");
+        ensure!(cluster.schedule.is_empty(), "the cluster `{name}` has a `schedule`, {refused}");
         Ok(Emulation::Paced)
     }
 
@@ -114,7 +117,7 @@ impl Limits {
         self.emulation(cluster)?;
         let (Limits::Groups(groups), Some(network)) = (self, &cluster.network) else { return Ok(None) };
         let prefix = format!("{}-{}", groups.name(), cluster.name);
-        Network::new(&prefix, cluster.devices.len(), network).map(Some)
+        Network::new(&prefix, cluster.devices.len(), network, &cluster.expected()?).map(Some)
     }
 
     /// The beginning of the command that starts a node as the device with this name and number: it becomes the program
@@ -146,6 +149,29 @@ impl Limits {
         }
     }
 
+    /// Gives a device another share of a core.
+    ///
+    /// # Errors
+    /// Where that is not done by control groups.
+    pub(crate) fn set_quota(&self, name: &str, share: f64) -> Result<()> {
+        self.groups()?.set_quota(name, share)
+    }
+
+    /// Gives a device other memory, MB, if it had a limit before.
+    ///
+    /// # Errors
+    /// Where that is not done by control groups.
+    pub(crate) fn set_memory(&self, name: &str, mb: u64) -> Result<()> {
+        self.groups()?.set_memory(name, mb)
+    }
+
+    fn groups(&self) -> Result<&Groups> {
+        match self {
+            Limits::Groups(groups) => Ok(groups),
+            Limits::Paced(_) => bail!("devices that are paced by signals stay as they are"),
+        }
+    }
+
     /// Forgets a device once its process has ended.
     pub(crate) fn remove(&self, name: &str) {
         if let Limits::Groups(groups) = self {
@@ -165,7 +191,7 @@ mod tests {
         let limits = Limits::Paced(stale::Folder::new("limits-test").unwrap());
         let check =
             |memory_mb: Option<u64>, network: Option<Description>, expected: Result<Emulation, &str>| {
-                let cluster = Cluster { name: "c".to_owned(), devices: vec![device(memory_mb)], network };
+                let cluster = Cluster::new("c", vec![device(memory_mb)], network);
                 let found = limits.emulation(&cluster).map_err(|error| error.to_string());
                 match expected {
                     Ok(emulation) => assert_eq!(found, Ok(emulation)),

@@ -1,10 +1,7 @@
 //! Whether emulated links are as fast as they are said to be: messages over TCP through a network as experiments have
-//! it, timed by the clock of this process, which has both ends. Called by `defer-testbed links`.
+//! it, timed by the clock of this process, which has both ends. A delay is to leave the rate as it is. Called by `defer-testbed links`.
 
-use std::io::{self, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::Barrier;
-use std::time::{Duration, Instant};
+mod flow;
 
 use anyhow::{Context, Result, ensure};
 use plan::End;
@@ -12,9 +9,10 @@ use rustix::process::nice;
 
 use crate::cgroup::Groups;
 use crate::interrupt::Interrupt;
-use crate::network::{Description, Network, address};
+use crate::network::{Description, Expected, Network};
 use crate::stream::median;
 use crate::table::markdown;
+use flow::{Flow, Span, measure};
 
 /// Hold the rates of emulated links against those that were asked for; needs root
 #[derive(Debug, clap::Args)]
@@ -27,6 +25,11 @@ pub(crate) struct Args {
 /// Rates that are held against what was asked for, Mbit/s.
 const RATES: [f64; 4] = [10.0, 100.0, 300.0, 1000.0];
 
+/// The delay with which that is done again, ms, and the rates: what a local network has, and more. A message that comes
+/// after a pause takes the delay besides, so that those that follow each other are timed.
+const DELAY_MS: f64 = 5.0;
+const DELAYED_RATES: [f64; 2] = [100.0, 300.0];
+
 /// Bytes of a message: a small and a large activation, and one that ends with nearly all of a piece, whose length
 /// is 64 KB unless it is bounded.
 const MESSAGES: [usize; 3] = [200_000, 250_000, 3_000_000];
@@ -36,19 +39,12 @@ const TOLERANCE: f64 = 0.05;
 const FAST_MBIT_S: f64 = 1000.0;
 const FAST_TOLERANCE: f64 = 0.12;
 
-/// How long messages are sent for each figure at the rate that was asked for, and how many at least.
-const TIME: Duration = Duration::from_secs(1);
-const FEWEST: usize = 3;
-
 /// A rate that is off is measured again, so often in all, and the best counts: whoever else uses this machine delays
 /// messages now and then, while a link that is wrong is so each time.
 const ATTEMPTS: usize = 5;
 
 /// As in experiments, everything else on the machine waits, as far as it can be made to.
 const NICENESS: i32 = -20;
-
-/// How long a line is idle before a message that comes after a pause.
-const PAUSE: Duration = Duration::from_millis(20);
 
 /// A full segment on the line with its Ethernet header, and what it carries for TCP: the rate of a link is that of its
 /// line, as that of any network card.
@@ -58,24 +54,6 @@ const SEGMENT_CONTENT_LEN: f64 = 1448.0;
 const ONE: End = End::Device(0);
 const TWO: End = End::Device(1);
 const THREE: End = End::Device(2);
-
-/// Messages from one end to another.
-#[derive(Clone, Copy)]
-struct Flow {
-    from: End,
-    to: End,
-    mbit_s: f64,
-    message_len: usize,
-    /// Whether each message comes after a pause, instead of right after the one before.
-    pauses: bool,
-}
-
-/// The time of a message on the line.
-#[derive(Clone, Copy)]
-struct Span {
-    began: Instant,
-    arrived: Instant,
-}
 
 /// What was asked for and what was measured.
 struct Row {
@@ -92,13 +70,19 @@ struct Row {
 pub(crate) fn execute(args: &Args) -> Result<()> {
     let interrupt = Interrupt::listen().context("cannot listen for signals")?;
     let groups = Groups::new()?;
+    let join = |devices, description: Description| {
+        Network::new(groups.name(), devices, &description, &Expected::default())
+    };
     if args.probe {
-        return Network::new(groups.name(), 2, &Description::even(100.0).with_link(0, 1, 10.0)).map(drop);
+        // What can be damaged is relayed, with netem, too.
+        let description = Description::even(100.0).with_link(0, 1, 10.0).with_delay(DELAY_MS);
+        let expected = Expected { damaging: vec![ONE], ..Expected::default() };
+        return Network::new(groups.name(), 2, &description, &expected).map(drop);
     }
     nice(NICENESS).context("cannot come before other processes")?;
     let mut rows = Vec::new();
     for mbit_s in RATES {
-        let network = Network::new(groups.name(), 2, &Description::even(mbit_s))?;
+        let network = join(2, Description::even(mbit_s))?;
         for message_len in MESSAGES {
             for (pauses, what) in [(true, "each after a pause"), (false, "one after the other")] {
                 let flow = Flow { from: ONE, to: TWO, mbit_s, message_len, pauses };
@@ -106,7 +90,18 @@ pub(crate) fn execute(args: &Args) -> Result<()> {
             }
         }
     }
-    let network = Network::new(groups.name(), 3, &Description::even(100.0).with_link(0, 1, 10.0))?;
+    for mbit_s in DELAYED_RATES {
+        let network = join(2, Description::even(mbit_s).with_delay(DELAY_MS))?;
+        for message_len in MESSAGES {
+            let flow = Flow { from: ONE, to: TWO, mbit_s, message_len, pauses: false };
+            rows.extend(rows_of(
+                &network,
+                &[(&[flow], "one after the other, 5 ms on their way")],
+                &interrupt,
+            )?);
+        }
+    }
+    let network = join(3, Description::even(100.0).with_link(0, 1, 10.0))?;
     let flow = Flow { from: ONE, to: TWO, mbit_s: 10.0, message_len: MESSAGES[0], pauses: false };
     let beside = Flow { to: THREE, mbit_s: 90.0, ..flow };
     let differ: [(&[Flow], &str); 2] =
@@ -202,112 +197,10 @@ fn rate(flows: &[(&Flow, &Vec<Span>)]) -> f64 {
     bits_per_second * 1e-6 * SEGMENT_LEN / SEGMENT_CONTENT_LEN
 }
 
-/// When the messages of flows that go on at the same time were on the line.
-fn measure(network: &Network, flows: &[Flow]) -> Result<Vec<Vec<Span>>> {
-    let ends = flows.iter().map(|flow| flow.connect(network)).collect::<Result<Vec<_>>>()?;
-    let start = &Barrier::new(flows.len());
-    std::thread::scope(|scope| {
-        let run = |(flow, (sender, receiver)): (&Flow, (TcpStream, TcpStream))| {
-            let flow = *flow;
-            scope.spawn(move || {
-                start.wait();
-                flow.run(sender, receiver)
-            })
-        };
-        let running: Vec<_> = flows.iter().zip(ends).map(run).collect();
-        let spans = running.into_iter().map(|flow| flow.join().expect("a flow does not panic"));
-        spans.collect::<io::Result<_>>().context("a connection over an emulated link broke")
-    })
-}
-
-impl Span {
-    fn seconds(&self) -> f64 {
-        (self.arrived - self.began).as_secs_f64()
-    }
-
-    /// How much of it lies between two moments, seconds.
-    fn within(&self, start: Instant, end: Instant) -> f64 {
-        self.arrived.min(end).saturating_duration_since(self.began.max(start)).as_secs_f64()
-    }
-}
-
-impl Flow {
-    fn connect(&self, network: &Network) -> Result<(TcpStream, TcpStream)> {
-        let connect = || -> Result<io::Result<_>> {
-            let listener = network.enter(self.to, || TcpListener::bind((address(self.to), 0)))?;
-            let listener = listener.context("cannot listen in an emulated network")?;
-            let to = listener.local_addr().context("cannot listen in an emulated network")?;
-            let sender = network.enter(self.from, || TcpStream::connect(to))?;
-            Ok(sender.and_then(|sender| Ok((sender, listener.accept()?.0))))
-        };
-        let (sender, receiver) = connect()?.context("cannot connect over an emulated link")?;
-        sender.set_nodelay(true).context("cannot set up a connection")?;
-        Ok((sender, receiver))
-    }
-
-    /// Of a message.
-    fn bits(&self) -> f64 {
-        self.message_len as f64 * 8.0
-    }
-
-    fn messages(&self) -> usize {
-        let each = self.bits() * 1e-6 / self.mbit_s;
-        FEWEST.max((TIME.as_secs_f64() / each) as usize)
-    }
-
-    /// Sends and receives.
-    fn run(&self, sender: TcpStream, receiver: TcpStream) -> io::Result<Vec<Span>> {
-        let (starts, arrivals) = std::thread::scope(|scope| {
-            let receiving = scope.spawn(|| self.receive(receiver));
-            let starts = self.send(sender);
-            (starts, receiving.join().expect("a receiver does not panic"))
-        });
-        let (starts, arrivals) = (starts?, arrivals?);
-        let began = if self.pauses { &starts[1..] } else { &arrivals[..] };
-        // The first message finds a connection that does not know yet what the line can carry.
-        let spans = arrivals[1..].iter().zip(began);
-        Ok(spans.map(|(&arrived, &began)| Span { began, arrived }).collect())
-    }
-
-    /// Gives the times at which messages began.
-    fn send(&self, mut sender: TcpStream) -> io::Result<Vec<Instant>> {
-        let message = vec![1; self.message_len];
-        let mut starts = Vec::new();
-        for _ in 0..self.messages() {
-            if self.pauses {
-                #[expect(
-                    clippy::disallowed_methods,
-                    reason = "a line that is idle for a while is what is measured"
-                )]
-                std::thread::sleep(PAUSE);
-            }
-            starts.push(Instant::now());
-            sender.write_all(&message)?;
-            if self.pauses {
-                sender.read_exact(&mut [0])?;
-            }
-        }
-        Ok(starts)
-    }
-
-    /// Gives the times at which messages had arrived.
-    fn receive(&self, mut receiver: TcpStream) -> io::Result<Vec<Instant>> {
-        let mut message = vec![0; self.message_len];
-        let mut arrivals = Vec::new();
-        for _ in 0..self.messages() {
-            receiver.read_exact(&mut message)?;
-            arrivals.push(Instant::now());
-            if self.pauses {
-                receiver.write_all(&[1])?;
-            }
-        }
-        Ok(arrivals)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::{Duration, Instant};
 
     #[test]
     fn rates_of_several_are_those_of_the_time_they_share() {

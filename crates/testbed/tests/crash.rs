@@ -25,7 +25,7 @@ devices = [
     { quota = 0.3, idle_watts = 1.0, busy_watts = 2.0 },
     { quota = 0.5, idle_watts = 1.0, busy_watts = 2.0 },
 ]
-network = { mbit_s = 100, dispatcher_mbit_s = 1000, links = [{ from = 1, to = 2, mbit_s = 20 }] }
+network = { mbit_s = 100, DELAYS dispatcher_mbit_s = 1000, links = [{ from = 1, to = 2, mbit_s = 20 }] }
 [[run]]
 cluster = "two"
 models = ["resnet20_mnist"]
@@ -48,12 +48,14 @@ fn nothing_is_left_of_a_killed_testbed() {
     symlink(Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models"), folder.path().join("models"))
         .unwrap();
     let experiment = experiments.join("accuracy.toml");
-    fs::write(&experiment, EXPERIMENT).unwrap();
 
     let seed = fastrand::u64(..);
     let mut moments = fastrand::Rng::with_seed(seed);
     let mut found = 0;
     for kill in 0..KILLS {
+        // Half of the networks have links that are relayed.
+        let delays = if kill / 2 % 2 == 0 { "delay_ms = 1, device_delay_ms = [2, 0]," } else { "" };
+        fs::write(&experiment, EXPERIMENT.replace("DELAYS", delays)).unwrap();
         // Half of the moments are while it is being set up, which takes a part of a second.
         let latest = if kill % 2 == 0 { LATEST / 8 } else { LATEST };
         let moment = latest.mul_f64(moments.f64());

@@ -19,7 +19,8 @@ fn links_have_their_rates() {
     let ended = running.wait_with_output().unwrap();
     let (table, message) = (String::from_utf8_lossy(&ended.stdout), String::from_utf8_lossy(&ended.stderr));
     assert!(ended.status.success(), "{table}{message}");
-    // A line for each rate, message and way of sending it, three for links that share an end, two above.
-    assert_eq!(table.lines().count(), 4 * 3 * 2 + 3 + 2, "{table}");
+    // A line for each rate, message and way of sending it, for two rates and each message with a delay, three for links
+    // that share an end, two above.
+    assert_eq!(table.lines().count(), 4 * 3 * 2 + 2 * 3 + 3 + 2, "{table}");
     assert!(left_of(process).is_empty(), "{:?} are left", left_of(process));
 }

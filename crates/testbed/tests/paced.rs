@@ -52,7 +52,7 @@ fn paced_devices() {
 }
 
 fn each_keeps_to_its_quota() {
-    let workplace = Workplace::new();
+    let workplace = Workplace::new(&["--paced"]);
     let ended = workplace.start("paced", &long(96)).wait_with_output().unwrap();
     assert!(ended.status.success(), "{}", message(&ended.stderr));
     let rows = workplace.rows("paced");
@@ -71,7 +71,7 @@ fn each_keeps_to_its_quota() {
 }
 
 fn what_cannot_be_paced_is_refused() {
-    let workplace = Workplace::new();
+    let workplace = Workplace::new(&["--paced"]);
     for (instead, expected) in [
         ("count = 3 }]\nnetwork = { mbit_s = 100 }", "has a `network`, which --paced cannot emulate"),
         ("count = 3, memory_mb = 200 }]", "have a limit of memory, which --paced cannot emulate"),
@@ -93,7 +93,7 @@ fn what_cannot_be_paced_is_refused() {
 }
 
 fn nothing_is_left_of_one_that_is_interrupted() {
-    let workplace = Workplace::new();
+    let workplace = Workplace::new(&["--paced"]);
     for signal in [Signal::INT, Signal::TERM] {
         let running = workplace.start("interrupted", &long(1_000_000));
         let process = running.id();
@@ -107,7 +107,7 @@ fn nothing_is_left_of_one_that_is_interrupted() {
 }
 
 fn nodes_end_with_a_testbed_that_is_killed() {
-    let workplace = Workplace::new();
+    let workplace = Workplace::new(&["--paced"]);
     let seed = fastrand::u64(..);
     let mut moments = fastrand::Rng::with_seed(seed);
     for kill in 0..=KILLS {

@@ -21,7 +21,7 @@ fn four_devices_are_nearly_four_times_as_fast() {
     if left_out("short", &["DEFER_TEST_WITHOUT_PACED", "DEFER_TEST_WITHOUT_ONNXRUNTIME"]) {
         return;
     }
-    let workplace = Workplace::new();
+    let workplace = Workplace::new(&["--paced"]);
     let running = workplace.start("short", include_str!("../../../experiments/short.toml"));
     let process = running.id();
     let ended = running.wait_with_output().unwrap();

@@ -228,6 +228,13 @@ impl Experiment {
             cluster_file(cluster).with_context(|| format!("`{shown}`"))?;
         }
         let cells = experiment.cells().with_context(|| format!("`{shown}`"))?;
+        for Cell { cluster, configuration, .. } in &cells {
+            ensure!(
+                !configuration.side_by_side || cluster.schedule.is_empty(),
+                "`{shown}`: devices side by side are in runs of their own, of which none has the schedule of `{}`",
+                cluster.name
+            );
+        }
         for figure in &experiment.figure {
             ensure!(figure.is_of(&cells), "`{shown}`: the figure `{}` shows what is not run", figure.title());
         }
@@ -379,6 +386,19 @@ mod tests {
         assert!(experiment.traced(&experiment.figure[0]).unwrap().is_none());
     }
 
+    const KILLS: &str = "schedule = [{ at_s = 3, device = 2, fault = 'kill' }]";
+
+    #[test]
+    fn what_happens_meanwhile_is_of_one_run() {
+        let with = |text: &str| {
+            let (from, kills) = ("busy_watts = 2 }]", KILLS.replace("device = 2", "device = 1"));
+            read(&text.replace(from, &format!("{from}, {kills}")))
+        };
+        assert_eq!(with(TEXT).unwrap().cells().unwrap()[0].cluster.schedule.len(), 1);
+        let error = with(&TEXT.replace("window = 1", "side_by_side = true")).unwrap_err().to_string();
+        assert!(error.contains("none has the schedule of `one`"), "{error}");
+    }
+
     #[test]
     fn what_cannot_be_run_is_refused() {
         for (from, to, message) in [
@@ -397,6 +417,11 @@ mod tests {
             ("title = \"F\", model = \"a\"", "title = \"F\", model = \"c\"", "shows what is not run"),
             (&figure(TEXT), &GANTT.replace("small", "large"), "the figure `G` shows what is not run"),
             ("quota = 0.5", "quota = 5.0", "no share of a core"),
+            (
+                "busy_watts = 2 }]",
+                &format!("busy_watts = 2 }}], {KILLS}"),
+                "entry 1 of the schedule (at 3 s): there is no",
+            ),
         ] {
             let error = format!("{:#}", read(&TEXT.replace(from, to)).unwrap_err());
             assert!(error.contains(message), "{to}: {error}");

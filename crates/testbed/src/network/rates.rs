@@ -1,18 +1,27 @@
-//! How fast the links of an emulated network are: what an experiment says of it, and what that makes of every end.
-//! Pure.
+//! How fast the links of an emulated network are, and how long what they carry is on its way: what an experiment says of
+//! it, and what that makes of every end. Pure.
+
+use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use plan::End;
 use serde::Deserialize;
 
 /// Rates that can be emulated, Mbit/s.
-const RANGE: std::ops::RangeInclusive<f64> = 0.1..=10_000.0;
+const RATES: std::ops::RangeInclusive<f64> = 0.1..=10_000.0;
+
+/// Delays that can be emulated, ms: more than a second is no network.
+const DELAYS: std::ops::RangeInclusive<f64> = 0.0..=1000.0;
+
+/// What may be on its way from an end at once, bytes: where the kernel holds nothing back, it is in our memory. It is a
+/// second at 500 Mbit/s.
+const MOST_ON_ITS_WAY: f64 = 64e6;
 
 /// As an experiment describes it. Every device, and the dispatcher, has a link of its own to a switch, which limits
 /// all that it sends together, and all that it receives.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Description {
+pub struct Description {
     /// Rate of each link to the switch.
     mbit_s: f64,
     /// Instead, the rate of each device's one, in their order.
@@ -21,30 +30,43 @@ pub(crate) struct Description {
     /// Instead, the rate of the dispatcher's one.
     #[serde(default)]
     dispatcher_mbit_s: Option<f64>,
-    /// From one end to another, what is slower than the links of both.
+    /// How long what an end sends to any other is on its way; a round trip takes it twice. Without it, none.
     #[serde(default)]
-    links: Vec<Slower>,
+    delay_ms: f64,
+    /// Instead, of what each device sends, in their order.
+    #[serde(default)]
+    device_delay_ms: Vec<f64>,
+    /// Instead, of what the dispatcher sends.
+    #[serde(default)]
+    dispatcher_delay_ms: Option<f64>,
+    /// From one end to another, what is slower than the links of both, or is on its way for another time.
+    #[serde(default)]
+    links: Vec<Link>,
 }
 
+/// What differs from one end to another.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Slower {
+struct Link {
     from: Name,
     to: Name,
-    mbit_s: f64,
+    #[serde(default)]
+    mbit_s: Option<f64>,
+    #[serde(default)]
+    delay_ms: Option<f64>,
 }
 
 /// The number of a device, from 1 on, or `"dispatcher"`.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(untagged)]
-enum Name {
+pub(crate) enum Name {
     Device(usize),
     Other(Other),
 }
 
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Other {
+pub(crate) enum Other {
     Dispatcher,
 }
 
@@ -54,74 +76,146 @@ pub(crate) struct Uplink {
     pub(crate) end: End,
     /// Rate in each direction.
     pub(crate) mbit_s: f64,
-    /// To whom it sends more slowly, and how fast.
-    pub(crate) slower: Vec<(End, f64)>,
+    /// Of what it sends.
+    pub(crate) delay: Duration,
+    /// To whom it sends differently.
+    pub(crate) own: Vec<Own>,
+}
+
+/// What an end sends to one of the others.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Own {
+    pub(crate) to: End,
+    /// Where it is slower than the links of both.
+    pub(crate) mbit_s: Option<f64>,
+    pub(crate) delay: Duration,
 }
 
 impl Description {
     /// All links to the switch have the same rate.
     pub(crate) fn even(mbit_s: f64) -> Description {
-        Description { mbit_s, device_mbit_s: Vec::new(), dispatcher_mbit_s: None, links: Vec::new() }
+        Description {
+            mbit_s,
+            device_mbit_s: Vec::new(),
+            dispatcher_mbit_s: None,
+            delay_ms: 0.0,
+            device_delay_ms: Vec::new(),
+            dispatcher_delay_ms: None,
+            links: Vec::new(),
+        }
     }
 
     /// With a slower link from one device to another.
     pub(crate) fn with_link(mut self, from: usize, to: usize, mbit_s: f64) -> Description {
-        self.links.push(Slower { from: Name::Device(from + 1), to: Name::Device(to + 1), mbit_s });
+        let (from, to) = (Name::Device(from + 1), Name::Device(to + 1));
+        self.links.push(Link { from, to, mbit_s: Some(mbit_s), delay_ms: None });
         self
     }
 
-    /// The links of the dispatcher and of so many devices.
+    /// With a delay of all links.
+    pub(crate) fn with_delay(self, delay_ms: f64) -> Description {
+        Description { delay_ms, ..self }
+    }
+
+    /// The links of the dispatcher and of so many devices, in the order of [`End::all`].
     ///
     /// # Errors
-    /// For rates that cannot be emulated, ends that do not exist, and links that would not be slower than their ends'.
+    /// For rates and delays that cannot be emulated, ends that do not exist, and links that would not be slower than
+    /// their ends'.
     pub(crate) fn uplinks(&self, devices: usize) -> Result<Vec<Uplink>> {
-        let numbers = self.device_mbit_s.len();
-        ensure!(
-            numbers == 0 || numbers == devices,
-            "`device_mbit_s` of a network has {numbers} rates for {devices} devices"
-        );
-        let uplink = |end: End| {
-            let own = match end {
-                End::Dispatcher => self.dispatcher_mbit_s,
-                End::Device(i) => self.device_mbit_s.get(i).copied(),
-            };
-            Uplink { end, mbit_s: own.unwrap_or(self.mbit_s), slower: Vec::new() }
-        };
-        let mut uplinks: Vec<Uplink> = End::all(devices).map(uplink).collect();
-        uplinks.iter().try_for_each(|uplink| in_range(uplink.mbit_s))?;
-        for &Slower { from, to, mbit_s } in &self.links {
-            in_range(mbit_s)?;
+        for (key, numbers) in
+            [("device_mbit_s", &self.device_mbit_s), ("device_delay_ms", &self.device_delay_ms)]
+        {
+            let found = numbers.len();
+            let right = found == 0 || found == devices;
+            ensure!(right, "`{key}` of a network has {found} numbers for {devices} devices");
+        }
+        let mut uplinks = End::all(devices).map(|end| self.uplink(end)).collect::<Result<Vec<_>>>()?;
+        for &Link { from, to, mbit_s, delay_ms } in &self.links {
             let (from, to) = (from.place(devices)?, to.place(devices)?);
             let fastest = uplinks[from].mbit_s.min(uplinks[to].mbit_s);
             let (sender, receiver) = (uplinks[from].end, uplinks[to].end);
             let link = format!("the link from {} to {}", shown(sender), shown(receiver));
             ensure!(from != to, "{link} is none");
-            ensure!(mbit_s < fastest, "{link} has {mbit_s} Mbit/s, no less than its ends ({fastest} Mbit/s)");
-            let slower = &mut uplinks[from].slower;
-            ensure!(slower.iter().all(|(end, _)| *end != receiver), "{link} is there twice");
-            slower.push((receiver, mbit_s));
+            ensure!(mbit_s.or(delay_ms).is_some(), "{link} has neither `mbit_s` nor `delay_ms`");
+            if let Some(mbit_s) = mbit_s {
+                rate(mbit_s)?;
+                ensure!(
+                    mbit_s < fastest,
+                    "{link} has {mbit_s} Mbit/s, no less than its ends ({fastest} Mbit/s)"
+                );
+            }
+            let delay = delay_ms.map(delay).transpose()?.unwrap_or(uplinks[from].delay);
+            let own = &mut uplinks[from].own;
+            ensure!(own.iter().all(|own| own.to != receiver), "{link} is there twice");
+            own.push(Own { to: receiver, mbit_s, delay });
         }
+        uplinks.iter().try_for_each(|uplink| uplink.checked().map(drop))?;
         Ok(uplinks)
+    }
+
+    /// The link of an end, before what differs.
+    fn uplink(&self, end: End) -> Result<Uplink> {
+        let (own_rate, own_delay) = match end {
+            End::Dispatcher => (self.dispatcher_mbit_s, self.dispatcher_delay_ms),
+            End::Device(i) => (self.device_mbit_s.get(i).copied(), self.device_delay_ms.get(i).copied()),
+        };
+        let mbit_s = rate(own_rate.unwrap_or(self.mbit_s))?;
+        Ok(Uplink { end, mbit_s, delay: delay(own_delay.unwrap_or(self.delay_ms))?, own: Vec::new() })
+    }
+}
+
+impl Uplink {
+    /// The longest delay of what it sends.
+    pub(crate) fn longest_delay(&self) -> Duration {
+        self.own.iter().map(|own| own.delay).fold(self.delay, Duration::max)
+    }
+
+    /// Its rate, Mbit/s, at which no more is on its way than may be.
+    pub(crate) fn checked(&self) -> Result<f64> {
+        let bytes = self.mbit_s * 1e6 / 8.0 * self.longest_delay().as_secs_f64();
+        let (most, what) = (MOST_ON_ITS_WAY / 1e6, shown(self.end));
+        ensure!(
+            bytes <= MOST_ON_ITS_WAY,
+            "{:.0} MB would be on their way from {what} at once, of {most} at most: less delay, or less Mbit/s",
+            bytes / 1e6
+        );
+        Ok(self.mbit_s)
     }
 }
 
 impl Name {
+    /// The end of this name in a network of so many devices.
+    pub(crate) fn end(self, devices: usize) -> Result<End> {
+        Ok(match self.place(devices)? {
+            0 => End::Dispatcher,
+            number => End::Device(number - 1),
+        })
+    }
+
     /// Its place among the ends, where the dispatcher comes first.
     fn place(self, devices: usize) -> Result<usize> {
         match self {
             Name::Other(Other::Dispatcher) => Ok(0),
             Name::Device(number) if (1..=devices).contains(&number) => Ok(number),
             Name::Device(number) => {
-                bail!("a link of device {number}: devices are numbered from 1 to {devices}")
+                bail!("there is no device {number}: devices are numbered from 1 to {devices}")
             }
         }
     }
 }
 
-fn in_range(mbit_s: f64) -> Result<()> {
-    let (least, most) = (RANGE.start(), RANGE.end());
-    ensure!(RANGE.contains(&mbit_s), "a link of {mbit_s} Mbit/s cannot be emulated: {least} to {most} can");
-    Ok(())
+/// A rate that can be emulated.
+pub(crate) fn rate(mbit_s: f64) -> Result<f64> {
+    let (least, most) = (RATES.start(), RATES.end());
+    ensure!(RATES.contains(&mbit_s), "a link of {mbit_s} Mbit/s cannot be emulated: {least} to {most} can");
+    Ok(mbit_s)
+}
+
+fn delay(ms: f64) -> Result<Duration> {
+    let (least, most) = (DELAYS.start(), DELAYS.end());
+    ensure!(DELAYS.contains(&ms), "a delay of {ms} ms cannot be emulated: {least} to {most} can");
+    Ok(Duration::from_secs_f64(ms / 1e3))
 }
 
 /// What an end is called in messages.
@@ -136,29 +230,40 @@ pub(crate) fn shown(end: End) -> String {
 mod tests {
     use super::*;
 
+    const ONE: End = End::Device(0);
+    const TWO: End = End::Device(1);
+
     fn uplinks(text: &str) -> Result<Vec<Uplink>> {
         toml::from_str::<Description>(text)?.uplinks(2)
     }
 
     #[test]
-    fn every_end_has_its_rate() {
-        let check = |text: &str, expected: [f64; 3], slower: &[(usize, End, f64)]| {
+    fn every_end_has_its_rate_and_delay() {
+        let check = |text: &str, rates: [f64; 3], delays_ms: [u64; 3], own: &[(usize, Own)]| {
             let found = uplinks(text).unwrap();
-            assert_eq!(found.iter().map(|uplink| uplink.mbit_s).collect::<Vec<_>>(), expected, "{text}");
-            let slower_of = |(i, uplink): (usize, &Uplink)| {
-                uplink.slower.iter().map(move |&(to, mbit_s)| (i, to, mbit_s)).collect::<Vec<_>>()
-            };
-            let found: Vec<_> = found.iter().enumerate().flat_map(slower_of).collect();
-            assert_eq!(found, slower, "{text}");
+            assert_eq!(found.iter().map(|uplink| uplink.mbit_s).collect::<Vec<_>>(), rates, "{text}");
+            let delays = found.iter().map(|uplink| uplink.delay.as_millis() as u64);
+            assert!(delays.eq(delays_ms), "{text}: {found:?}");
+            let found = found.iter().enumerate();
+            let found: Vec<_> =
+                found.flat_map(|(i, uplink)| uplink.own.iter().map(move |own| (i, *own))).collect();
+            assert_eq!(found, own, "{text}");
         };
-        check("mbit_s = 100", [100.0; 3], &[]);
-        check("mbit_s = 100\ndevice_mbit_s = [10, 20]", [100.0, 10.0, 20.0], &[]);
-        check("mbit_s = 100\ndispatcher_mbit_s = 1000", [1000.0, 100.0, 100.0], &[]);
+        check("mbit_s = 100", [100.0; 3], [0; 3], &[]);
+        check("mbit_s = 100\ndevice_mbit_s = [10, 20]", [100.0, 10.0, 20.0], [0; 3], &[]);
+        check("mbit_s = 100\ndispatcher_mbit_s = 1000", [1000.0, 100.0, 100.0], [0; 3], &[]);
+        check("mbit_s = 100\ndelay_ms = 5\ndevice_delay_ms = [1, 20]", [100.0; 3], [5, 1, 20], &[]);
+        check("mbit_s = 100\ndispatcher_delay_ms = 3", [100.0; 3], [3, 0, 0], &[]);
+        let own = |to, mbit_s, ms| Own { to, mbit_s, delay: Duration::from_millis(ms) };
         let links = r#"
             mbit_s = 100
-            links = [{ from = 1, to = 2, mbit_s = 10 }, { from = "dispatcher", to = 1, mbit_s = 0.5 }]
+            delay_ms = 2
+            links = [{ from = 1, to = 2, mbit_s = 10 }, { from = "dispatcher", to = 1, mbit_s = 0.5, delay_ms = 9 },
+                     { from = 2, to = 1, delay_ms = 0 }]
         "#;
-        check(links, [100.0; 3], &[(0, End::Device(0), 0.5), (1, End::Device(1), 10.0)]);
+        let expected = [(0, own(ONE, Some(0.5), 9)), (1, own(TWO, Some(10.0), 2)), (2, own(ONE, None, 0))];
+        check(links, [100.0; 3], [2; 3], &expected);
+        assert_eq!(uplinks(links).unwrap()[0].longest_delay(), Duration::from_millis(9));
     }
 
     #[test]
@@ -169,7 +274,14 @@ mod tests {
         };
         check("mbit_s = 0", "0 Mbit/s cannot be emulated");
         check("mbit_s = nan", "cannot be emulated");
-        check("mbit_s = 10\ndevice_mbit_s = [10]", "1 rates for 2 devices");
+        check("mbit_s = 10\ndevice_mbit_s = [10]", "1 numbers for 2 devices");
+        check("mbit_s = 10\ndelay_ms = -1", "a delay of -1 ms cannot be emulated");
+        check("mbit_s = 10\ndelay_ms = nan", "cannot be emulated");
+        check("mbit_s = 10\ndevice_delay_ms = [1]", "`device_delay_ms` of a network has 1 numbers");
+        check(
+            "mbit_s = 1000\ndispatcher_delay_ms = 1000",
+            "125 MB would be on their way from the dispatcher",
+        );
         let link = |link: &str| format!("mbit_s = 10\nlinks = [{link}]");
         check(&link("{ from = 1, to = 3, mbit_s = 1 }"), "numbered from 1 to 2");
         check(&link("{ from = 0, to = 2, mbit_s = 1 }"), "numbered from 1 to 2");
@@ -181,6 +293,8 @@ mod tests {
         );
         let one = "{ from = 1, to = 2, mbit_s = 1 }";
         check(&link(&format!("{one}, {one}")), "twice");
+        check(&link("{ from = 1, to = 2 }"), "neither `mbit_s` nor `delay_ms`");
+        check(&link("{ from = 1, to = 2, delay_ms = 2000 }"), "a delay of 2000 ms");
         check(&link("{ from = 1, to = 2, mbit_s = 1, delay = 1 }"), "unknown field");
     }
 }
