@@ -9,13 +9,16 @@ FUZZ_SECONDS ?= 60
 # Experiments that `make evaluation` runs: those that the claims of the report stand on.
 EVALUATION ?= resnet50
 FRESH ?=
+# What `make build` builds. All binaries together have other features of some crates than the command alone, and those of
+# all tests: whoever goes on to test builds for that at once, and nothing twice.
+BUILD ?= -p cli
 FUZZ_TARGETS ?= $(notdir $(wildcard fuzz/corpus/*))
 REPEAT := $(shell expr \( $(ITEMS) + 7 \) / 8)
 
 .PHONY: build demo test short vectors fuzz bench bench-codecs experiments evaluation check docs clean
 
 build:
-	$(CARGO) build --release --locked -p cli
+	$(CARGO) build --release --locked $(BUILD)
 
 ## Four nodes on this machine, a trained model cut over them, some 200 photos through the chain.
 demo: build
@@ -26,6 +29,7 @@ demo: build
 ## network namespaces only where they cannot be made (without root, or without iproute2), those on emulated devices
 ## only where CPU quotas cannot be set, those on emulated links only where links cannot be shaped.
 test: export ORT_DISABLE_TELEMETRY = 1
+test: BUILD = --workspace --bins
 test: build
 	@if library=$$($(DEFER) engine install); then \
 	    export DEFER_ONNXRUNTIME="$$library"; \
@@ -37,7 +41,7 @@ test: build
 	    echo "test: *** NO NETWORK NAMESPACES (needs root, and ip from iproute2): THE TEST OVER THREE MACHINES DOES NOT RUN ***"; \
 	    export DEFER_TEST_WITHOUT_ROOT=1; \
 	fi; \
-	if ! { $(CARGO) build --release --locked -p testbed && target/release/defer-testbed quotas; } >/dev/null 2>&1; then \
+	if ! target/release/defer-testbed quotas >/dev/null 2>&1; then \
 	    echo "test: *** NO CPU QUOTAS (needs root and control groups): THE TESTS ON EMULATED DEVICES DO NOT RUN ***"; \
 	    export DEFER_TEST_WITHOUT_QUOTAS=1; \
 	fi; \
@@ -59,6 +63,7 @@ test: build
 
 ## The short form of the evaluation: 1, 2 and 4 devices that are emulated without root, and how much faster four are.
 short: export ORT_DISABLE_TELEMETRY = 1
+short: BUILD = --workspace --bins
 short: build
 	@library=$$($(DEFER) engine install) && export DEFER_ONNXRUNTIME="$$library" && set -x && \
 	    $(CARGO) test --release --locked -p testbed --test short
@@ -98,8 +103,8 @@ experiments:
 ## docs/evaluation.md and .html. Goes on where it was ended; FRESH=--fresh begins anew. All that are run on devices take
 ## many hours: EVALUATION="resnet50 codecs uneven vgg transformers large energy latency". Needs root.
 evaluation: export ORT_DISABLE_TELEMETRY = 1
+evaluation: BUILD = --workspace --bins
 evaluation: build
-	$(CARGO) build --release --locked -p testbed
 	@library=$$($(DEFER) engine install) && export DEFER_ONNXRUNTIME="$$library" && set -x && \
 	    for experiment in $(EVALUATION); do \
 	        target/release/defer-testbed run $(FRESH) experiments/$$experiment.toml || exit 1; \

@@ -8,8 +8,8 @@ use anyhow::{Context, Result, anyhow};
 use graph::Model;
 use indicatif::ProgressBar;
 use pipeline::{
-    Accuracy, CalibrateOptions, Cluster, Layout, Measured, NodeInfo, Options, Pipeline, PrepareOptions,
-    Prepared, Progress, Wanted,
+    Accuracy, CalibrateOptions, Cluster, Costs, Layout, Measured, NodeInfo, Options, Pipeline,
+    PrepareOptions, Prepared, Progress, Wanted,
 };
 use plan::names::listed;
 use wire::control::StageFigures;
@@ -34,6 +34,11 @@ pub(super) struct Fleet {
 }
 
 impl Fleet {
+    /// What plans for these nodes are made with.
+    pub(super) fn costs(&self, prepared: &Prepared, options: &Options) -> Costs {
+        Costs::new(&prepared.profile, self.nodes(), self.description.as_ref(), options.measured.as_ref())
+    }
+
     /// Starts, finds or waits for the nodes that the flags name, else for those `wanted`.
     pub(super) fn gather(
         nodes: &Nodes,

@@ -7,6 +7,7 @@ mod fleet;
 mod node;
 mod nodes;
 mod plan;
+mod replicas;
 mod run;
 mod stream;
 mod zoo;

@@ -17,6 +17,7 @@ use super::advice::{Fault, TAKES, fault};
 use super::compare::FirstRound;
 use super::fleet::{self, Fleet, load_model};
 use super::plan::require_power;
+use super::replicas;
 use super::stream::{self, Done};
 use crate::failure::{Hint, Interrupted};
 use crate::flags::{
@@ -188,6 +189,14 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
         ..Options::default()
     };
     let free = args.nodes.cluster.is_some() || args.goal.is_given();
+    // Nothing that is asked for stands against several nodes to a stage.
+    let split = &options.split;
+    let free_choice = !args.goal.is_given()
+        && args.plan.is_none()
+        && split.stages.is_none()
+        && split.cuts.is_empty()
+        && !split.keep_order
+        && split.rule.is_none();
     let decided = options.layout.is_some() || options.split.rule.is_some();
     if options.split.stages.is_none() && options.split.cuts.is_empty() && !free && !decided {
         // Nodes that were started or asked for are all used; a cluster file or a goal leaves the choice to the
@@ -225,6 +234,10 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     report.shipped_wire_bytes += shipped_before.wire_bytes;
     report.rounded_weights = rounded(args.weights, &prepared);
     report.gone_nodes = gone;
+    if free_choice && !stream::share_cores(&chain) {
+        report.with_replicas =
+            replicas::promise(&prepared, &fleet.costs(&prepared, &options), &options, &chain);
+    }
     let traced = tracing.map(Tracing::finish).transpose().map_err(|error| streaming(&fleet, error.into()));
     let traced = traced.and_then(|trace| write_trace(job.trace.take(), &name, trace.as_ref()));
     fleet.learn(&prepared, profile, cache, &chain, streamed.figures())?;

@@ -289,7 +289,7 @@ fn nodes(chain: &Pipeline) -> Vec<String> {
 }
 
 /// Whether the nodes of one machine have more threads than it has cores.
-fn share_cores(chain: &Pipeline) -> bool {
+pub(super) fn share_cores(chain: &Pipeline) -> bool {
     let nodes = || chain.stages().iter().map(|stage| &stage.node.description);
     nodes().any(|node| {
         let beside = nodes().filter(|other| other.machine.id == node.machine.id);
@@ -346,6 +346,7 @@ impl Streamed {
             period_ms: 1e3 / self.items_per_s.max(1e-9),
             predicted: prediction(plan.period, plan.latency, plan.bottleneck),
             shared_cores: share_cores(chain),
+            with_replicas: None,
             corrected: operation.as_ref().map(|o| prediction(o.period, o.latency, o.bottleneck)),
             latency_ms_p50: self.latency_ms(0.5),
             latency_ms_p99: self.latency_ms(0.99),

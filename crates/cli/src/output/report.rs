@@ -98,6 +98,9 @@ pub(crate) struct RunReport {
     pub(crate) predicted: Prediction,
     /// Whether nodes share cores, of which predictions know nothing.
     pub(crate) shared_cores: bool,
+    /// What a plan would promise that was not allowed, where it is clearly more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) with_replicas: Option<WithReplicas>,
     /// By the CPU time that the nodes took in this run, where all stages had been timed before.
     pub(crate) corrected: Option<Prediction>,
     pub(crate) latency_ms_p50: f64,
@@ -128,6 +131,27 @@ pub(crate) struct RunReport {
     /// Nodes that were found, but went before anything was planned.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) gone_nodes: Vec<String>,
+}
+
+/// A plan in which several nodes run the same stage.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct WithReplicas {
+    pub(crate) items_per_s: f64,
+    /// Nodes of each stage.
+    pub(crate) nodes: Vec<usize>,
+}
+
+impl WithReplicas {
+    fn text(&self) -> String {
+        let how = match &self.nodes[..] {
+            [nodes] => format!("{nodes} nodes would each run the whole model"),
+            nodes => {
+                let nodes = listed(nodes.iter().map(usize::to_string));
+                format!("stages would have {nodes} nodes")
+            }
+        };
+        format!("with --replicas: {:.1} items/s predicted; {how}", self.items_per_s)
+    }
 }
 
 /// Weights that were rounded before they were shipped.
@@ -263,6 +287,9 @@ impl RunReport {
         text += &format!("\npredicted: {}", self.predicted.text());
         if let Some(corrected) = &self.corrected {
             text += &format!("\nby the CPU time that it took: {}", corrected.text());
+        }
+        if let Some(other) = &self.with_replicas {
+            text += &format!("\n{}", other.text());
         }
         if self.shared_cores {
             text += "\nthe nodes share cores here, of which predictions know nothing";
@@ -442,6 +469,7 @@ mod tests {
             period_ms: 12.5,
             predicted: prediction(0.0125),
             shared_cores: true,
+            with_replicas: Some(WithReplicas { items_per_s: 123.4, nodes: vec![4, 2, 1] }),
             corrected: Some(prediction(0.0128)),
             latency_ms_p50: 12.34,
             latency_ms_p99: 56.78,
@@ -478,6 +506,7 @@ mod tests {
             "56.8",
             "predicted: 80.0 items/s, limited by a-node",
             "the nodes share cores",
+            "with --replicas: 123.4 items/s predicted; stages would have 4, 2, 1 nodes",
             "took: 78.1 items/s",
             "18.50 MB of weights shipped in 6.20 MB",
             "54 weights rounded to bf16, by 0.12 % of their range at most",
