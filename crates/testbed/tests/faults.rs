@@ -102,8 +102,11 @@ fn devices_and_links_become_slow(lab: &Lab) {
     let changes = [
         Fault::LinkRate { from: End::Dispatcher, to: ONE, mbit_s: slow },
         Fault::LinkRate { from: End::Dispatcher, to: ONE, mbit_s: 100.0 },
+        // Of who receives, and of who sends.
         Fault::Rate { end: ONE, mbit_s: slow },
         Fault::Rate { end: ONE, mbit_s: 100.0 },
+        Fault::Rate { end: End::Dispatcher, mbit_s: slow },
+        Fault::Rate { end: End::Dispatcher, mbit_s: 100.0 },
     ];
     let cluster = cluster("faults", 2, "network = { mbit_s = 100 }").expecting(&changes);
     let devices = lab.start(&cluster).unwrap();

@@ -43,24 +43,25 @@ fn a_schedule_is_carried_out() {
         return;
     }
     let workplace = Workplace::new(&[]);
+    // Times are soon after the first result: fast machines have done it all in a part of a second.
     let usual = row(&workplace, "usual", "").unwrap();
     // The last ones before the nodes stood still wait for as long as these do, and all others come after that. Entries may
     // come in any order.
     let still = row(
         &workplace,
         "still",
-        "{ at_s = 2.0, device = 2, fault = 'thaw' }, { at_s = 0.5, device = 2, fault = 'freeze' }",
+        "{ at_s = 1.6, device = 2, fault = 'thaw' }, { at_s = 0.1, device = 2, fault = 'freeze' }",
     )
     .unwrap();
     let figure = |row: &Value, name: &str| row[name].as_f64().unwrap();
     let longest = |row: &Value| figure(row, "latency_ms_p99");
     assert!(longest(&still) >= STILL_MS && longest(&usual) < STILL_MS / 2.0, "{still}\n{usual}");
     let all = |row: &Value| figure(row, "period_ms") * 300.0;
-    assert!(all(&still) >= STILL_MS + 500.0, "{still}");
+    assert!(all(&still) >= STILL_MS, "{still}");
     // From soon after the first result on, an input of 3,136 bytes takes 50 ms.
     let slow = row(&workplace, "slow", "{ at_s = 0.1, from = 'dispatcher', to = 1, mbit_s = 0.5 }").unwrap();
     assert!(figure(&slow, "period_ms") > 40.0 && figure(&usual, "period_ms") < 25.0, "{slow}\n{usual}");
-    let killed = row(&workplace, "killed", "{ at_s = 0.2, device = 1, fault = 'kill' }").unwrap();
+    let killed = row(&workplace, "killed", "{ at_s = 0.1, device = 1, fault = 'kill' }").unwrap();
     assert!(killed["failure"].as_str().is_some_and(|said| said.contains("`two-1`")), "{killed}");
     let early = row(&workplace, "early", "{ at_s = 3600, device = 1, quota = 0.1 }").unwrap_err();
     assert!(
