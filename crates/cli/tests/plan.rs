@@ -303,7 +303,19 @@ fn a_run_does_exactly_what_the_plan_says() {
     assert!(stages[0]["out_bytes"].as_f64().unwrap() > 50_176.0, "{report}");
     assert!(report["whole_model"]["largest_difference"].as_f64().unwrap() < 1e-4, "{report}");
 
-    run(&[("'local-1', 'local-2'", "raw", "")], &[]).failed(FAILED, &["cannot deal items out yet", "hint: "]);
+    let replicas = [("'local-3', 'local-1'", "raw", CUTS[0]), ("'local-2'", "raw", "")];
+    let (items, report) = run(&replicas, &["--whole", "--repeat", "4"]).succeeded().results();
+    check_digits(&items, 40);
+    assert!(report["whole_model"]["largest_difference"].as_f64().unwrap() < 1e-4, "{report}");
+    let rows = report["stages"].as_array().unwrap().iter();
+    let rows: Vec<(u64, &str)> =
+        rows.map(|s| (s["stage"].as_u64().unwrap(), s["node"].as_str().unwrap())).collect();
+    assert_eq!(rows, [(1, "local-3"), (1, "local-1"), (2, "local-2")]);
+    let share = |row: usize| report["stages"][row]["share"].as_f64().unwrap();
+    // An item counts once it is sent on, which may be a moment after its result is here.
+    let all = share(0) + share(1);
+    assert!(share(0) > 0.1 && share(1) > 0.1 && (0.9..1.001).contains(&all), "{report}");
+
     run(&[("'a'", "raw", "")], &[]).failed(FAILED, &["`a`, which is not there; there are local-1", "hint: "]);
     run(&[("'local-1'", "raw", "")], &["--stages", "2"]).failed(USAGE, &["--stages", "--plan"]);
 }
