@@ -21,6 +21,7 @@ mod model;
 pub mod names;
 mod network;
 mod order;
+mod paths;
 mod places;
 mod plain;
 mod predict;
@@ -41,6 +42,7 @@ pub use document::DocumentError;
 pub use error::{PlanError, Shortage};
 pub use explain::{Axis, Outlook, front, outlook};
 pub use model::{ModelCosts, ModelCostsError};
+pub use paths::Paths;
 pub use predict::{Assignment, Hop, Load, Path, Placement, Plan, Replica, Resource, Stage, predict};
 pub use problem::{
     Boundary, Codec, CodecCost, Device, End, Host, Link, Links, Medium, Problem, Queues, Resources, Unit,

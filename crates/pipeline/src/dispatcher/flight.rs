@@ -14,11 +14,11 @@ use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use event_listener::IntoNotification;
+use plan::Paths;
 use tensor::{Tensor, TensorSpec};
 use wire::{Codec, CodecList, Header, Kind};
 
 use super::delivery::{Action, Delivery, Event};
-use super::paths::Paths;
 use super::shut;
 use crate::recorder::Recorder;
 use crate::transport::{
@@ -354,7 +354,7 @@ impl Shared {
                 window.items.push_back(Slot { reply, result: None, _item: item.clone() });
                 // Never full: it holds a whole window. Sent under the lock, so that items leave in order. If the
                 // sending thread is gone, the chain is being given up, and the item is answered with the reason.
-                let first = window.paths.first(path);
+                let first = window.paths.replica(path, 0);
                 let _ = window.senders.as_ref().map(|senders| senders[first].try_send(item));
                 Ok(Admission::Admitted(Pending { reply: pending }))
             }
@@ -408,7 +408,7 @@ impl Shared {
             };
             self.counters.add(&timing);
             recorder.received(header.sequence, &timing);
-            if self.arrive(&header, result).is_err() {
+            if self.arrive(&header, last, result).is_err() {
                 break NOT_TRUSTED.to_owned();
             }
         };
@@ -421,9 +421,13 @@ impl Shared {
         }
     }
 
-    fn arrive(&self, header: &Header, result: Reply) -> Result<(), ()> {
+    fn arrive(&self, header: &Header, last: usize, result: Reply) -> Result<(), ()> {
         let mut guard = self.lock();
         let window = &mut *guard;
+        // A replica answers for nobody else.
+        if window.paths.last(header.path) != last {
+            return Err(());
+        }
         let oldest = window.delivery.oldest();
         let Header { epoch, path, sequence, .. } = *header;
         let action = window.delivery.on_event(Event::Arrived { epoch, path, sequence });

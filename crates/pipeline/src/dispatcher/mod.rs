@@ -11,7 +11,6 @@ mod flight;
 mod links;
 mod options;
 mod orders;
-mod paths;
 mod settle;
 pub mod state;
 mod trace;
@@ -22,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use graph::Model;
-use plan::Plan;
+use plan::{Paths, Plan};
 use tensor::{Tensor, TensorSpec};
 use wire::control::{DeploymentId, RecodeOrder, Request, Response, StageFigures, StageTime};
 use wire::{Codec, CodecList, Fidelity};
@@ -44,7 +43,6 @@ use links::Links;
 pub use links::{CodecSwitch, RecodeError};
 pub use options::{DeployError, Options, Progress};
 use orders::Order;
-use paths::Paths;
 use settle::{Settled, Standing};
 pub use trace::{Trace, TracedProcess, TracedStep, Tracing};
 

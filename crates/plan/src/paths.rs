@@ -1,14 +1,14 @@
 //! Which path through the replicas of its stages an item takes.
 //!
-//! Pure. Of each stage, the replica is taken that has the least to do for its share: items that were sent its way and
+//! Called by the dispatcher for each item, and by whoever simulates one. Of each stage, the replica is taken that has the least to do for its share: items that were sent its way and
 //! whose results are not back count as its own. One that is slower than was planned keeps its items longer and is given
 //! fewer, so that a stage is as fast as its replicas are together. (Join the shortest queue: Winston, 1977.)
 
-use plan::Plan;
+use crate::Plan;
 
 /// Items on their way, by replica.
 #[derive(Debug)]
-pub(super) struct Paths {
+pub struct Paths {
     stages: Vec<Vec<Replica>>,
 }
 
@@ -24,13 +24,16 @@ struct Replica {
 
 impl Paths {
     /// Those of a plan.
-    pub(super) fn of(plan: &Plan) -> Paths {
-        let shares = |stage: &plan::Stage| stage.replicas.iter().map(|replica| replica.share).collect();
+    pub fn of(plan: &Plan) -> Paths {
+        let shares = |stage: &crate::Stage| stage.replicas.iter().map(|replica| replica.share).collect();
         Paths::new(plan.stages.iter().map(shares).collect())
     }
 
     /// Of stages whose replicas have these shares of all items.
-    fn new(shares: Vec<Vec<f64>>) -> Paths {
+    ///
+    /// # Panics
+    /// When a replica has none.
+    pub fn new(shares: Vec<Vec<f64>>) -> Paths {
         let replica = |share: f64| {
             assert!(share > 0.0, "a replica is there for some items");
             Replica { share, on_the_way: 0, given: 0 }
@@ -39,12 +42,12 @@ impl Paths {
     }
 
     /// Whether there is one only.
-    pub(super) fn is_one(&self) -> bool {
+    pub fn is_one(&self) -> bool {
         self.stages.iter().all(|replicas| replicas.len() == 1)
     }
 
     /// The path of the next item, which is on its way then.
-    pub(super) fn choose(&mut self) -> u32 {
+    pub fn choose(&mut self) -> u32 {
         let (mut path, mut paths_before) = (0, 1);
         for replicas in &mut self.stages {
             let to_do = |r: &Replica| ((r.on_the_way + 1) as f64 / r.share, r.given as f64 / r.share);
@@ -63,7 +66,10 @@ impl Paths {
     }
 
     /// The result of an item that took this path is back.
-    pub(super) fn done(&mut self, path: u32) {
+    ///
+    /// # Panics
+    /// When no item is on its way there.
+    pub fn done(&mut self, path: u32) {
         let mut rest = path;
         for replicas in &mut self.stages {
             let count = replicas.len() as u32;
@@ -73,13 +79,22 @@ impl Paths {
         }
     }
 
-    /// The replica of the first stage on a path.
-    pub(super) fn first(&self, path: u32) -> usize {
-        path as usize % self.stages[0].len()
+    /// The replica of a stage on a path.
+    ///
+    /// # Panics
+    /// When there is no such stage.
+    pub fn replica(&self, path: u32, stage: usize) -> usize {
+        let before: u32 = self.stages[..stage].iter().map(|stage| stage.len() as u32).product();
+        (path / before) as usize % self.stages[stage].len()
+    }
+
+    /// The replica of the last stage on a path.
+    pub fn last(&self, path: u32) -> usize {
+        self.replica(path, self.stages.len() - 1)
     }
 
     /// Items on their way through a replica of the last stage.
-    pub(super) fn left_for(&self, last: usize) -> u64 {
+    pub fn left_for(&self, last: usize) -> u64 {
         self.stages.last().expect("a chain has a stage")[last].on_the_way
     }
 }
@@ -143,9 +158,10 @@ mod tests {
         let mut paths = Paths::new(vec![vec![0.5; 2], vec![1.0], vec![1.0 / 3.0; 3]]);
         assert!(!paths.is_one() && Paths::new(vec![vec![1.0]; 3]).is_one());
         let chosen: Vec<u32> = (0..6).map(|_| paths.choose()).collect();
-        let firsts: Vec<usize> = chosen.iter().map(|&path| paths.first(path)).collect();
+        let firsts: Vec<usize> = chosen.iter().map(|&path| paths.replica(path, 0)).collect();
         assert_eq!(firsts, [0, 1, 0, 1, 0, 1]);
-        assert_eq!(chosen.iter().map(|path| path / 2).collect::<Vec<_>>(), [0, 1, 2, 0, 1, 2]);
+        let lasts: Vec<usize> = chosen.iter().map(|&path| paths.last(path)).collect();
+        assert_eq!(lasts, [0, 1, 2, 0, 1, 2]);
         assert_eq!([paths.left_for(0), paths.left_for(1), paths.left_for(2)], [2, 2, 2]);
         paths.done(chosen[1]);
         assert_eq!([paths.left_for(0), paths.left_for(1)], [2, 1]);
