@@ -96,6 +96,7 @@ impl Lab {
             if attempt >= attempts || !streamed.disturbance.is_too_much() {
                 return Ok((streamed, attempt));
             }
+            self.forget_figures()?;
         }
         unreachable!("the last attempt counts")
     }
@@ -117,8 +118,17 @@ impl Lab {
             if attempt >= attempts || calm {
                 return Ok((streamed, attempt));
             }
+            self.forget_figures()?;
         }
         unreachable!("the last attempt counts")
+    }
+
+    /// Forgets what is kept of devices and models: what was measured beside others would make every later prediction wrong.
+    fn forget_figures(&self) -> Result<()> {
+        match fs::remove_dir_all(self.cache.join("figures")) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).context("cannot remove figures"),
+            _ => Ok(()),
+        }
     }
 
     fn all_at_once(&self, cluster: &Cluster, job: &Job<'_>) -> Result<Vec<Streamed>> {

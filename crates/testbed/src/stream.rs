@@ -382,10 +382,7 @@ impl Watch<'_> {
     /// Takes the lines of a run; `None` when it ends before its report.
     fn take(self, lines: &Receiver<(Instant, String)>) -> Result<Option<Streamed>> {
         let Watch { job, started, devices, interrupt, heard } = self;
-        let look = || {
-            let processes = [devices.processes(), vec![std::process::id()]].concat();
-            (Look::now(&processes), devices.usage())
-        };
+        let look = || (Look::now(&devices.processes()), devices.usage());
         let mut arrivals: Vec<Instant> = Vec::new();
         let mut latencies: Vec<f64> = Vec::new();
         let (mut before, mut after) = (None, None);

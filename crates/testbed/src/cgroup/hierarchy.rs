@@ -97,25 +97,38 @@ pub(super) fn hierarchy() -> Result<Hierarchy> {
         .with_context(|| format!("no control group hierarchy with the CPU controller; {WITHOUT_ROOT}"))
 }
 
+/// Where groups of version 1 count CPU time.
+pub(super) fn accounts() -> Option<PathBuf> {
+    mounted(&fs::read_to_string("/proc/self/mounts").ok()?, Version::One, "cpuacct", &|_, _| false)
+}
+
 /// The hierarchies of the CPU and the memory controller, of version 1 if there are both versions. `has` looks into one of
 /// version 2.
 fn find(mounts: &str, has: &dyn Fn(&Path, &str) -> bool) -> Option<Hierarchy> {
-    let of = |version: Version, controller: &str| {
-        mounts.lines().find_map(|line| {
-            let mut fields = line.split(' ').skip(1);
-            let (path, kind, options) = (PathBuf::from(fields.next()?), fields.next()?, fields.next()?);
-            let found = match version {
-                Version::One => kind == "cgroup" && options.split(',').any(|option| option == controller),
-                Version::Two => kind == "cgroup2" && has(&path, controller),
-            };
-            found.then_some(path)
-        })
-    };
+    let of = |version: Version, controller: &str| mounted(mounts, version, controller, has);
     let of = |version: Version| {
         let memory = || of(version, "memory");
         of(version, "cpu").map(|root| Hierarchy { version, root, memory: memory() })
     };
     of(Version::One).or_else(|| of(Version::Two))
+}
+
+/// Where the hierarchy of a controller is mounted.
+fn mounted(
+    mounts: &str,
+    version: Version,
+    controller: &str,
+    has: &dyn Fn(&Path, &str) -> bool,
+) -> Option<PathBuf> {
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (path, kind, options) = (PathBuf::from(fields.next()?), fields.next()?, fields.next()?);
+        let found = match version {
+            Version::One => kind == "cgroup" && options.split(',').any(|option| option == controller),
+            Version::Two => kind == "cgroup2" && has(&path, controller),
+        };
+        found.then_some(path)
+    })
 }
 
 #[cfg(test)]
