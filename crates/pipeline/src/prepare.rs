@@ -14,7 +14,8 @@ use wire::Codec;
 use crate::coding::{CodecFigures, Coding};
 use crate::engine_thread;
 use crate::node::stage::{QUEUED_INPUTS, QUEUED_OUTPUTS};
-use crate::profile::{self, Profile, ProfileError, UnitCost, arbitrary_item, kept, spec_bytes};
+use crate::profile::samples::Samples;
+use crate::profile::{self, Profile, ProfileError, UnitCost, kept, spec_bytes};
 use crate::store::Store;
 
 /// CPU seconds that sending or receiving one byte takes: system call, copy and checksum on one end of a
@@ -40,10 +41,12 @@ pub struct PrepareOptions {
     pub threads: usize,
     /// The most tensors that may cross a cut.
     pub max_live: usize,
-    /// The item to measure with; an arbitrary one without it.
-    pub sample: Option<Vec<Tensor>>,
-    /// Whether that is an input as the user has them: how far tensors can be packed depends on what is in them.
-    pub own_sample: bool,
+    /// Items to measure with: the model is timed on one, and the codecs are tried on all of them that have the first one's
+    /// types and shapes. Those that nothing varies in, or that hold what is no finite number, say nothing of others and are
+    /// left out; without any, one is made up.
+    pub samples: Vec<Vec<Tensor>>,
+    /// Whether these are inputs as the user has them: how far tensors can be packed depends on what is in them.
+    pub own_samples: bool,
     /// The codecs to try on the tensors that cross cuts, each once: a plan may use those that were tried, and raw.
     pub codecs: Vec<Codec>,
     /// The folder where figures are kept; without it the model is measured every time.
@@ -59,8 +62,8 @@ impl Default for PrepareOptions {
         PrepareOptions {
             threads: 1,
             max_live: 4,
-            sample: None,
-            own_sample: false,
+            samples: Vec::new(),
+            own_samples: false,
             codecs: Vec::new(),
             store: None,
             fresh: false,
@@ -173,23 +176,27 @@ impl Prepared {
         options: &PrepareOptions,
         progress: &dyn Fn(usize, usize),
     ) -> Result<Prepared, PrepareError> {
-        let item = options.sample.clone().unwrap_or_else(|| arbitrary_item(model.inputs()));
-        check_item(&model, &item)?;
+        options.samples.first().map_or(Ok(()), |item| check_item(&model, item))?;
+        let Samples { items, own } =
+            Samples::of(options.samples.clone(), model.inputs(), options.own_samples);
+        check_item(&model, &items[0])?;
         let simplified = model.simplify(&mut |bytes| fold(engine, bytes))?;
         check_caveats(&model, engine.name())?;
         // Of what is shipped: simplifying has multiplied weights by those of normalisations.
         let rounded = options.rounding.map(|rounding| model.round_weights(rounding));
         let cuts = thin(model.cuts(options.max_live), MAX_CUTS);
         let store = options.store.clone().map(Store::new);
-        let key = kept::key(&model, &cuts, engine, options.threads, &item);
+        let key = kept::key(&model, &cuts, engine, options.threads, &items[0]);
         let known = store.as_ref().filter(|_| !options.fresh);
-        let own = options.own_sample;
         let known_codec = |&codec: &Codec| kept::known_codec(known?, &key, codec, own, cuts.len() + 2);
         let mut tried: Vec<Codec> = Vec::new();
         for &codec in &options.codecs {
             if codec != Codec::RAW && !tried.contains(&codec) {
                 tried.push(codec);
             }
+        }
+        if let Some(store) = store.as_ref().filter(|_| options.fresh) {
+            tried.iter().for_each(|&codec| kept::forget_codec(store, &key, codec));
         }
         let mut codecs: Vec<CodecFigures> = tried.iter().filter_map(known_codec).collect();
         let is_known = |codec: &Codec| codecs.iter().any(|known| known.codec == *codec);
@@ -199,20 +206,21 @@ impl Prepared {
             Some(mut profile) => {
                 if !wanted.is_empty() {
                     profile.codecs =
-                        profile::codecs(&model, &cuts, engine, threads, item, &wanted, progress)?;
+                        profile::codecs(&model, &cuts, engine, threads, items, &wanted, progress)?;
                 }
                 profile
             }
             None => {
-                let profile = profile::profile(&model, cuts, engine, threads, item, &wanted, progress)?;
+                let profile = profile::profile(&model, cuts, engine, threads, items, &wanted, progress)?;
                 if let Some(store) = &store {
                     kept::keep(store, &key, &profile);
                 }
                 profile
             }
         };
+        profile.codecs.iter_mut().for_each(|figures| figures.own = own);
         if let Some(store) = &store {
-            profile.codecs.iter().for_each(|figures| kept::keep_codec(store, &key, own, figures));
+            profile.codecs.iter().for_each(|figures| kept::keep_codec(store, &key, figures));
         }
         profile.codecs.append(&mut codecs);
         let shapes: HashMap<String, Shape> = profile

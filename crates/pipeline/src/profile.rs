@@ -4,6 +4,7 @@
 //! at a time.
 
 pub(crate) mod kept;
+pub(crate) mod samples;
 
 use std::ops::Range;
 use std::time::Duration;
@@ -97,6 +98,11 @@ impl Profile {
         codec == Codec::RAW || self.codecs.iter().any(|known| known.codec == codec)
     }
 
+    /// Whether sizes of encoded tensors are those of a user's own inputs; `None` where no codec was tried.
+    pub fn sizes_of_own_inputs(&self) -> Option<bool> {
+        (!self.codecs.is_empty()).then(|| self.codecs.iter().all(|figures| figures.own))
+    }
+
     /// Peak of the tensors alive while these units run as one, when the process grew by so many bytes meanwhile: what
     /// [`UnitCost::activation_bytes`] is of one.
     pub(crate) fn peak_bytes(&self, units: &Range<usize>, growth: u64) -> u64 {
@@ -120,24 +126,27 @@ pub(crate) fn spec_bytes(spec: &TensorSpec) -> Option<u64> {
     Some(spec.dtype.byte_len(spec.fixed_shape()?.elements()?)? as u64)
 }
 
-/// Measures `model` between `cuts` on one item, and what `codecs` make of what crosses them. `progress` hears of units
-/// done and in all.
+/// Measures `model` between `cuts` on the first of some items, and what `codecs` make of what crosses them with all of
+/// these, on average. `progress` hears of units done and in all.
+///
+/// # Panics
+/// Without items.
 pub fn profile(
     model: &Model,
     cuts: Vec<Cut>,
     engine: &dyn Engine,
     threads: usize,
-    item: Vec<Tensor>,
+    items: Vec<Vec<Tensor>>,
     codecs: &[Codec],
     progress: &dyn Fn(usize, usize),
 ) -> Result<Profile, ProfileError> {
     let mut timed = Vec::new();
-    let mut run = |stage: &Stage, first: &str, frame: Vec<Tensor>| {
-        let (timing, growth, next) = time(stage, first, engine, threads, frame, TIME_PER_UNIT)?;
+    let mut run = |stage: &Stage, first: &str, frames: Frames| {
+        let (timing, growth, next) = time(stage, first, engine, threads, &frames, TIME_PER_UNIT)?;
         timed.push((timing, growth, stage.operators, stage.weight_bytes()));
         Ok(next)
     };
-    let Walked { frames, codecs } = walk(model, &cuts, engine, item, codecs, progress, &mut run)?;
+    let Walked { frames, codecs } = walk(model, &cuts, engine, items, codecs, progress, &mut run)?;
     let crossing = |i: usize| frames[i].iter().filter_map(spec_bytes).sum::<u64>();
     let units =
         timed.into_iter().enumerate().map(|(i, (timing, growth, operators, weight_bytes))| UnitCost {
@@ -157,14 +166,14 @@ pub(crate) fn codecs(
     cuts: &[Cut],
     engine: &dyn Engine,
     threads: usize,
-    item: Vec<Tensor>,
+    items: Vec<Vec<Tensor>>,
     codecs: &[Codec],
     progress: &dyn Fn(usize, usize),
 ) -> Result<Vec<CodecFigures>, ProfileError> {
-    let mut run = |stage: &Stage, first: &str, frame: Vec<Tensor>| {
-        time(stage, first, engine, threads, frame, Duration::ZERO).map(|(_, _, next)| next)
+    let mut run = |stage: &Stage, first: &str, frames: Frames| {
+        time(stage, first, engine, threads, &frames, Duration::ZERO).map(|(_, _, next)| next)
     };
-    walk(model, cuts, engine, item, codecs, progress, &mut run).map(|walked| walked.codecs)
+    walk(model, cuts, engine, items, codecs, progress, &mut run).map(|walked| walked.codecs)
 }
 
 /// What was seen on the way through a model.
@@ -173,15 +182,19 @@ struct Walked {
     codecs: Vec<CodecFigures>,
 }
 
-/// What gives a unit's frame for the one before it, with the name of its first operator.
-type Run<'a> = dyn FnMut(&Stage, &str, Vec<Tensor>) -> Result<Vec<Tensor>, ProfileError> + Send + 'a;
+/// What crosses a boundary, of each item.
+type Frames = Vec<Vec<Tensor>>;
 
-/// Runs an item through the units, one after the other: `run` gives what a unit makes of a frame.
+/// What gives a unit's frames for those before it, with the name of its first operator.
+type Run<'a> = dyn FnMut(&Stage, &str, Frames) -> Result<Frames, ProfileError> + Send + 'a;
+
+/// Runs items through the units, one unit after the other: `run` gives what a unit makes of the items' frames. Shapes are
+/// those of the first item.
 fn walk(
     model: &Model,
     cuts: &[Cut],
     engine: &dyn Engine,
-    item: Vec<Tensor>,
+    items: Vec<Vec<Tensor>>,
     codecs: &[Codec],
     progress: &dyn Fn(usize, usize),
     run: &mut Run<'_>,
@@ -194,20 +207,20 @@ fn walk(
         tensors.iter().zip(specs).map(fixed).collect()
     };
     let mut trial = Trial::new(codecs);
-    let mut frame = item;
-    let mut frames = vec![names(&frame, model.inputs())];
+    let mut crossing = items;
+    let mut frames = vec![names(&crossing[0], model.inputs())];
     for (i, range) in positions.windows(2).enumerate() {
-        trial.cross(&frames[i], &frame);
+        trial.cross(&frames[i], &crossing);
         progress(i, positions.len() - 1);
         let stage = model.stage(range[0]..range[1])?;
         let first = &model.operators()[range[0]].name;
         // An engine's bug costs the model, not the process.
-        let next = engine_thread::run(|| run(&stage, first, frame));
+        let next = engine_thread::run(|| run(&stage, first, crossing));
         let broke = |reason| ProfileError::Engine { first: first.clone(), engine: engine.name(), reason };
-        frame = next.map_err(broke)??;
-        frames.push(names(&frame, &stage.outputs));
+        crossing = next.map_err(broke)??;
+        frames.push(names(&crossing[0], &stage.outputs));
     }
-    trial.cross(&frames[frames.len() - 1], &frame);
+    trial.cross(&frames[frames.len() - 1], &crossing);
     progress(positions.len() - 1, positions.len() - 1);
     Ok(Walked { frames, codecs: trial.figures() })
 }
@@ -217,33 +230,40 @@ fn title(engine: &dyn Engine) -> String {
     format!("{} {}", engine.name(), engine.version())
 }
 
-/// Loads a unit and runs it, once and then for `repeats` at most: its time, what the process grew by, and what it gives.
+/// Loads a unit and runs it on the first frame, once and then for `repeats` at most, and once on each of the others: its
+/// time, what the process grew by, and what it gives for each.
 fn time(
     stage: &Stage,
     first: &str,
     engine: &dyn Engine,
     threads: usize,
-    frame: Vec<Tensor>,
+    frames: &[Vec<Tensor>],
     repeats: Duration,
-) -> Result<(Timing, Option<u64>, Vec<Tensor>), ProfileError> {
+) -> Result<(Timing, Option<u64>, Frames), ProfileError> {
     let bytes = stage.to_bytes()?;
     let mut session = engine
         .load(ModelSource::Bytes(&bytes), &stage.fed(), &stage.computed(), &SessionOptions::threads(threads))
         .map_err(|source| ProfileError::Load { first: first.to_owned(), source })?;
     drop(bytes);
-    let views: Vec<_> = stage.feeds.iter().map(|&i| frame[i].view()).collect();
-    let failed = |source| ProfileError::Run { first: first.to_owned(), source };
-    let (timing, growth, outputs) = if repeats.is_zero() {
-        (Timing::default(), None, session.run(&views).map_err(failed)?)
-    } else {
-        let measured = timing::measure(&mut *session, &views, Duration::ZERO..=repeats).map_err(failed)?;
-        (measured.timing, measured.growth, measured.outputs)
-    };
-    let next = stage.routes.iter().map(|route| match *route {
-        Route::Computed(i) => outputs.view(i).to_tensor(),
-        Route::Passed(i) => frame[i].clone(),
-    });
-    Ok((timing, growth, next.collect()))
+    let (mut timing, mut growth, mut all) = (Timing::default(), None, Vec::with_capacity(frames.len()));
+    for (i, frame) in frames.iter().enumerate() {
+        let views: Vec<_> = stage.feeds.iter().map(|&i| frame[i].view()).collect();
+        let failed = |source| ProfileError::Run { first: first.to_owned(), source };
+        let outputs = if i > 0 || repeats.is_zero() {
+            session.run(&views).map_err(failed)?
+        } else {
+            let measured =
+                timing::measure(&mut *session, &views, Duration::ZERO..=repeats).map_err(failed)?;
+            (timing, growth) = (measured.timing, measured.growth);
+            measured.outputs
+        };
+        let next = stage.routes.iter().map(|route| match *route {
+            Route::Computed(output) => outputs.view(output).to_tensor(),
+            Route::Passed(input) => frame[input].clone(),
+        });
+        all.push(next.collect());
+    }
+    Ok((timing, growth, all))
 }
 
 /// An item of arbitrary finite values, open sizes taken as 1: for profiling when no real one is at hand.
@@ -259,6 +279,12 @@ pub fn arbitrary_item(specs: &[TensorSpec]) -> Vec<Tensor> {
         if spec.dtype == DType::F32 {
             let values: Vec<f32> =
                 (0..shape.elements().unwrap_or(0)).map(|i| (i * 7919 % 2003) as f32 / 1001.5 - 1.0).collect();
+            return Tensor::from_slice(shape, &values);
+        }
+        // Such as the pixels of a photo.
+        if spec.dtype == DType::U8 {
+            let values: Vec<u8> =
+                (0..shape.elements().unwrap_or(0)).map(|i| (i * 7919 % 251) as u8).collect();
             return Tensor::from_slice(shape, &values);
         }
         Tensor::zeros(spec.dtype, shape)

@@ -56,6 +56,14 @@ impl Store {
         })
     }
 
+    /// Forgets what was kept under the key, if anything was.
+    pub(crate) fn remove(&self, key: &str) -> io::Result<()> {
+        match fs::remove_file(self.path(key)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+
     fn path(&self, key: &str) -> PathBuf {
         self.folder.join(format!("{}.figures", blake3::hash(key.as_bytes()).to_hex()))
     }
@@ -75,6 +83,9 @@ mod tests {
         store.put("a", &3.5).unwrap();
         assert_eq!((store.get("a"), store.get("b")), (Some(3.5), Some(2.5)));
         assert_eq!(fs::read_dir(folder.path().join("not/yet")).unwrap().count(), 2, "nothing else is left");
+        store.remove("a").unwrap();
+        store.remove("a").unwrap();
+        assert_eq!((store.get::<f64>("a"), store.get("b")), (None, Some(2.5)));
     }
 
     #[test]

@@ -393,7 +393,7 @@ fn a_model_is_measured_once_for_each_size_of_item_and_number_of_threads() {
     let model = small_model("dynamic");
     let item = |rows| vec![Tensor::zeros(DType::F32, Shape::from([rows, 8])).unwrap()];
     let options = |rows| PrepareOptions {
-        sample: Some(item(rows)),
+        samples: vec![item(rows)],
         store: Some(folder.path().to_owned()),
         ..PrepareOptions::default()
     };

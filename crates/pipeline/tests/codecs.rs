@@ -5,8 +5,8 @@ mod common;
 use common::engines::rten;
 use common::{deploy, join, start, vendored_model};
 use pipeline::{
-    Accuracy, CalibrateOptions, Costs, Options, PrepareOptions, Prepared, SplitOptions, arbitrary_item,
-    calibrate,
+    Accuracy, CalibrateOptions, Costs, Options, PrepareOptions, Prepared, Profile, SplitOptions,
+    arbitrary_item, calibrate,
 };
 use tensor::Tensor;
 use wire::{Codec, Fidelity};
@@ -86,11 +86,20 @@ fn lossless_codecs_change_no_bit() {
 fn figures_of_codecs_are_kept_and_added_to() {
     let folder = tempfile::tempdir().unwrap();
     let bf16: Codec = "bf16".parse().unwrap();
-    let prepare = |codecs: &[Codec], own_sample| {
-        let store = Some(folder.path().to_owned());
-        prepared(PrepareOptions { store, codecs: codecs.to_vec(), own_sample, ..PrepareOptions::default() })
-            .profile
+    let model = vendored_model("resnet20_mnist.onnx");
+    let made_up = arbitrary_item(model.inputs());
+    let prepare_with = |samples: &[&Vec<Tensor>], codecs: &[Codec], own_samples, fresh| {
+        let options = PrepareOptions {
+            store: Some(folder.path().to_owned()),
+            codecs: codecs.to_vec(),
+            samples: samples.iter().copied().cloned().collect(),
+            own_samples,
+            fresh,
+            ..PrepareOptions::default()
+        };
+        prepared(options).profile
     };
+    let prepare = |codecs: &[Codec], own| prepare_with(&[&made_up], codecs, own, false);
     let first = prepare(&[Codec::RAW, bf16], false);
     assert_eq!(first.codecs.len(), 1, "raw has nothing to measure");
     assert!(first.knows(bf16) && first.knows(Codec::RAW) && !first.knows(Codec::LZ4));
@@ -106,6 +115,25 @@ fn figures_of_codecs_are_kept_and_added_to() {
     let own = prepare(&[bf16], true);
     assert_ne!(own.codecs[0].time, first.codecs[0].time);
     assert_eq!(prepare(&[bf16], false).codecs, own.codecs);
+    assert_eq!((first.sizes_of_own_inputs(), own.sizes_of_own_inputs()), (Some(false), Some(true)));
+
+    // Nothing is learnt from an array of zeros, nor from what is no number.
+    let filled = |value: f32| {
+        let shape = made_up[0].shape();
+        vec![Tensor::from_slice(shape, &vec![value; shape.elements().unwrap()]).unwrap()]
+    };
+    let lz4 = |profile: Profile| profile.codecs.into_iter().find(|figures| figures.codec == Codec::LZ4);
+    let (zeros, nan) = (filled(0.0), filled(f32::NAN));
+    for useless in [&zeros, &nan] {
+        let found = lz4(prepare_with(&[useless], &[Codec::LZ4], true, true)).unwrap();
+        assert!(!found.own && found.bytes == lz4(both.clone()).unwrap().bytes);
+    }
+    let found = lz4(prepare_with(&[&zeros, &made_up, &nan], &[Codec::LZ4], true, true)).unwrap();
+    assert!(found.own && found.bytes == lz4(both).unwrap().bytes);
+    // What is to be found anew is not what was kept, and takes its place.
+    let fresh = lz4(prepare_with(&[&made_up], &[Codec::LZ4], false, true)).unwrap();
+    assert!(!fresh.own && fresh != found);
+    assert_eq!(lz4(prepare(&[Codec::LZ4], false)).unwrap(), fresh);
 }
 
 #[test]

@@ -110,6 +110,9 @@ pub(crate) struct Args {
     pub(crate) photos: Photos,
 }
 
+/// Items that codecs are tried on.
+const SAMPLES: usize = 4;
+
 /// What weights may be rounded to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Weights {
@@ -148,13 +151,14 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     let mut fleet = Fleet::gather(&args.nodes, &args.network, &args.engine, wanted, common)?;
     fleet.require_engine(args.engine.engine)?;
 
-    let sample = job.items.first()?;
+    let codecs = fleet.codecs(args.links.codec, layout.as_ref(), args.nodes.profile);
     let cache = args.engine.cache.as_deref();
     let measuring = fleet::measuring(args.nodes.profile, cache)?;
     let prepare = PrepareOptions {
-        sample: sample.map(|item| item.tensors),
-        own_sample: args.random.is_none(),
-        codecs: fleet.codecs(args.links.codec, layout.as_ref(), args.nodes.profile),
+        // More than one only says more of codecs.
+        samples: job.items.samples(if codecs.is_empty() { 1 } else { SAMPLES })?,
+        own_samples: args.random.is_none(),
+        codecs,
         rounding: args.weights.map(Weights::rounding),
         ..measuring
     };

@@ -129,22 +129,18 @@ impl Items {
         Ok(())
     }
 
-    /// The first item, without moving on.
-    pub(crate) fn first(&self) -> Result<Option<Item>> {
-        match (self.kept.first(), self.sources.first()) {
-            (Some(Some(item)), _) => Ok(Some(item.clone())),
-            (_, Some(source)) => self.load(source).map(Some),
-            (_, None) => Ok(None),
-        }
+    /// The tensors of the first items that differ, at most so many, without moving on. Those behind the first one that
+    /// cannot be read are left out: whoever comes to them says so.
+    pub(crate) fn samples(&self, count: usize) -> Result<Vec<Vec<Tensor>>> {
+        let first = self.few(1)?;
+        let others = self.sources.iter().enumerate().take(count).skip(1);
+        let others = others.filter_map(|(i, source)| self.known(i, source).ok());
+        Ok(first.into_iter().chain(others).map(|item| item.tensors).collect())
     }
 
     /// The first items that differ, at most so many, without moving on.
     pub(crate) fn few(&self, count: usize) -> Result<Vec<Item>> {
-        let item = |(i, source): (usize, &Source)| match self.kept.get(i) {
-            Some(Some(item)) => Ok(item.clone()),
-            _ => self.load(source),
-        };
-        self.sources.iter().take(count).enumerate().map(item).collect()
+        self.sources.iter().take(count).enumerate().map(|(i, source)| self.known(i, source)).collect()
     }
 
     /// Starts over.
@@ -155,6 +151,14 @@ impl Items {
     /// Number of items that differ; item `i` of the run is item `i % distinct` of these.
     pub(crate) fn distinct(&self) -> usize {
         self.sources.len()
+    }
+
+    /// An item as it is kept, or as it is read now.
+    fn known(&self, index: usize, source: &Source) -> Result<Item> {
+        match self.kept.get(index) {
+            Some(Some(item)) => Ok(item.clone()),
+            _ => self.load(source),
+        }
     }
 
     fn load(&self, source: &Source) -> Result<Item> {

@@ -24,8 +24,10 @@ use crate::profile::Profile;
 pub struct CodecFigures {
     /// The codec.
     pub codec: Codec,
-    /// By boundary: bytes as they travel.
+    /// By boundary: bytes as they travel, on average of some items.
     pub bytes: Vec<u64>,
+    /// Whether these were a user's own inputs.
+    pub own: bool,
     /// CPU seconds for each byte before encoding.
     pub time: CodecTime,
 }
@@ -167,12 +169,16 @@ impl Trial {
         }
     }
 
-    /// Takes in what crosses the next boundary.
-    pub(crate) fn cross(&mut self, specs: &[TensorSpec], tensors: &[Tensor]) {
+    /// Takes in what crosses the next boundary, one frame of each item.
+    pub(crate) fn cross(&mut self, specs: &[TensorSpec], frames: &[Vec<Tensor>]) {
         let mut sums = vec![0; self.codecs.len()];
-        for (spec, tensor) in std::iter::zip(specs, tensors) {
+        for (tensor, spec) in specs.iter().enumerate() {
             if !self.known.contains_key(&spec.name) {
-                let lens = (0..self.codecs.len()).map(|i| self.pass(i, tensor)).collect();
+                let passed = |trial: &mut Trial, codec: usize| {
+                    let lens: u64 = frames.iter().map(|frame| trial.pass(codec, &frame[tensor])).sum();
+                    lens.div_ceil(frames.len().max(1) as u64)
+                };
+                let lens = (0..self.codecs.len()).map(|codec| passed(self, codec)).collect();
                 self.known.insert(spec.name.clone(), lens);
             }
             std::iter::zip(&mut sums, &self.known[&spec.name]).for_each(|(sum, len)| *sum += len);
@@ -199,7 +205,7 @@ impl Trial {
                 encode_seconds: per_byte(total.encode_seconds),
                 decode_seconds: per_byte(total.decode_seconds),
             };
-            CodecFigures { codec, bytes, time }
+            CodecFigures { codec, bytes, own: false, time }
         };
         std::iter::zip(self.codecs, std::iter::zip(self.bytes, self.totals)).map(figures).collect()
     }
@@ -225,17 +231,37 @@ mod tests {
         let large = Tensor::zeros(DType::F32, [1 << 18].into()).unwrap();
         let integers = Tensor::from_slice([10].into(), &[7i64; 10]).unwrap();
         let specs = [spec("a", &floats), spec("b", &large), spec("c", &integers)];
-        trial.cross(&specs[..1], std::slice::from_ref(&floats));
-        trial.cross(&specs, &[floats, large, integers]);
+        trial.cross(&specs[..1], &[vec![floats.clone()]]);
+        trial.cross(&specs, &[vec![floats, large, integers]]);
         let figures = trial.figures();
         assert_eq!(figures[0].bytes, [600, 600 + (2 << 18) + 80]);
         assert!(figures[1].bytes[1] > figures[1].bytes[0] && figures[1].bytes[1] < 1 << 16);
         assert!(figures.iter().all(|f| f.time.encode_seconds > 0.0 && f.time.decode_seconds > 0.0));
     }
 
+    #[test]
+    fn bytes_are_the_mean_of_all_items() {
+        let mut trial = Trial::new(&[codec("lz4")]);
+        let spec = [TensorSpec::fixed("a", DType::F32, [1000].into())];
+        let noise: Vec<f32> =
+            (0..1000u32).map(|i| f32::from_bits(i.wrapping_mul(0x9e37_79b9) >> 2)).collect();
+        let (zeros, noise) = ([0f32; 1000].to_vec(), noise);
+        let items = [zeros, noise].map(|v| vec![Tensor::from_slice([1000].into(), &v).unwrap()]);
+        let alone = |item: &Vec<Tensor>| {
+            let mut trial = Trial::new(&[codec("lz4")]);
+            trial.cross(&spec, std::slice::from_ref(item));
+            trial.figures()[0].bytes[0]
+        };
+        trial.cross(&spec, &items);
+        let (few, many) = (alone(&items[0]), alone(&items[1]));
+        assert!(few * 10 < many, "{few} {many}");
+        assert_eq!(trial.figures()[0].bytes, [(few + many).div_ceil(2)]);
+    }
+
     fn profile(codecs: &[&str]) -> Profile {
         let time = CodecTime { encode_seconds: 4.0, decode_seconds: 2.0 };
-        let figures = |name: &&str| CodecFigures { codec: codec(name), bytes: vec![60, 10], time };
+        let figures =
+            |name: &&str| CodecFigures { codec: codec(name), bytes: vec![60, 10], own: false, time };
         let unit = crate::profile::UnitCost {
             seconds: 1.0,
             half_width_seconds: 0.0,

@@ -225,7 +225,7 @@ mod tests {
         problem.codecs =
             names.map(|name| plan::Codec { name: name.into(), ..problem.codecs[0].clone() }).to_vec();
         let time = CodecTime::default();
-        let figures = |name| CodecFigures { codec: codec(name), bytes: vec![4, 4], time };
+        let figures = |name| CodecFigures { codec: codec(name), bytes: vec![4, 4], own: false, time };
         let profile = Profile {
             cuts: vec![],
             units: vec![],

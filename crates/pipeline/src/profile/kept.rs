@@ -91,9 +91,9 @@ pub(crate) fn keep(store: &Store, key: &str, profile: &Profile) {
     }
 }
 
-/// What a codec makes of the tensors of a profile, and what of: a user's own input, or any.
+/// What a codec makes of the tensors of a profile, and what of: a user's own inputs, or any.
 fn codec_key(profile: &str, codec: Codec, own: bool) -> String {
-    let of = if own { "an input of the user's" } else { "any input" };
+    let of = if own { "inputs of the user's" } else { "any inputs" };
     format!("codec {codec} on {of}, {profile}")
 }
 
@@ -106,15 +106,27 @@ pub(crate) fn known_codec(
     own: bool,
     boundaries: usize,
 ) -> Option<CodecFigures> {
-    let get = |own| store.get::<(Vec<u64>, CodecTime)>(&codec_key(profile, codec, own));
-    let (bytes, time) = get(true).or_else(|| if own { None } else { get(false) })?;
-    (bytes.len() == boundaries && time.check().is_ok()).then_some(CodecFigures { codec, bytes, time })
+    let get = |own| {
+        let (bytes, time) = store.get::<(Vec<u64>, CodecTime)>(&codec_key(profile, codec, own))?;
+        Some(CodecFigures { codec, bytes, own, time })
+    };
+    let known = get(true).or_else(|| if own { None } else { get(false) })?;
+    (known.bytes.len() == boundaries && known.time.check().is_ok()).then_some(known)
+}
+
+/// Forgets what was kept of a codec for a profile.
+pub(crate) fn forget_codec(store: &Store, profile: &str, codec: Codec) {
+    for own in [true, false] {
+        if let Err(e) = store.remove(&codec_key(profile, codec, own)) {
+            tracing::warn!("figures of a codec could not be forgotten: {e}");
+        }
+    }
 }
 
 /// Keeps what a codec makes of the tensors of a profile.
-pub(crate) fn keep_codec(store: &Store, profile: &str, own: bool, figures: &CodecFigures) {
-    let CodecFigures { codec, bytes, time } = figures;
-    if let Err(e) = store.put(&codec_key(profile, *codec, own), &(bytes, time)) {
+pub(crate) fn keep_codec(store: &Store, profile: &str, figures: &CodecFigures) {
+    let CodecFigures { codec, bytes, own, time } = figures;
+    if let Err(e) = store.put(&codec_key(profile, *codec, *own), &(bytes, time)) {
         tracing::warn!("figures of a codec could not be kept: {e}");
     }
 }

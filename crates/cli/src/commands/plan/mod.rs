@@ -204,7 +204,7 @@ fn prepare(args: &Args, layout: Option<&Layout>, model: Model, common: &Common) 
     let measuring = fleet::measuring(args.profile, args.engine.cache.as_deref())?;
     let limited = (args.cluster.is_some() || args.nodes) && !args.cuts;
     let codecs = fleet::tried(args.links.codec, layout, limited);
-    let options = PrepareOptions { threads: args.threads, sample: Some(sample), codecs, ..measuring };
+    let options = PrepareOptions { threads: args.threads, samples: vec![sample], codecs, ..measuring };
     let name = args.model.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let engine = args.engine.choose()?;
     fleet::prepare(model, &name, &*engine, &options, common)

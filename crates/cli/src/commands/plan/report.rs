@@ -5,7 +5,7 @@ use plan::{
     Axis, End, Load, Objective, Options, Outlook, Path, Plan, PlanError, Problem, Resource, Rule, Solution,
 };
 
-use wire::Fidelity;
+use wire::{Codec, Fidelity};
 
 use crate::output::plan::{
     DeviceRow, Front, FrontRow, HopRow, LinkRow, LoadRow, OutlookRow, PlanReport, Proof, RuleProblem,
@@ -33,12 +33,18 @@ pub(super) fn report(prepared: &Prepared, problem: &Problem, plan: &Plan) -> Pla
         proof: None,
         period_given_up: None,
         compared: None,
+        sizes_of_own_inputs: prepared.profile.sizes_of_own_inputs().filter(|_| encodes(problem, plan)),
         unmeasured_codecs: Vec::new(),
         rules: Vec::new(),
         outlook: None,
         front: None,
         gone_nodes: Vec::new(),
     }
+}
+
+/// Whether any link changes what travels on it.
+fn encodes(problem: &Problem, plan: &Plan) -> bool {
+    plan.hops.iter().any(|hop| problem.codecs[hop.codec].name != Codec::RAW.to_string())
 }
 
 /// Whether it is known of any machine or link what it takes.

@@ -46,6 +46,10 @@ pub(crate) struct PlanReport {
     /// A plan from a file beside the best one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) compared: Option<Compared>,
+    /// Whether sizes of encoded tensors are as found with inputs of the user's own, not with made-up ones; only where a link
+    /// encodes any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sizes_of_own_inputs: Option<bool>,
     /// Codecs of a plan from a file whose costs nobody measured.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) unmeasured_codecs: Vec<String>,

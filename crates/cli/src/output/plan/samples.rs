@@ -102,6 +102,7 @@ fn report(stages: Vec<StageRow>, hops: Vec<HopRow>) -> PlanReport {
         proof: Some(Proof { objective, worth: 8e-3, bound: 7.8e-3, gap: 8.0 / 7.8 - 1.0 }),
         period_given_up: None,
         compared: None,
+        sizes_of_own_inputs: Some(false),
         unmeasured_codecs: Vec::new(),
         rules: vec![
             rule("equal unit count", Some(1.29), None),

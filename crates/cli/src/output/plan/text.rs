@@ -41,6 +41,7 @@ impl PlanReport {
         say("traded", self.period_given_up.map(|share| self.traded(share)));
         say("compared", self.compared.map(|compared| compared.text()));
         say("accuracy", self.accuracy());
+        say("sizes", self.sizes_of_own_inputs.map(|own| sizes(own).to_owned()));
         let guessed = self.unmeasured_codecs.join(", ");
         say(
             "not known",
@@ -170,6 +171,15 @@ pub(super) fn ends<'a>(hop: &'a HopRow, end: impl Fn(&'a LinkRow) -> &'a String)
     match names[..] {
         [name] => name.clone(),
         _ => format!("{} devices", names.len()),
+    }
+}
+
+fn sizes(own: bool) -> &'static str {
+    match own {
+        true => "of encoded tensors are as found with your own inputs, by `defer run`",
+        false => {
+            "of encoded tensors are as found with random values; `defer run` finds them with your own inputs"
+        }
     }
 }
 

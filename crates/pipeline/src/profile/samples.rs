@@ -1,0 +1,106 @@
+//! The items that a model is measured with. Times hardly depend on what is in them; how far codecs pack what crosses a cut
+//! depends on nothing else.
+
+use tensor::{DType, Tensor, TensorSpec};
+
+use super::arbitrary_item;
+
+/// Items, all of the same shapes; at least one.
+pub(crate) struct Samples {
+    pub(crate) items: Vec<Vec<Tensor>>,
+    /// Whether they are inputs as the user has them, not made up.
+    pub(crate) own: bool,
+}
+
+impl Samples {
+    /// Of what is given those that have the first one's types and shapes and say something. Where none does, one that is made up in
+    /// the same shapes.
+    pub(crate) fn of(given: Vec<Vec<Tensor>>, inputs: &[TensorSpec], own: bool) -> Samples {
+        let Some(first) = given.first() else {
+            return Samples { items: vec![arbitrary_item(inputs)], own: false };
+        };
+        let kinds = |item: &[Tensor]| item.iter().map(|t| (t.dtype(), t.shape())).collect::<Vec<_>>();
+        let alike = |item: &&Vec<Tensor>| kinds(item) == kinds(first);
+        let items: Vec<Vec<Tensor>> =
+            given.iter().filter(alike).filter(|item| tells(item)).cloned().collect();
+        match items.is_empty() {
+            true => Samples { items: vec![made_up(first, inputs)], own: false },
+            false => Samples { items, own },
+        }
+    }
+}
+
+/// Whether an item says how far such as it can be packed: not when nothing varies in it, such as in an array of zeros to
+/// try a model with, nor when something is no finite number, which goes through a model and leaves nothing else.
+fn tells(item: &[Tensor]) -> bool {
+    let is_finite =
+        |tensor: &Tensor| tensor.as_slice::<f32>().map_or(true, |v| v.iter().all(|x| x.is_finite()));
+    let mut long = item.iter().filter(|tensor| tensor.shape().elements() != Some(1)).peekable();
+    item.iter().all(is_finite) && (long.peek().is_none() || long.any(varies))
+}
+
+/// Whether not all elements are the same.
+fn varies(tensor: &Tensor) -> bool {
+    let Some(len) = tensor.dtype().element_len() else { return true };
+    let mut elements = tensor.bytes().chunks(len);
+    elements.next().is_some_and(|first| elements.any(|element| element != first))
+}
+
+/// An item of the shapes of this one: floats and pixels made up, all else as it is, which may be an index of something.
+fn made_up(item: &[Tensor], inputs: &[TensorSpec]) -> Vec<Tensor> {
+    let specs = std::iter::zip(item, inputs);
+    let specs = specs.map(|(tensor, spec)| TensorSpec::fixed(&spec.name, tensor.dtype(), tensor.shape()));
+    let filled = arbitrary_item(&specs.collect::<Vec<_>>());
+    let chosen = |(tensor, filled): (&Tensor, Tensor)| match tensor.dtype() {
+        DType::F32 | DType::U8 => filled,
+        _ => tensor.clone(),
+    };
+    std::iter::zip(item, filled).map(chosen).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use tensor::Shape;
+
+    use super::*;
+
+    fn floats(values: &[f32]) -> Tensor {
+        Tensor::from_slice(Shape::from([values.len()]), values).unwrap()
+    }
+
+    #[test]
+    fn what_says_nothing_of_others_is_no_sample() {
+        let ids = |values: &[i64]| Tensor::from_slice(Shape::from([values.len()]), values).unwrap();
+        let pixels = |values: &[u8]| Tensor::from_slice(Shape::from([values.len()]), values).unwrap();
+        for (item, expected) in [
+            (vec![floats(&[0.0, 1.0])], true),
+            (vec![floats(&[0.0, 0.0])], false),
+            (vec![floats(&[0.5, f32::NAN])], false),
+            (vec![floats(&[0.5, f32::INFINITY]), ids(&[1, 2])], false),
+            (vec![pixels(&[7, 7])], false),
+            (vec![pixels(&[7, 8])], true),
+            // A mask of ones beside what varies, and what has only one value.
+            (vec![ids(&[3, 4]), ids(&[1, 1])], true),
+            (vec![ids(&[1, 1]), floats(&[0.5])], false),
+            (vec![floats(&[0.5])], true),
+            (vec![floats(&[])], false),
+        ] {
+            assert_eq!(tells(&item), expected, "{item:?}");
+        }
+    }
+
+    #[test]
+    fn samples_are_what_tells_something_or_made_up() {
+        let inputs = [TensorSpec::fixed("x", DType::F32, Shape::from([3]))];
+        let (good, other) = (vec![floats(&[1.0, 2.0, 3.0])], vec![floats(&[3.0, 2.0, 9.0])]);
+        let (zeros, short) = (vec![floats(&[0.0; 3])], vec![floats(&[1.0, 2.0])]);
+        let given = vec![zeros.clone(), good.clone(), short, other.clone()];
+        let samples = Samples::of(given, &inputs, true);
+        assert_eq!((samples.items, samples.own), (vec![good, other], true));
+        for given in [vec![zeros], vec![]] {
+            let samples = Samples::of(given, &inputs, true);
+            assert!(!samples.own && samples.items.len() == 1 && tells(&samples.items[0]));
+            assert_eq!(samples.items[0][0].shape(), Shape::from([3]));
+        }
+    }
+}
