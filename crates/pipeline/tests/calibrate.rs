@@ -284,28 +284,33 @@ fn what_nodes_take_in_operation_is_kept() {
     };
     let later = |days: u64| CalibrateOptions { now: Duration::from_secs(days * 86_400), ..options.clone() };
     let fresh = CalibrateOptions { fresh: true, store: options.store.clone(), ..later(3) };
+    // Of what is found a third of the difference is taken in, but for the first time.
+    let second = 1.5 + (0.8 - 1.5) / 3.0;
+    let last = second + (1.5 - second) / 3.0;
     for (items, cpu_seconds, expected) in [
         (19, 1e3, 1.0), // too few
         (0, 1e3, 1.0),
         (20, 1e3, 1.5),
         (20, f64::NAN, 1.5), // nonsense
-        (20, 1e-9, 0.8),
-        (200, 1e3, 1.5),
+        (20, 1e-9, second),
+        (200, 1e3, last),
     ] {
         keep_operation(&prepared, &chain, &did(items, cpu_seconds), &later(2));
         let found: Vec<f64> = operations(&measure(&prepared, &mut cluster, &later(3)));
-        assert_eq!(found, [expected; 2], "{items} items, {cpu_seconds} s each");
+        let off = found.iter().map(|factor| (factor - expected).abs()).fold(0.0, f64::max);
+        assert!(off < 1e-9, "{found:?}, not {expected}: {items} items, {cpu_seconds} s each");
     }
     chain.close();
-    for (options, expected) in [(later(9), 1.5), (later(10), 1.0), (later(1), 1.0), (fresh, 1.0)] {
+    for (options, expected) in [(later(9), last), (later(10), 1.0), (later(1), 1.0), (fresh, 1.0)] {
         let found: Vec<f64> = operations(&measure(&prepared, &mut cluster, &options));
-        assert_eq!(found, [expected; 2], "at {:?}", options.now);
+        let off = found.iter().map(|factor| (factor - expected).abs()).fold(0.0, f64::max);
+        assert!(off < 1e-9, "{found:?}, not {expected}: at {:?}", options.now);
     }
     let known = measure(&prepared, &mut cluster, &later(3));
     let chain = deploy(&cluster, known);
     for (stage, planned) in std::iter::zip(chain.stages(), &chain.plan().stages) {
         let factor = planned.replicas[0].compute_seconds / stage.time.unwrap().sustained_seconds();
-        assert!((factor - 1.5).abs() < 1e-6, "{factor}");
+        assert!((factor - last).abs() < 1e-6, "{factor}");
     }
 }
 

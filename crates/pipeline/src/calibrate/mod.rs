@@ -144,17 +144,34 @@ pub fn calibrate(
     Ok(measured)
 }
 
-/// Does some work for each of `nodes`: for those of one machine in turn, for different machines at the same time.
-/// `None` where a thread could not be started.
-pub(crate) fn by_machine<T: Send>(nodes: &[&NodeInfo], work: &(dyn Fn(usize) -> T + Sync)) -> Vec<Option<T>> {
+/// Of a machine's cores so many may be busy with nodes that are timed at the same time: the rest is for all else.
+const BUSY_CORES: f64 = 0.75;
+
+/// Does some work for each of `nodes`: for different machines at the same time, and for those of one machine, too, where
+/// it has cores for all of them; else for these in turn. `cores` says how many a node takes while it works, if that is
+/// known. `None` where a thread could not be started.
+pub(crate) fn by_machine<T: Send>(
+    nodes: &[&NodeInfo],
+    cores: &dyn Fn(usize) -> Option<f64>,
+    work: &(dyn Fn(usize) -> T + Sync),
+) -> Vec<Option<T>> {
     let places: Vec<Place<'_>> = nodes.iter().map(|node| place(node)).collect();
+    // As they run in operation, with the machine's caches shared.
+    let at_once = |group: &[usize]| {
+        let taken: Option<f64> = group.iter().map(|&i| cores(i)).sum();
+        taken.is_some_and(|taken| taken <= BUSY_CORES * f64::from(nodes[group[0]].description.cores))
+    };
+    let groups = places::machines(&places).into_iter().flat_map(|group| match at_once(&group) {
+        true => group.into_iter().map(|i| vec![i]).collect(),
+        false => vec![group],
+    });
     let mut done: Vec<Option<T>> = nodes.iter().map(|_| None).collect();
     std::thread::scope(|scope| {
         let start = |group: Vec<usize>| {
             let run = move || group.into_iter().map(|i| (i, work(i))).collect::<Vec<_>>();
             std::thread::Builder::new().name("calibrate".to_owned()).spawn_scoped(scope, run)
         };
-        let threads: Vec<_> = places::machines(&places).into_iter().map(start).collect();
+        let threads: Vec<_> = groups.map(start).collect();
         for thread in threads.into_iter().flatten() {
             // A panic in there is our own mistake.
             for (i, result) in thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
@@ -228,7 +245,7 @@ impl Job<'_> {
     /// Times so many of the nodes, the first ones.
     fn time_nodes(&self, count: usize, step: &(dyn Fn() + Sync)) -> Vec<Found> {
         let nodes: Vec<&NodeInfo> = self.cluster.nodes()[..count].iter().collect();
-        let found = by_machine(&nodes, &|i| {
+        let found = by_machine(&nodes, &|_| None, &|i| {
             let times = self.time_node(nodes[i]);
             step();
             times
@@ -512,6 +529,49 @@ impl Job<'_> {
             && let Err(e) = store.put(key, value)
         {
             tracing::warn!("figures could not be kept: {e}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+    use super::*;
+    use wire::control::NodeDescription;
+
+    #[test]
+    fn nodes_of_one_machine_are_at_work_at_once_where_it_has_cores_for_all() {
+        let node = |machine: &str| {
+            let machine = Machine { id: machine.into(), ..Machine::default() };
+            let description = NodeDescription {
+                name: String::new(),
+                version: String::new(),
+                cores: 2,
+                threads: 1,
+                memory_limit: 0,
+                memory_used: 0,
+                engine: String::new(),
+                data_addresses: vec![],
+                machine,
+                stages: vec![],
+            };
+            NodeInfo { id: String::new(), description }
+        };
+        let nodes = ["m", "m", "m"].map(node);
+        let nodes: Vec<&NodeInfo> = nodes.iter().collect();
+        for (cores, most) in [(Some(0.5), 3), (Some(0.6), 1), (None, 1), (Some(f64::NAN), 1)] {
+            let (working, seen, all) =
+                (AtomicUsize::new(0), AtomicUsize::new(0), std::sync::Barrier::new(most));
+            let done = by_machine(&nodes, &|_| cores, &|i| {
+                seen.fetch_max(working.fetch_add(1, SeqCst) + 1, SeqCst);
+                // Those that are to be at work at once wait for one another.
+                all.wait();
+                working.fetch_sub(1, SeqCst);
+                i
+            });
+            assert_eq!(done, [Some(0), Some(1), Some(2)]);
+            assert_eq!(seen.into_inner(), most, "{cores:?}");
         }
     }
 }

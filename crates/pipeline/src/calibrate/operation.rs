@@ -1,4 +1,4 @@
-//! How much longer nodes take in operation than when they were timed alone: learnt from one run for the next. Called
+//! How much longer nodes take in operation than when they were timed alone: learnt from runs for those after them. Called
 //! after a run by whoever looked at its chain, and before the next one by the calibration.
 //!
 //! A stage that is timed alone has its caches for itself. The factor is that of its computation: all CPU time of the node
@@ -20,6 +20,10 @@ use crate::store::Store;
 /// Factors beyond these are those of a machine that did something else as well.
 const FACTORS: RangeInclusive<f64> = 0.8..=1.5;
 
+/// How much of what a run finds is taken in, of the difference to what those before it found: a machine is some per cent
+/// faster or slower from one run to the next.
+const TAKEN_IN: f64 = 1.0 / 3.0;
+
 /// Fewer items say more of how a chain fills than of what an item takes.
 const MIN_ITEMS: u64 = 20;
 
@@ -38,7 +42,9 @@ pub fn keep_operation(
     let (Some(times), Some(operation)) = (times, chain.in_operation(figures)) else { return };
     let model = format!("{:?}", prepared.model.hash());
     let factors = factors(&times, &operation, figures);
-    for (stage, factor) in std::iter::zip(chain.stages(), factors) {
+    for (stage, found) in std::iter::zip(chain.stages(), factors) {
+        let before = kept(&store, &model, &stage.node, options.now);
+        let factor = before.map_or(found, |before| before + TAKEN_IN * (found - before));
         if let Err(e) = store.put(&key(&model, &stage.node), &(options.now, factor)) {
             tracing::warn!("figures could not be kept: {e}");
         }
@@ -47,9 +53,13 @@ pub fn keep_operation(
 
 /// The factor that was kept for a node; 1 where none is known.
 pub(super) fn known(store: &Store, model: &str, node: &NodeInfo, now: Duration) -> f64 {
+    kept(store, model, node, now).unwrap_or(1.0)
+}
+
+fn kept(store: &Store, model: &str, node: &NodeInfo, now: Duration) -> Option<f64> {
     let kept: Option<(Duration, f64)> = store.get(&key(model, node));
     let young = |at| now.checked_sub(at).is_some_and(|age| age <= TIME_AGE);
-    kept.filter(|(at, factor)| young(*at) && FACTORS.contains(factor)).map_or(1.0, |(_, factor)| factor)
+    kept.filter(|(at, factor)| young(*at) && FACTORS.contains(factor)).map(|(_, factor)| factor)
 }
 
 /// By name too, as the times of units: see there. The engine is in the fingerprint.

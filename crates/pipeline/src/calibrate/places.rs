@@ -32,7 +32,7 @@ impl<'a> Place<'a> {
     }
 }
 
-/// Positions of `places` by machine: those of one group must not compute at the same time.
+/// Positions of `places` by machine: those of one group share its cores.
 pub(super) fn machines(places: &[Place<'_>]) -> Vec<Vec<usize>> {
     groups(places, |a, b| a.same_machine(b))
 }

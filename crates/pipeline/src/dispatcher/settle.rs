@@ -13,7 +13,7 @@ use super::links::LinkCodecs;
 use super::orders::{self, Common, Order};
 use super::{DeployError, FIRST_EPOCH, Options, Progress, draw_id, trial};
 use crate::accuracy::{Accuracy, fidelity_on};
-use crate::calibrate::Costs;
+use crate::calibrate::{Costs, Measured};
 use crate::cluster::Cluster;
 use crate::coding;
 use crate::layout::{Layout, codecs_of, ours};
@@ -105,7 +105,7 @@ pub(super) fn settle(
             return Ok(Settled::untimed(chosen, building, costs, shipped));
         }
         options.tell(Progress::Timing { round });
-        let times = time(prepared, &chosen.plan, &building, cluster);
+        let times = time(prepared, &chosen.plan, &building, cluster, options.measured.as_ref());
         let error = correct(prepared, &chosen.plan, &times, &mut costs);
         let fits = judge(prepared, &mut chosen, &costs, options);
         let again = || planned(prepared, &costs, options, split);
@@ -289,14 +289,24 @@ fn load(
     Building::load(control, &orders.into(), &|p| options.tell(p)).map_err(DeployError::Node)
 }
 
-/// Times the loaded stages, those of one machine one after the other. A stage that cannot be timed counts as
-/// predicted: if its node is gone, connecting says so.
-fn time(prepared: &Prepared, plan: &Plan, building: &Building, cluster: &Cluster) -> Vec<Option<StageTime>> {
+/// Times the loaded stages, those of one machine one after the other where it has no cores for all of them. A stage that
+/// cannot be timed counts as predicted: if its node is gone, connecting says so.
+fn time(
+    prepared: &Prepared,
+    plan: &Plan,
+    building: &Building,
+    cluster: &Cluster,
+    measured: Option<&Measured>,
+) -> Vec<Option<StageTime>> {
     let orders = building.orders();
+    let cores = |i: usize| {
+        let position = cluster.nodes().iter().position(|node| node.id == orders[i].node.id)?;
+        Some(1.0 / measured?.nodes.get(position)?.as_ref()?.pace)
+    };
     let nodes: Vec<_> = orders.iter().map(|order| &order.node).collect();
     let stage = |i: usize| &plan.stages[orders[i].message.stage as usize];
     let shapes = |i: usize| trial::shapes(&prepared.profile.frames[stage(i).units.start]);
-    let times = crate::calibrate::by_machine(&nodes, &|i| {
+    let times = crate::calibrate::by_machine(&nodes, &cores, &|i| {
         let timed = trial::time(cluster.control(), orders, i, shapes(i));
         timed.inspect_err(|reason| tracing::warn!("a stage was not timed: {reason}")).ok()
     });
