@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use pipeline::{Accuracy, NetworkConfig, SplitOptions};
 use plan::Rule;
+use tensor::{Dim, TensorSpec};
 
 use crate::failure::Hint;
 use crate::output::answer::Classes;
@@ -334,11 +335,21 @@ impl Photos {
 }
 
 /// How outputs are read as classes; `None` when nothing says that they are classes.
-pub(crate) fn classes(settings: &Settings) -> Result<Option<Classes>> {
+pub(crate) fn classes(settings: &Settings, outputs: &[TensorSpec]) -> Result<Option<Classes>> {
     if settings.labels.is_none() && settings.softmax.is_none() {
         return Ok(None);
     }
     let labels = settings.labels.as_deref().map(Labels::read).transpose()?;
+    if let (Some(labels), Some(path), Some(output)) = (&labels, &settings.labels, outputs.first())
+        && let Some(Dim::Fixed(classes)) = output.dims.iter().flatten().last()
+    {
+        let (names, path) = (labels.0.len(), path.display());
+        ensure!(
+            names == *classes,
+            "the labels `{path}` are {names} names, but the model's output `{}` has {classes} classes",
+            output.name
+        );
+    }
     Ok(Some(Classes { labels, softmax: settings.softmax.unwrap_or(false) }))
 }
 

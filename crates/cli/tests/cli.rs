@@ -78,7 +78,16 @@ fn runs_that_cannot_be() {
     check(&["--spawn", "2", &model, &digit, "--output", "/dev/null/answers"], &["/dev/null/answers"]);
     // The second item is only looked at when the first is on its way.
     let late = place.file("late.png", b"no photo");
-    check(&["--spawn", "2", &model, &digit, &late], &["late.png", "not a JPEG or PNG photo"]);
+    let ended = place.defer(&["run", "--engine", "rten", "--spawn", "2", &model, &digit, &late]);
+    assert_eq!(ended.code, Some(FAILED));
+    for part in ["late.png", "not a JPEG or PNG photo", "hint: "] {
+        assert!(ended.stderr.contains(part), "`{part}` is not in\n{}", ended.stderr);
+    }
+    assert!(
+        ended.lines.iter().any(|line| line.contains("class 3")),
+        "the first is answered: {:?}",
+        ended.lines
+    );
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::sync::atomic::{AtomicU16, Ordering};
 
-use common::{Ended, FAILED, Node, Place, RESNET, check_digits, eventually, vendored};
+use common::{Ended, FAILED, Node, Place, RESNET, USAGE, check_digits, eventually, vendored};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -44,7 +44,9 @@ fn names(nodes: &[Value]) -> Vec<&str> {
 #[test]
 fn nodes_are_listed_with_what_they_have_and_run() {
     let place = Place::new();
-    assert!(place.nodes().is_empty(), "for a program, no node is an answer");
+    assert!(place.nodes().is_empty(), "no node is an answer");
+    let nobody = place.defer(&["nodes", "--group", place.group(), "--timeout", "100ms"]).succeeded();
+    assert!(nobody.lines.is_empty() && nobody.stderr.contains("no node was found within 0.1 s"));
     let b = place.node("b", &["--memory", "1GiB", "--threads", "1"]);
     let _a = place.node("a", &[]);
     let nodes = place.nodes();
@@ -92,7 +94,23 @@ fn a_cluster_file_names_the_nodes_and_their_order() {
     let file =
         place.file("missing.toml", "version = 1\n[[device]]\nname = 'b'\n[[device]]\nname = 'garage'\n");
     let args = digits(&place, &["--cluster", &file, "--timeout", "300ms"]);
-    place.fails(&args, FAILED, &["no node named garage was found within 0.3 s", "hint: "]);
+    place.fails(
+        &args,
+        FAILED,
+        &["no node named garage was found within 0.3 s; those that were: a, b, c", "hint: "],
+    );
+}
+
+#[test]
+fn two_nodes_of_one_name_are_listed_and_not_used() {
+    let place = Place::new();
+    let _nodes = ["a", "a"].map(|name| place.node(name, &[]));
+    let ended = place.defer(&["nodes", "--json", "--group", place.group()]).succeeded();
+    assert!(ended.stderr.contains("two nodes are named `a`, at 127.0.0.1:"), "{}", ended.stderr);
+    assert_eq!(names(&ended.json()), ["a", "a"]);
+    place.fails(&digits(&place, &["--stages", "2"]), FAILED, &["two nodes are named `a`", "--name"]);
+    let nameless = ["node", "--group", place.group(), "--name", ""];
+    place.fails(&nameless, USAGE, &["--name"]);
 }
 
 #[test]
@@ -255,7 +273,8 @@ fn nobody_is_there() {
     let args = digits(&place, &["--timeout", "300ms"]);
     let parts = ["no node was found within 0.3 s", "hint: start `defer node`", "--spawn"];
     place.fails(&args, FAILED, &parts);
-    place.fails(&["nodes", "--group", place.group(), "--timeout", "300ms"], FAILED, &parts);
+    let ended = place.defer(&["nodes", "--group", place.group(), "--timeout", "300ms"]).succeeded();
+    assert!(ended.stderr.contains("no node was found within 0.3 s"), "none is an answer: {}", ended.stderr);
     let _a = place.node("a", &[]);
     let args = digits(&place, &["--timeout", "300ms", "--stages", "3"]);
     place.fails(&args, FAILED, &["only 1 of 3 nodes were found within 0.3 s", "hint: "]);

@@ -278,6 +278,63 @@ fn a_photo_that_is_cut_off_is_not_the_nodes_fault() {
 }
 
 #[test]
+fn an_item_that_gives_nan_has_no_class_and_ends_nothing() {
+    let place = Place::new();
+    let item = |name: &str, a: f32| {
+        let path = place.path(name);
+        let mut archive = ZipWriter::new(File::create(&path).unwrap());
+        for (array, bytes) in
+            [("a", npy("(1, 2)", &[a, 1.0])), ("b", npy("(2, 3)", &[1.0, 5.0, 2.0, 0.0, 0.0, 0.0]))]
+        {
+            archive.start_file(format!("{array}.npy"), SimpleFileOptions::default()).unwrap();
+            archive.write_all(&bytes).unwrap();
+        }
+        archive.finish().unwrap();
+        path
+    };
+    let (model, nan, good) = (conformance("matmul.onnx"), item("nan.npz", f32::NAN), item("good.npz", 1.0));
+    let args = ["--spawn", "1", &model, &nan, &good, "--softmax", "true"];
+    let ended = place.run(&args).succeeded();
+    assert!(
+        ended.stderr.contains("no class for item 0 (`") && ended.stderr.contains("nan.npz`): the"),
+        "{}",
+        ended.stderr
+    );
+    let (items, _) = ended.results();
+    assert_eq!(
+        (&items[0]["class"], items[0]["outputs"]["y"]["data"][0].as_str()),
+        (&Value::Null, Some("NaN"))
+    );
+    assert_eq!(items[1]["class"], 1);
+    let text = place.defer(&[&["run", "--engine", "rten"], &args[..]].concat()).succeeded().lines.join("\n");
+    assert!(text.contains("none: the output holds NaN") && text.contains("class 1"), "{text}");
+}
+
+#[test]
+fn labels_of_another_model_are_refused() {
+    let place = Place::new();
+    let labels = place.file("three.txt", "one\ntwo\nthree\n");
+    let args = ["run", "--spawn", "2", &vendored(RESNET), &vendored("digits"), "--labels", &labels];
+    place.fails(&args, FAILED, &["three.txt` are 3 names", "`Identity:0` has 10 classes", "hint: "]);
+}
+
+/// Without --json answers are printed at the end; those that came before a node went are, too.
+#[test]
+fn answers_that_came_before_the_chain_broke_are_printed() {
+    let place = Place::new();
+    let (model, inputs) = (vendored(RESNET), vendored("digits"));
+    let output = place.path("answers");
+    let args = ["run", "--engine", "rten", "--spawn", "2", "--repeat", "1000000", "--output", &output];
+    let run = place.start(&[&args[..], &[&model, &inputs]].concat());
+    eventually("all digits were answered", || std::path::Path::new(&output).join("0000020.npz").exists());
+    kill_process(place.process("--name local-2 "), Signal::KILL).unwrap();
+    let ended = run.end();
+    assert_eq!(ended.code, Some(FAILED));
+    assert!(ended.lines.iter().any(|line| line.contains("class 7")), "{:?}", ended.lines);
+    assert!(ended.stderr.contains("the answers end before item"), "{}", ended.stderr);
+}
+
+#[test]
 fn ctrl_c_lets_what_is_on_its_way_arrive() {
     let place = Place::new();
     let run = endless(&place);
@@ -343,7 +400,14 @@ fn a_node_that_was_killed_is_named() {
         let ended = run.end();
         assert!(killed.elapsed() < Duration::from_secs(10), "{:?}", killed.elapsed());
         assert_eq!(ended.code, Some(FAILED), "{}", ended.stderr);
-        for part in [&format!("node `{node}`") as &str, "the chain is broken", "hint: "] {
+        let parts = [
+            &format!("node `{node}`") as &str,
+            "the chain is broken",
+            "the answers end before item",
+            "hint: ",
+        ];
+        assert!(!ended.stderr.contains("digits/"), "no photo is to blame\n{}", ended.stderr);
+        for part in parts {
             assert!(ended.stderr.contains(part), "`{part}` is not in\n{}", ended.stderr);
         }
         assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);

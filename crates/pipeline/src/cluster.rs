@@ -55,16 +55,31 @@ pub enum DiscoverError {
         timeout: Duration,
     },
     /// Named nodes are missing.
-    #[error("no node named {} was found within {} s", listed(.missing), .timeout.as_secs_f32())]
+    #[error("no node named {} was found within {} s{}", listed(.missing), .timeout.as_secs_f32(), those(.found))]
     Missing {
         /// Their names.
         missing: Vec<String>,
+        /// The names of those that are there.
+        found: Vec<String>,
         /// How long.
         timeout: Duration,
     },
-    /// Two nodes have the same name.
-    #[error("two nodes are named `{0}`; give each a name of its own with --name")]
-    SameName(String),
+    /// Two nodes have the same name, which messages, plans and what is kept of nodes go by.
+    #[error("two nodes are named `{name}`, at {}; give each a name of its own with --name", listed(.addresses))]
+    SameName {
+        /// The name.
+        name: String,
+        /// Where they are.
+        addresses: Vec<String>,
+    },
+}
+
+/// The names of nodes that are there, for an error.
+fn those(found: &[String]) -> String {
+    match found {
+        [] => ", nor any other".to_owned(),
+        names => format!("; those that were: {}", listed(names)),
+    }
 }
 
 /// Membership in a group of nodes, and the nodes found so far.
@@ -156,6 +171,23 @@ impl Cluster {
         gone
     }
 
+    /// Whether no two of the nodes found have the same name.
+    ///
+    /// # Errors
+    /// Tells of two that have.
+    pub fn check_names(&self) -> Result<(), DiscoverError> {
+        for (i, node) in self.nodes.iter().enumerate() {
+            let name = &node.description.name;
+            if let Some(other) = self.nodes[..i].iter().find(|other| other.description.name == *name) {
+                let address =
+                    |node: &NodeInfo| node.description.data_addresses.first().map(ToString::to_string);
+                let addresses = [other, node].into_iter().filter_map(address).collect();
+                return Err(DiscoverError::SameName { name: name.clone(), addresses });
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn control(&self) -> &Arc<Control> {
         &self.control
     }
@@ -214,14 +246,12 @@ impl Cluster {
         let missing: Vec<String> =
             names.iter().filter(|name| self.by_name(name).is_none()).cloned().collect();
         if !missing.is_empty() {
-            return Err(DiscoverError::Missing { missing, timeout });
+            let found = self.nodes.iter().map(|node| node.description.name.clone()).collect();
+            return Err(DiscoverError::Missing { missing, found, timeout });
         }
         let position = |n: &NodeInfo| names.iter().position(|name| *name == n.description.name);
         self.nodes.retain(|n| position(n).is_some());
         self.nodes.sort_by_key(|n| position(n));
-        match self.nodes.windows(2).find(|pair| pair[0].description.name == pair[1].description.name) {
-            Some(pair) => Err(DiscoverError::SameName(pair[0].description.name.clone())),
-            None => Ok(()),
-        }
+        self.check_names()
     }
 }

@@ -8,7 +8,8 @@ use crate::failure::Hint;
 /// What to do when nodes are missing.
 pub(super) const FIND_NODES: &str = "start `defer node` on each machine, with --insecure to be reachable from others (and here \
                           to look for them); in another network, name one with --connect and the address \
-                          of its --listen; `defer run --spawn 4` needs no nodes, it starts its own";
+                          of its --listen; those of a --group are seen with the same one only; `defer run --spawn 4` \
+                          needs no nodes, it starts its own";
 
 /// What to do about an input that is not right.
 pub(super) const TAKES: &str = "`defer run --help` says what inputs can be, with examples";

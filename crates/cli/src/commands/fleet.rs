@@ -61,6 +61,7 @@ impl Fleet {
         let mut cluster = join(&config)?;
         let found = cluster.discover(&wanted, nodes.timeout, &|found| waiting(&bar, found, &wanted));
         found.map(drop).hint(FIND_NODES)?;
+        cluster.check_names()?;
         bar.finish_and_clear();
         Ok(Fleet { cluster, description, spawned: None })
     }

@@ -34,7 +34,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "ADDR:PORT")]
     pub(crate) listen: Option<SocketAddr>,
     /// The name of the node [default: the host's name]
-    #[arg(long)]
+    #[arg(long, value_parser = clap::builder::NonEmptyStringValueParser::new())]
     pub(crate) name: Option<String>,
     /// Threads that compute [default: the cores of this machine]
     #[arg(long, value_name = "N", value_parser = threads)]

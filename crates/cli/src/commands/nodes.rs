@@ -36,14 +36,21 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     bar.finish_and_clear();
     let rows: Vec<NodeRow> = match found {
         Ok(nodes) => nodes.iter().map(row).collect(),
-        // For a program, no node is an answer like any other.
-        Err(DiscoverError::Nobody(_)) if common.json => Vec::new(),
+        // None is an answer like any other.
+        Err(e @ DiscoverError::Nobody(_)) => {
+            tracing::warn!("{e}: {FIND_NODES}");
+            Vec::new()
+        }
         Err(e) => return Err(e).hint(FIND_NODES),
     };
-    if common.json {
-        return rows.iter().try_for_each(json_line);
+    if let Err(e) = cluster.check_names() {
+        tracing::warn!("{e}");
     }
-    line(nodes(&rows))
+    match common.json {
+        true => rows.iter().try_for_each(json_line),
+        false if rows.is_empty() => Ok(()),
+        false => line(nodes(&rows)),
+    }
 }
 
 fn row(node: &NodeInfo) -> NodeRow {

@@ -232,7 +232,14 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
             let views: Vec<_> = done.outputs.iter().map(Tensor::view).collect();
             results.take(done.index, &done.name, &views, done.latency)
         });
-    let streamed = streamed.map_err(|error| streaming(&fleet, error))?;
+    let streamed = match streamed {
+        Ok(streamed) => streamed,
+        Err(error) => {
+            // What came before is worth something.
+            results.answers()?;
+            return Err(streaming(&fleet, error));
+        }
+    };
     let mut report = streamed.report(&chain);
     report.shipped_weight_bytes += shipped_before.bytes;
     report.shipped_wire_bytes += shipped_before.wire_bytes;
@@ -361,7 +368,8 @@ impl Job {
         let (hash, items) = (model.hash(), items(args, model.inputs(), &settings).hint(TAKES)?);
         let (mut items, model) = items.into_pixels(model);
         items.check_first().hint(TAKES)?;
-        let classes = classes(&settings)?;
+        let classes = classes(&settings, model.outputs())
+            .hint("a file of labels has one name for each class, in the order of the output; --labels names another")?;
         let target = args.output.as_deref().map(|path| Target::new(path, items.len())).transpose();
         let target =
             target.hint("--output takes a folder that you may write to, or a file.npz for one item")?;

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Error, Result};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use indicatif::ProgressBar;
-use pipeline::{Pending, Pipeline};
+use pipeline::{ItemError, Pending, Pipeline};
 use plan::names::listed;
 use tensor::Tensor;
 use wire::control::StageFigures;
@@ -170,7 +170,7 @@ fn send(
     occupy: &Sender<()>,
     sent: &Sender<Sent>,
 ) -> Result<()> {
-    for item in items {
+    for (index, item) in items.enumerate() {
         if interrupt.asked() {
             break;
         }
@@ -178,7 +178,7 @@ fn send(
         if occupy.send(()).is_err() {
             break; // taking results has failed, and says why
         }
-        let pending = chain.submit(item.tensors).with_context(|| format!("input {}", item.name))?;
+        let pending = chain.submit(item.tensors).map_err(|e| of_item(e, &item.name, index))?;
         if sent.send(Sent { name: item.name, admitted: Instant::now(), pending }).is_err() {
             break; // as above
         }
@@ -186,18 +186,24 @@ fn send(
     Ok(())
 }
 
+/// An item that has no result, with what it has to do with that: nothing, where the chain broke.
+fn of_item(error: ItemError, name: &str, index: usize) -> Error {
+    let about = match error {
+        ItemError::Broken(_) => format!("the answers end before item {index}"),
+        ItemError::Unfit(_) | ItemError::Failed(_) => format!("input {name}"),
+    };
+    Error::new(error).context(about)
+}
+
 /// Nothing here waits for anything but results: `arrived` has a place for every item.
 fn note_arrivals(sent: &Receiver<Sent>, arrived: &Sender<Result<Done>>, started: Instant) {
     for (index, Sent { name, admitted, pending }) in sent.iter().enumerate() {
         let outputs = pending.wait();
         let (arrival, latency) = (started.elapsed(), admitted.elapsed());
-        let done = outputs.with_context(|| format!("input {name}")).map(|outputs| Done {
-            index,
-            name,
-            outputs,
-            arrived: arrival,
-            latency,
-        });
+        let done = match outputs {
+            Ok(outputs) => Ok(Done { index, name, outputs, arrived: arrival, latency }),
+            Err(error) => Err(of_item(error, &name, index)),
+        };
         if arrived.send(done).is_err() {
             break;
         }

@@ -1,6 +1,6 @@
 //! Class and confidence out of a classifier's output.
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use half::{bf16, f16};
 use serde::Serialize;
 use tensor::{DType, TensorView};
@@ -28,7 +28,7 @@ pub(crate) struct Classes {
 
 impl Classes {
     /// The best class of `output`, whose last dimension runs over the classes of a single item. `None` when the
-    /// output is not of that form, or when labels are known and their number differs.
+    /// output is not of that form, when labels are known and their number differs, and when it holds NaN.
     pub(crate) fn best(&self, output: &TensorView<'_>) -> Result<Option<Answer>> {
         let shape = output.shape();
         let Some((&classes, outer)) = shape.dims().split_last() else { return Ok(None) };
@@ -37,7 +37,9 @@ impl Classes {
             return Ok(None);
         }
         let Some(scores) = floats(output)? else { return Ok(None) };
-        ensure!(scores.iter().all(|v| !v.is_nan()), "the model's output holds NaN");
+        if scores.iter().any(|score| score.is_nan()) {
+            return Ok(None);
+        }
         let class = (0..classes).fold(0, |best, i| if scores[i] > scores[best] { i } else { best });
         let top = scores[class];
         let confidence = match self.softmax {
@@ -47,6 +49,12 @@ impl Classes {
         let label = self.labels.as_ref().map(|l| l.0[class].clone());
         Ok(Some(Answer { class, label, confidence }))
     }
+}
+
+/// Whether floats are among these values that are no number.
+pub(crate) fn holds_nan(output: &TensorView<'_>) -> bool {
+    output.dtype().is_float()
+        && floats(output).ok().flatten().is_some_and(|values| values.iter().any(|value| value.is_nan()))
 }
 
 impl Answer {
@@ -105,6 +113,8 @@ mod tests {
         check(Tensor::zeros(DType::F32, Shape::from([1, 3])).unwrap(), labels(&["a", "b"]));
         check(Tensor::zeros(DType::F32, Shape::from([1, 1])).unwrap(), None);
         let nan = Tensor::from_slice(Shape::from([2]), &[f32::NAN, 0.0]).unwrap();
-        assert!(Classes::default().best(&nan.view()).is_err());
+        assert!(holds_nan(&nan.view()));
+        check(nan, None);
+        assert!(!holds_nan(&Tensor::zeros(DType::I64, Shape::from([2])).unwrap().view()));
     }
 }

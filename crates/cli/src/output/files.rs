@@ -1,5 +1,6 @@
 //! `--output`: results as `.npz` files, arrays named as the model's outputs.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -27,6 +28,13 @@ impl Target {
         ensure!(!is_archive, "the output `{shown}` is one file, but there are {items} items: name a folder");
         std::fs::create_dir_all(path).with_context(|| format!("cannot make the folder `{shown}`"))?;
         let digits = items.saturating_sub(1).to_string().len().max(5);
+        let others = others(path, items).with_context(|| format!("cannot read the folder `{shown}`"))?;
+        if let Some(first) = others.first() {
+            let count = others.len();
+            tracing::warn!(
+                "`{shown}` holds {count} results that are not of this run, such as `{first}`: it writes over the first {items} only"
+            );
+        }
         Ok(Target { path: path.to_owned(), digits: Some(digits) })
     }
 
@@ -41,6 +49,20 @@ impl Target {
             Some(digits) => npz::write(&self.path.join(format!("{index:0digits$}.npz")), outputs),
         }
     }
+}
+
+/// Results in a folder that this many items do not write over.
+fn others(folder: &Path, items: usize) -> io::Result<Vec<String>> {
+    let mut others = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let number = name.strip_suffix(".npz").and_then(|number| number.parse::<usize>().ok());
+        if number.is_some_and(|number| number >= items) {
+            others.push(name);
+        }
+    }
+    others.sort();
+    Ok(others)
 }
 
 #[cfg(test)]
@@ -62,6 +84,8 @@ mod tests {
         check("a.npz", 1, 0, "a.npz");
         check("b", 1, 0, "b/00000.npz");
         check("c", 100_001, 100_000, "c/100000.npz");
+        assert_eq!(others(&folder.path().join("c"), 100_000).unwrap(), ["100000.npz"]);
+        assert!(others(&folder.path().join("c"), 100_001).unwrap().is_empty());
         let error = Target::new(&folder.path().join("d.npz"), 2).unwrap_err().to_string();
         assert!(error.contains("there are 2 items: name a folder"), "{error}");
     }

@@ -7,13 +7,13 @@ use anyhow::Result;
 use serde::Serialize;
 use tensor::{TensorSpec, TensorView};
 
-use super::answer::Classes;
+use super::answer::{Classes, holds_nan};
 use super::files::Target;
 use super::json::{ItemLine, Outputs};
 use super::report::RunReport;
 use super::table::Column::{Number, Text};
 use super::table::table;
-use super::{json_line, line};
+use super::{json_line, line, printable};
 
 /// Rows of the answers' table: what a person reads. `--json` and `--output` give all.
 const MAX_ROWS: usize = 50;
@@ -27,6 +27,9 @@ pub(crate) struct Results {
     /// Items of one round; the rounds after it give the same answers.
     distinct: usize,
     rows: Vec<Vec<String>>,
+    /// Items that were to have a class and whose output holds NaN, and the first of them.
+    nan: usize,
+    first_nan: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -44,7 +47,7 @@ impl Results {
         json: bool,
     ) -> Results {
         let names = outputs.iter().map(|o| o.name.clone()).collect();
-        Results { names, classes, target, json, distinct, rows: Vec::new() }
+        Results { names, classes, target, json, distinct, rows: Vec::new(), nan: 0, first_nan: None }
     }
 
     /// Takes the outputs of item `index`, which came from `input`, in the model's order.
@@ -59,6 +62,11 @@ impl Results {
             self.names.iter().map(String::as_str).zip(outputs.iter().copied()).collect();
         if let Some(target) = &self.target {
             target.write(index, named.iter().copied())?;
+        }
+        let nan = self.classes.is_some() && outputs.first().is_some_and(holds_nan);
+        if nan {
+            self.nan += 1;
+            self.first_nan.get_or_insert_with(|| format!("item {index} (`{input}`)"));
         }
         let shown = index < self.distinct.min(MAX_ROWS);
         if !self.json && !shown {
@@ -78,6 +86,7 @@ impl Results {
                 (answer.name(), format!("{:.1}", 100.0 * answer.confidence))
             }
             Some(answer) => (answer.name(), format!("{:.3}", answer.confidence)),
+            None if nan => ("none: the output holds NaN".to_owned(), String::new()),
             None => (describe(&named), String::new()),
         };
         let file = Path::new(input).file_name().map_or(input.into(), |name| name.to_string_lossy());
@@ -87,8 +96,22 @@ impl Results {
 
     /// Prints the answers, unless each was printed when it came, and the report.
     pub(crate) fn finish(self, report: &RunReport) -> Result<()> {
-        if self.json {
-            return json_line(&ReportLine { report });
+        let json = self.json;
+        self.answers()?;
+        if json { json_line(&ReportLine { report }) } else { line(format_args!("\n{}", report.text())) }
+    }
+
+    /// Prints the answers that came, unless each was printed when it did.
+    pub(crate) fn answers(self) -> Result<()> {
+        if let Some(first) = &self.first_nan {
+            let more = match self.nan {
+                1 => String::new(),
+                nan => format!(", and for {} after it", nan - 1),
+            };
+            tracing::warn!("no class for {}{more}: the model's output holds NaN", printable(first));
+        }
+        if self.json || self.rows.is_empty() {
+            return Ok(());
         }
         let percent = self.classes.as_ref().is_some_and(|c| c.softmax);
         let confidence = Number(if percent { "confidence (%)" } else { "score" });
@@ -97,7 +120,7 @@ impl Results {
         if more > 0 {
             line(format_args!("... and {more} more: --json prints all, --output writes all"))?;
         }
-        line(format_args!("\n{}", report.text()))
+        Ok(())
     }
 }
 

@@ -15,25 +15,46 @@ use serde::Serialize;
 
 use super::printable;
 
-/// A file that a trace will be written to.
+/// A file that a trace will be written to. Until then it stays as it is; one that was not there goes again when nothing
+/// is written.
 pub(crate) struct TraceFile {
     path: PathBuf,
     file: File,
+    is_new: bool,
 }
 
 impl TraceFile {
     /// Makes the file: whether that is possible is better known before a run than after it.
     pub(crate) fn create(path: &Path) -> Result<TraceFile> {
-        let file =
-            File::create(path).with_context(|| format!("cannot make the file `{}`", path.display()))?;
-        Ok(TraceFile { path: path.to_owned(), file })
+        let is_new = !path.exists();
+        let file = File::options().write(true).create(true).truncate(false).open(path);
+        let file = file.with_context(|| format!("cannot make the file `{}`", path.display()))?;
+        Ok(TraceFile { path: path.to_owned(), file, is_new })
     }
 
-    pub(crate) fn write(self, model: &str, trace: &Trace) -> Result<()> {
-        let mut out = BufWriter::new(self.file);
-        let written = serde_json::to_writer(&mut out, &document(model, trace)).map_err(std::io::Error::from);
-        let written = written.and_then(|()| out.flush());
+    pub(crate) fn write(mut self, model: &str, trace: &Trace) -> Result<()> {
+        let written = self.put(&document(model, trace));
         written.with_context(|| format!("cannot write the file `{}`", self.path.display()))
+    }
+
+    fn put(&mut self, document: &Document<'_>) -> std::io::Result<()> {
+        // Pipes and terminals have nothing to cut off.
+        if self.file.metadata()?.is_file() {
+            self.file.set_len(0)?;
+        }
+        self.is_new = false;
+        let mut out = BufWriter::new(&self.file);
+        serde_json::to_writer(&mut out, document)?;
+        out.flush()
+    }
+}
+
+impl Drop for TraceFile {
+    fn drop(&mut self) {
+        if self.is_new {
+            // An empty file that stays harms nobody.
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -187,5 +208,17 @@ mod tests {
         assert_eq!(about["clock_error_us"], json!({"dispatcher": 0.0, "a\u{fffd}": 14.0}));
         assert_eq!((&about["lost_steps"], &about["model"]), (&json!({"a\u{fffd}": 2}), &json!("m")));
         assert!(TraceFile::create(folder.path()).is_err(), "a folder is no file");
+        // Where there is nothing to write, all is as before; and what is shorter leaves nothing of what was longer.
+        drop(TraceFile::create(&path).unwrap());
+        assert_eq!(
+            serde_json::from_slice::<serde_json::Value>(&std::fs::read(&path).unwrap()).unwrap(),
+            written
+        );
+        TraceFile::create(&path).unwrap().write("m", &Trace { processes: vec![] }).unwrap();
+        let shorter: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        assert_eq!(shorter["traceEvents"], json!([]));
+        let unwritten = folder.path().join("unwritten.json");
+        drop(TraceFile::create(&unwritten).unwrap());
+        assert!(!unwritten.exists());
     }
 }
