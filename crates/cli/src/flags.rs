@@ -341,11 +341,11 @@ pub(crate) fn classes(settings: &Settings, outputs: &[TensorSpec]) -> Result<Opt
     }
     let labels = settings.labels.as_deref().map(Labels::read).transpose()?;
     if let (Some(labels), Some(path), Some(output)) = (&labels, &settings.labels, outputs.first())
-        && let Some(Dim::Fixed(classes)) = output.dims.iter().flatten().last()
+        && let Some(classes) = classes_of(output)
     {
         let (names, path) = (labels.0.len(), path.display());
         ensure!(
-            names == *classes,
+            names == classes,
             "the labels `{path}` are {names} names, but the model's output `{}` has {classes} classes",
             output.name
         );
@@ -359,6 +359,20 @@ pub(crate) fn positive(text: &str) -> Result<usize, String> {
         Ok(0) => Err("at least 1".to_owned()),
         Ok(number) => Ok(number),
         Err(_) => Err("not a number".to_owned()),
+    }
+}
+
+/// How many classes an output has a score for, where its sizes say that it has one for each: those before the last are 1,
+/// but for the first of them, which may be a batch of any size.
+fn classes_of(output: &TensorSpec) -> Option<usize> {
+    let (last, outer) = output.dims.as_ref()?.split_last()?;
+    let single = |(i, dim): (usize, &Dim)| match dim {
+        Dim::Fixed(size) => *size == 1,
+        Dim::Symbol(_) | Dim::Unknown => i == 0,
+    };
+    match last {
+        Dim::Fixed(classes) if *classes > 1 && outer.iter().enumerate().all(single) => Some(*classes),
+        _ => None,
     }
 }
 
@@ -435,6 +449,28 @@ fn split_unit(text: &str) -> (&str, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn outputs_of_classes_are_told_by_their_sizes() {
+        use tensor::DType;
+        let symbol = |name: &str| Dim::Symbol(name.into());
+        for (dims, expected) in [
+            (vec![Dim::Fixed(1), Dim::Fixed(10)], Some(10)),
+            (vec![Dim::Fixed(10)], Some(10)),
+            (vec![symbol("batch"), Dim::Fixed(10)], Some(10)),
+            (vec![Dim::Unknown, Dim::Fixed(1), Dim::Fixed(10)], Some(10)),
+            // What has its classes elsewhere, and boxes.
+            (vec![Dim::Fixed(1), Dim::Fixed(1000), Dim::Fixed(1), Dim::Fixed(1)], None),
+            (vec![Dim::Fixed(1), symbol("boxes"), Dim::Fixed(4)], None),
+            (vec![Dim::Fixed(1), Dim::Fixed(1)], None),
+            (vec![Dim::Fixed(1), symbol("classes")], None),
+            (vec![], None),
+        ] {
+            let output = TensorSpec { name: "y".into(), dtype: DType::F32, dims: Some(dims) };
+            assert_eq!(classes_of(&output), expected, "{output:?}");
+        }
+        assert_eq!(classes_of(&TensorSpec { name: "y".into(), dtype: DType::F32, dims: None }), None);
+    }
 
     #[test]
     fn sizes_and_times() {

@@ -88,6 +88,7 @@ fn runs_that_cannot_be() {
         "the first is answered: {:?}",
         ended.lines
     );
+    assert!(!ended.lines.iter().any(|line| line.contains("more")), "there are no more: {:?}", ended.lines);
 }
 
 #[test]

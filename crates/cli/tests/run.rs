@@ -307,7 +307,7 @@ fn an_item_that_gives_nan_has_no_class_and_ends_nothing() {
     );
     assert_eq!(items[1]["class"], 1);
     let text = place.defer(&[&["run", "--engine", "rten"], &args[..]].concat()).succeeded().lines.join("\n");
-    assert!(text.contains("none: the output holds NaN") && text.contains("class 1"), "{text}");
+    assert!(text.contains("none: the output is no number") && text.contains("class 1"), "{text}");
 }
 
 #[test]

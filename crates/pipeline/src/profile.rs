@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use engine::{Engine, LoadError, ModelSource, RunError, SessionOptions};
 use graph::{Cut, Model, Route, Stage, StageError};
+use half::{bf16, f16};
 use tensor::{Shape, Tensor, TensorSpec};
 
 use wire::Codec;
@@ -231,7 +232,7 @@ fn title(engine: &dyn Engine) -> String {
 }
 
 /// Loads a unit and runs it on the first frame, once and then for `repeats` at most, and once on each of the others: its
-/// time, what the process grew by, and what it gives for each.
+/// time, what the process grew by, and what it gives for each; nothing for one of the others that it fails on.
 fn time(
     stage: &Stage,
     first: &str,
@@ -249,7 +250,11 @@ fn time(
     for (i, frame) in frames.iter().enumerate() {
         let views: Vec<_> = stage.feeds.iter().map(|&i| frame[i].view()).collect();
         let failed = |source| ProfileError::Run { first: first.to_owned(), source };
-        let outputs = if i > 0 || repeats.is_zero() {
+        let outputs = if i > 0 {
+            // Whoever comes to it in the chain says what is wrong with it.
+            let Ok(outputs) = session.run(&views) else { continue };
+            outputs
+        } else if repeats.is_zero() {
             session.run(&views).map_err(failed)?
         } else {
             let measured =
@@ -266,7 +271,8 @@ fn time(
     Ok((timing, growth, all))
 }
 
-/// An item of arbitrary finite values, open sizes taken as 1: for profiling when no real one is at hand.
+/// An item of arbitrary finite values, open sizes taken as 1: for profiling when no real one is at hand. Floats lie
+/// between -1 and 1, bytes are such as the pixels of a photo, and all else, which may be indices, is 0.
 pub fn arbitrary_item(specs: &[TensorSpec]) -> Vec<Tensor> {
     use tensor::{DType, Dim};
     let tensor = |spec: &TensorSpec| {
@@ -276,18 +282,18 @@ pub fn arbitrary_item(specs: &[TensorSpec]) -> Vec<Tensor> {
         };
         let dims: Vec<usize> = spec.dims.iter().flatten().map(size).collect();
         let shape = Shape::new(&dims).unwrap_or(Shape::SCALAR);
-        if spec.dtype == DType::F32 {
-            let values: Vec<f32> =
-                (0..shape.elements().unwrap_or(0)).map(|i| (i * 7919 % 2003) as f32 / 1001.5 - 1.0).collect();
-            return Tensor::from_slice(shape, &values);
+        let spread = || 0..shape.elements().unwrap_or(0);
+        let floats = || spread().map(|i| (i * 7919 % 2003) as f32 / 1001.5 - 1.0);
+        match spec.dtype {
+            DType::F32 => Tensor::from_slice(shape, &floats().collect::<Vec<f32>>()),
+            DType::F64 => Tensor::from_slice(shape, &floats().map(f64::from).collect::<Vec<f64>>()),
+            DType::F16 => Tensor::from_slice(shape, &floats().map(f16::from_f32).collect::<Vec<f16>>()),
+            DType::Bf16 => Tensor::from_slice(shape, &floats().map(bf16::from_f32).collect::<Vec<bf16>>()),
+            DType::U8 => {
+                Tensor::from_slice(shape, &spread().map(|i| (i * 7919 % 251) as u8).collect::<Vec<u8>>())
+            }
+            other => Tensor::zeros(other, shape),
         }
-        // Such as the pixels of a photo.
-        if spec.dtype == DType::U8 {
-            let values: Vec<u8> =
-                (0..shape.elements().unwrap_or(0)).map(|i| (i * 7919 % 251) as u8).collect();
-            return Tensor::from_slice(shape, &values);
-        }
-        Tensor::zeros(spec.dtype, shape)
     };
     specs.iter().filter_map(|spec| tensor(spec).ok()).collect()
 }

@@ -13,6 +13,9 @@ use crate::network::Network;
 use crate::schedule;
 use crate::stream::{Job, Streamed, stream};
 
+/// Where `defer` keeps what it measured, in its cache.
+const FIGURES: &str = "figures";
+
 /// A place for the runs of one experiment. All that they make there goes when it is dropped.
 pub struct Lab {
     /// Where the experiment is.
@@ -92,11 +95,15 @@ impl Lab {
     ) -> Result<(Streamed, usize)> {
         for attempt in 1.. {
             // Nodes of their own for each run: nothing is left in memory from another one.
+            let before = self.figures()?;
             let streamed = self.stream(&self.start(cluster)?, job, &mut |_| Ok(()))?;
-            if attempt >= attempts || !streamed.disturbance.is_too_much() {
+            let calm = !streamed.disturbance.is_too_much();
+            if !calm {
+                self.put_back(&before)?;
+            }
+            if attempt >= attempts || calm {
                 return Ok((streamed, attempt));
             }
-            self.forget_figures()?;
         }
         unreachable!("the last attempt counts")
     }
@@ -113,22 +120,44 @@ impl Lab {
         attempts: usize,
     ) -> Result<(Vec<Streamed>, usize)> {
         for attempt in 1.. {
+            let before = self.figures()?;
             let streamed = self.all_at_once(cluster, job)?;
             let calm = streamed.iter().all(|streamed| !streamed.disturbance.is_too_much());
+            if !calm {
+                self.put_back(&before)?;
+            }
             if attempt >= attempts || calm {
                 return Ok((streamed, attempt));
             }
-            self.forget_figures()?;
         }
         unreachable!("the last attempt counts")
     }
 
-    /// Forgets what is kept of devices and models: what was measured beside others would make every later prediction wrong.
-    fn forget_figures(&self) -> Result<()> {
-        match fs::remove_dir_all(self.cache.join("figures")) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).context("cannot remove figures"),
-            _ => Ok(()),
+    /// What is kept of devices and models, by file: small ones, a few hundred.
+    fn figures(&self) -> Result<Vec<(PathBuf, Vec<u8>)>> {
+        let read = || -> std::io::Result<Vec<(PathBuf, Vec<u8>)>> {
+            let files = fs::read_dir(self.cache.join(FIGURES))?;
+            files
+                .map(|file| file.map(|f| f.path()).and_then(|path| Ok((path.clone(), fs::read(path)?))))
+                .collect()
+        };
+        match read() {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+            read => read.context("cannot read what is kept of devices"),
         }
+    }
+
+    /// Keeps that and nothing else: what was measured beside others would make every later prediction wrong.
+    fn put_back(&self, figures: &[(PathBuf, Vec<u8>)]) -> Result<()> {
+        let folder = self.cache.join(FIGURES);
+        let put = || {
+            if folder.exists() {
+                fs::remove_dir_all(&folder)?;
+            }
+            fs::create_dir_all(&folder)?;
+            figures.iter().try_for_each(|(path, bytes)| fs::write(path, bytes))
+        };
+        put().context("cannot put back what was kept of devices")
     }
 
     fn all_at_once(&self, cluster: &Cluster, job: &Job<'_>) -> Result<Vec<Streamed>> {

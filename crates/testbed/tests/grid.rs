@@ -16,7 +16,7 @@ const EXPERIMENT: &str = r#"
 version = 1
 title = "Two devices"
 engine = "rten"
-repeats = 1
+repeats = 2
 attempts = 1
 warm_up = 8
 items = 240
@@ -52,7 +52,13 @@ fn an_experiment_is_gone_on_with() {
     let run = |configurations: &str| {
         fs::write(&file, EXPERIMENT.replace("CONFIGURATIONS", configurations)).unwrap();
         let mut command = Command::new(testbed());
-        command.arg("run").arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+            .arg("run")
+            .arg(&file)
+            .args(["--repeats", "1"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         let running = command.spawn().unwrap();
         let process = running.id();
         let run = running.wait_with_output().unwrap();

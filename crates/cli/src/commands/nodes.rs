@@ -9,7 +9,7 @@ use super::advice::{FIND_NODES, join};
 use crate::failure::Hint;
 use crate::flags::{Common, Network, duration};
 use crate::output::report::{NodeRow, nodes};
-use crate::output::{json_line, line, progress};
+use crate::output::{json_line, line, printable, progress};
 
 /// List the compute nodes that are found, with cores, memory, engine and what they run
 #[derive(Debug, clap::Args)]
@@ -44,7 +44,7 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
         Err(e) => return Err(e).hint(FIND_NODES),
     };
     if let Err(e) = cluster.check_names() {
-        tracing::warn!("{e}");
+        tracing::warn!("{}", printable(&e.to_string()));
     }
     match common.json {
         true => rows.iter().try_for_each(json_line),

@@ -27,34 +27,49 @@ pub(crate) struct Classes {
 }
 
 impl Classes {
-    /// The best class of `output`, whose last dimension runs over the classes of a single item. `None` when the
-    /// output is not of that form, when labels are known and their number differs, and when it holds NaN.
-    pub(crate) fn best(&self, output: &TensorView<'_>) -> Result<Option<Answer>> {
+    /// The best class of `output`, whose last dimension runs over the classes of a single item. None when the output is
+    /// not of that form, or when labels are known and their number differs.
+    pub(crate) fn best(&self, output: &TensorView<'_>) -> Result<Best> {
         let shape = output.shape();
-        let Some((&classes, outer)) = shape.dims().split_last() else { return Ok(None) };
+        let Some((&classes, outer)) = shape.dims().split_last() else { return Ok(Best::NoClasses) };
         let expected = self.labels.as_ref().map_or(classes, |l| l.0.len());
         if classes < 2 || classes != expected || outer.iter().any(|&d| d != 1) || !output.dtype().is_float() {
-            return Ok(None);
+            return Ok(Best::NoClasses);
         }
-        let Some(scores) = floats(output)? else { return Ok(None) };
-        if scores.iter().any(|score| score.is_nan()) {
-            return Ok(None);
-        }
+        let Some(scores) = floats(output)? else { return Ok(Best::NoClasses) };
         let class = (0..classes).fold(0, |best, i| if scores[i] > scores[best] { i } else { best });
         let top = scores[class];
+        if !top.is_finite() || scores.iter().any(|score| score.is_nan()) {
+            return Ok(Best::NotANumber);
+        }
         let confidence = match self.softmax {
             true => 1.0 / scores.iter().map(|s| (s - top).exp()).sum::<f32>(),
             false => top,
         };
         let label = self.labels.as_ref().map(|l| l.0[class].clone());
-        Ok(Some(Answer { class, label, confidence }))
+        Ok(Best::Class(Answer { class, label, confidence }))
     }
 }
 
-/// Whether floats are among these values that are no number.
-pub(crate) fn holds_nan(output: &TensorView<'_>) -> bool {
-    output.dtype().is_float()
-        && floats(output).ok().flatten().is_some_and(|values| values.iter().any(|value| value.is_nan()))
+/// What the scores of an item say.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Best {
+    /// The class of the largest.
+    Class(Answer),
+    /// There are none.
+    NoClasses,
+    /// NaN is among them, or the largest is infinite: there is no class, though there are classes.
+    NotANumber,
+}
+
+impl Best {
+    /// The class, if there is one.
+    pub(crate) fn answer(self) -> Option<Answer> {
+        match self {
+            Best::Class(answer) => Some(answer),
+            Best::NoClasses | Best::NotANumber => None,
+        }
+    }
 }
 
 impl Answer {
@@ -89,15 +104,15 @@ mod tests {
     fn the_largest_wins_and_softmax_gives_the_confidence() {
         let tensor = Tensor::from_slice(Shape::from([1, 3]), &[1f32, 3.0, 2.0]).unwrap();
         let logits = Classes { labels: labels(&["a", "b", "c"]), softmax: true };
-        let answer = logits.best(&tensor.view()).unwrap().unwrap();
+        let answer = logits.best(&tensor.view()).unwrap().answer().unwrap();
         let expected = 1.0 / (1.0 + (-1f32).exp() + (-2f32).exp());
         assert_eq!((answer.class, answer.name().as_str()), (1, "b"));
         assert!((answer.confidence - expected).abs() < 1e-6);
-        let plain = Classes::default().best(&tensor.view()).unwrap().unwrap();
+        let plain = Classes::default().best(&tensor.view()).unwrap().answer().unwrap();
         assert_eq!((plain.confidence, plain.name().as_str()), (3.0, "class 1"));
 
         let huge = Tensor::from_slice(Shape::from([2]), &[f16::MAX, f16::from_f32(0.0)]).unwrap();
-        let answer = Classes { labels: None, softmax: true }.best(&huge.view()).unwrap().unwrap();
+        let answer = Classes { labels: None, softmax: true }.best(&huge.view()).unwrap().answer().unwrap();
         assert_eq!((answer.class, answer.confidence), (0, 1.0));
     }
 
@@ -105,16 +120,19 @@ mod tests {
     fn what_is_no_classification_has_no_answer() {
         let check = |tensor: Tensor, names: Option<Labels>| {
             let classes = Classes { labels: names, softmax: true };
-            assert_eq!(classes.best(&tensor.view()).unwrap(), None);
+            assert_eq!(classes.best(&tensor.view()).unwrap(), Best::NoClasses);
         };
         check(Tensor::zeros(DType::F32, Shape::SCALAR).unwrap(), None);
         check(Tensor::zeros(DType::F32, Shape::from([2, 3])).unwrap(), None);
         check(Tensor::zeros(DType::I64, Shape::from([1, 3])).unwrap(), None);
         check(Tensor::zeros(DType::F32, Shape::from([1, 3])).unwrap(), labels(&["a", "b"]));
         check(Tensor::zeros(DType::F32, Shape::from([1, 1])).unwrap(), None);
-        let nan = Tensor::from_slice(Shape::from([2]), &[f32::NAN, 0.0]).unwrap();
-        assert!(holds_nan(&nan.view()));
-        check(nan, None);
-        assert!(!holds_nan(&Tensor::zeros(DType::I64, Shape::from([2])).unwrap().view()));
+        for wrong in [[f32::NAN, 0.0], [0.0, f32::NAN], [f32::INFINITY, 0.0], [f32::NEG_INFINITY; 2]] {
+            let wrong = Tensor::from_slice(Shape::from([2]), &wrong).unwrap();
+            assert_eq!(Classes::default().best(&wrong.view()).unwrap(), Best::NotANumber);
+        }
+        let masked = Tensor::from_slice(Shape::from([2]), &[f32::NEG_INFINITY, 0.0]).unwrap();
+        let masked = Classes { labels: None, softmax: true }.best(&masked.view()).unwrap().answer().unwrap();
+        assert_eq!((masked.class, masked.confidence), (1, 1.0));
     }
 }

@@ -1,11 +1,11 @@
 //! `--output`: results as `.npz` files, arrays named as the model's outputs.
 
-use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use tensor::TensorView;
 
+use super::printable;
 use crate::input::npz;
 
 /// Where results are written: one file for one item, a folder with `00000.npz`, `00001.npz`, ... for several.
@@ -28,11 +28,11 @@ impl Target {
         ensure!(!is_archive, "the output `{shown}` is one file, but there are {items} items: name a folder");
         std::fs::create_dir_all(path).with_context(|| format!("cannot make the folder `{shown}`"))?;
         let digits = items.saturating_sub(1).to_string().len().max(5);
-        let others = others(path, items).with_context(|| format!("cannot read the folder `{shown}`"))?;
+        let others = others(path, items, digits);
         if let Some(first) = others.first() {
-            let count = others.len();
+            let (count, first) = (others.len(), printable(first));
             tracing::warn!(
-                "`{shown}` holds {count} results that are not of this run, such as `{first}`: it writes over the first {items} only"
+                "`{shown}` holds {count} results of another run, such as `{first}`: this one leaves them there"
             );
         }
         Ok(Target { path: path.to_owned(), digits: Some(digits) })
@@ -51,18 +51,18 @@ impl Target {
     }
 }
 
-/// Results in a folder that this many items do not write over.
-fn others(folder: &Path, items: usize) -> io::Result<Vec<String>> {
-    let mut others = Vec::new();
-    for entry in std::fs::read_dir(folder)? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
+/// Results in a folder that those of this many items, with numbers of so many digits, do not write over; none where it
+/// cannot be read.
+fn others(folder: &Path, items: usize, digits: usize) -> Vec<String> {
+    let is_other = |name: &String| {
         let number = name.strip_suffix(".npz").and_then(|number| number.parse::<usize>().ok());
-        if number.is_some_and(|number| number >= items) {
-            others.push(name);
-        }
-    }
+        number.is_some_and(|number| number >= items || *name != format!("{number:0digits$}.npz"))
+    };
+    let names = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut others: Vec<String> = names.filter(is_other).collect();
     others.sort();
-    Ok(others)
+    others
 }
 
 #[cfg(test)]
@@ -84,8 +84,15 @@ mod tests {
         check("a.npz", 1, 0, "a.npz");
         check("b", 1, 0, "b/00000.npz");
         check("c", 100_001, 100_000, "c/100000.npz");
-        assert_eq!(others(&folder.path().join("c"), 100_000).unwrap(), ["100000.npz"]);
-        assert!(others(&folder.path().join("c"), 100_001).unwrap().is_empty());
+        assert_eq!(others(&folder.path().join("c"), 100_000, 5), ["100000.npz"]);
+        assert!(others(&folder.path().join("c"), 100_001, 6).is_empty());
+        check("c", 2, 1, "c/00001.npz");
+        assert_eq!(others(&folder.path().join("c"), 2, 5), ["100000.npz"]);
+        assert_eq!(
+            others(&folder.path().join("c"), 200_000, 6),
+            ["00001.npz"],
+            "by another number of digits"
+        );
         let error = Target::new(&folder.path().join("d.npz"), 2).unwrap_err().to_string();
         assert!(error.contains("there are 2 items: name a folder"), "{error}");
     }

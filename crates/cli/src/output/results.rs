@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde::Serialize;
 use tensor::{TensorSpec, TensorView};
 
-use super::answer::{Classes, holds_nan};
+use super::answer::{Best, Classes};
 use super::files::Target;
 use super::json::{ItemLine, Outputs};
 use super::report::RunReport;
@@ -27,6 +27,8 @@ pub(crate) struct Results {
     /// Items of one round; the rounds after it give the same answers.
     distinct: usize,
     rows: Vec<Vec<String>>,
+    /// Items of the first round that were answered.
+    answered: usize,
     /// Items that were to have a class and whose output holds NaN, and the first of them.
     nan: usize,
     first_nan: Option<String>,
@@ -47,7 +49,17 @@ impl Results {
         json: bool,
     ) -> Results {
         let names = outputs.iter().map(|o| o.name.clone()).collect();
-        Results { names, classes, target, json, distinct, rows: Vec::new(), nan: 0, first_nan: None }
+        Results {
+            names,
+            classes,
+            target,
+            json,
+            distinct,
+            rows: Vec::new(),
+            answered: 0,
+            nan: 0,
+            first_nan: None,
+        }
     }
 
     /// Takes the outputs of item `index`, which came from `input`, in the model's order.
@@ -63,8 +75,12 @@ impl Results {
         if let Some(target) = &self.target {
             target.write(index, named.iter().copied())?;
         }
-        let nan = self.classes.is_some() && outputs.first().is_some_and(holds_nan);
-        if nan {
+        self.answered += usize::from(index < self.distinct);
+        let best = match (&self.classes, outputs) {
+            (Some(classes), [first, ..]) => classes.best(first)?,
+            _ => Best::NoClasses,
+        };
+        if best == Best::NotANumber {
             self.nan += 1;
             self.first_nan.get_or_insert_with(|| format!("item {index} (`{input}`)"));
         }
@@ -72,10 +88,8 @@ impl Results {
         if !self.json && !shown {
             return Ok(());
         }
-        let answer = match (&self.classes, outputs) {
-            (Some(classes), [first, ..]) => classes.best(first)?,
-            _ => None,
-        };
+        let nan = best == Best::NotANumber;
+        let answer = best.answer();
         if self.json {
             let latency_ms = latency.as_secs_f64() * 1e3;
             let outputs = Outputs(&named);
@@ -86,7 +100,7 @@ impl Results {
                 (answer.name(), format!("{:.1}", 100.0 * answer.confidence))
             }
             Some(answer) => (answer.name(), format!("{:.3}", answer.confidence)),
-            None if nan => ("none: the output holds NaN".to_owned(), String::new()),
+            None if nan => ("none: the output is no number".to_owned(), String::new()),
             None => (describe(&named), String::new()),
         };
         let file = Path::new(input).file_name().map_or(input.into(), |name| name.to_string_lossy());
@@ -108,14 +122,14 @@ impl Results {
                 1 => String::new(),
                 nan => format!(", and for {} after it", nan - 1),
             };
-            tracing::warn!("no class for {}{more}: the model's output holds NaN", printable(first));
+            tracing::warn!("no class for {}{more}: the model's output is no finite number", printable(first));
         }
         if self.json || self.rows.is_empty() {
             return Ok(());
         }
         let percent = self.classes.as_ref().is_some_and(|c| c.softmax);
         let confidence = Number(if percent { "confidence (%)" } else { "score" });
-        let more = self.distinct.saturating_sub(self.rows.len());
+        let more = self.answered.saturating_sub(self.rows.len());
         line(table(&[Text("input"), Text("answer"), confidence], self.rows))?;
         if more > 0 {
             line(format_args!("... and {more} more: --json prints all, --output writes all"))?;

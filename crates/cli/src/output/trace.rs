@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,8 +26,14 @@ pub(crate) struct TraceFile {
 impl TraceFile {
     /// Makes the file: whether that is possible is better known before a run than after it.
     pub(crate) fn create(path: &Path) -> Result<TraceFile> {
-        let is_new = !path.exists();
-        let file = File::options().write(true).create(true).truncate(false).open(path);
+        let new = File::options().write(true).create_new(true).open(path);
+        let (is_new, file) = match new {
+            // A link to nowhere is there, too.
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+                (false, File::options().write(true).create(true).truncate(false).open(path))
+            }
+            new => (true, new),
+        };
         let file = file.with_context(|| format!("cannot make the file `{}`", path.display()))?;
         Ok(TraceFile { path: path.to_owned(), file, is_new })
     }

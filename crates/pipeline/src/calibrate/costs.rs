@@ -25,7 +25,7 @@ pub struct Costs {
     units: Vec<Vec<f64>>,
     /// By device: the first that cost the same in the beginning. What is learnt of one is true of all.
     kinds: Vec<usize>,
-    /// By device: how many times as long a stage takes in operation as when it is timed alone.
+    /// By device: how many times as long a stage computes in operation as when it is timed.
     operation: Vec<f64>,
     /// By device: which units were in a stage that was measured.
     settled: Vec<Vec<bool>>,
@@ -136,7 +136,7 @@ impl Costs {
         self.units[device][units].iter().sum()
     }
 
-    /// Takes in what a whole stage took, timed alone: with what a run before has found of this device in operation, its
+    /// Takes in what a whole stage took, timed before it is connected: with what runs before have found of this device in operation, its
     /// units cost so much more or less there, and, for want of better knowledge, so do those that were in no measured
     /// stage yet. The same holds for devices that began as its equals: that keeps them equal, so that what is noise in
     /// one stage does not set an order among them.

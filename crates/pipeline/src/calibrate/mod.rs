@@ -79,7 +79,7 @@ pub struct NodeTimes {
     /// Seconds of each unit: those that were timed there, and the others by the factor of the timed one that is most
     /// like them; all of them longer by `operation`.
     pub unit_seconds: Vec<f64>,
-    /// How many times as long a stage takes in operation as when it is timed alone, as found in a run before; 1 where
+    /// How many times as long a stage computes in operation as when it is timed, as found in runs before; 1 where
     /// none is known.
     pub operation: f64,
     /// Seconds that pass while it gets one of CPU time.
@@ -535,7 +535,8 @@ impl Job<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+    use std::collections::HashSet;
+    use std::thread::ThreadId;
 
     use super::*;
     use wire::control::NodeDescription;
@@ -560,18 +561,18 @@ mod tests {
         };
         let nodes = ["m", "m", "m"].map(node);
         let nodes: Vec<&NodeInfo> = nodes.iter().collect();
-        for (cores, most) in [(Some(0.5), 3), (Some(0.6), 1), (None, 1), (Some(f64::NAN), 1)] {
-            let (working, seen, all) =
-                (AtomicUsize::new(0), AtomicUsize::new(0), std::sync::Barrier::new(most));
+        for (cores, threads) in [(Some(0.5), 3), (Some(0.6), 1), (None, 1), (Some(f64::NAN), 1)] {
+            let all = std::sync::Barrier::new(threads);
             let done = by_machine(&nodes, &|_| cores, &|i| {
-                seen.fetch_max(working.fetch_add(1, SeqCst) + 1, SeqCst);
                 // Those that are to be at work at once wait for one another.
                 all.wait();
-                working.fetch_sub(1, SeqCst);
-                i
+                (i, std::thread::current().id())
             });
-            assert_eq!(done, [Some(0), Some(1), Some(2)]);
-            assert_eq!(seen.into_inner(), most, "{cores:?}");
+            let done: Vec<(usize, ThreadId)> = done.into_iter().flatten().collect();
+            assert_eq!(done.iter().map(|(i, _)| *i).collect::<Vec<_>>(), [0, 1, 2]);
+            // In turn is in one thread.
+            let ids: HashSet<ThreadId> = done.iter().map(|(_, id)| *id).collect();
+            assert_eq!(ids.len(), threads, "{cores:?}");
         }
     }
 }

@@ -1,9 +1,9 @@
-//! How much longer nodes take in operation than when they were timed alone: learnt from runs for those after them. Called
-//! after a run by whoever looked at its chain, and before the next one by the calibration.
+//! How much longer nodes take in operation than when their stages were timed before: learnt from runs for those after
+//! them. Called after a run by whoever looked at its chain, and before the next one by the calibration.
 //!
-//! A stage that is timed alone has its caches for itself. The factor is that of its computation: all CPU time of the node
-//! but what it took for encoding, decoding and moving, by the node's own clocks and not by what the plan said of them.
-//! Where a plan is wrong of a codec, the next one, with other codecs, is not.
+//! A stage that is timed before it is connected takes no turns with threads that receive and send. The factor is that of its
+//! computation: all CPU time of the node but what it took for encoding, decoding and moving, by the node's own clocks and
+//! not by what the plan said of them. Where a plan is wrong of a codec, the next one, with other codecs, is not.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -43,7 +43,10 @@ pub fn keep_operation(
     let model = format!("{:?}", prepared.model.hash());
     let factors = factors(&times, &operation, figures);
     for (stage, found) in std::iter::zip(chain.stages(), factors) {
-        let before = kept(&store, &model, &stage.node, options.now);
+        if !found.is_finite() {
+            continue; // a node says nonsense of itself
+        }
+        let before = kept(&store, &model, &stage.node, options.now).filter(|_| !options.fresh);
         let factor = before.map_or(found, |before| before + TAKEN_IN * (found - before));
         if let Err(e) = store.put(&key(&model, &stage.node), &(options.now, factor)) {
             tracing::warn!("figures could not be kept: {e}");
@@ -65,10 +68,10 @@ fn kept(store: &Store, model: &str, node: &NodeInfo, now: Duration) -> Option<f6
 /// By name too, as the times of units: see there. The engine is in the fingerprint.
 fn key(model: &str, node: &NodeInfo) -> String {
     let (name, version) = (&node.description.name, env!("CARGO_PKG_VERSION"));
-    format!("version {version}, operation of {model} on {name}: {}", node.description.fingerprint())
+    format!("version {version}, computing {model} in operation on {name}: {}", node.description.fingerprint())
 }
 
-/// By stage: seconds of computation in operation over those that it was timed at alone, within [`FACTORS`].
+/// By stage: seconds of computation in operation over those that it was timed at, within [`FACTORS`].
 fn factors(times: &[StageTime], operation: &Operation, figures: &[StageFigures]) -> Vec<f64> {
     let factor = |((time, busy), figures): ((&StageTime, &f64), &StageFigures)| {
         let moved = figures.encode_cpu_seconds + figures.decode_cpu_seconds + figures.move_cpu_seconds;

@@ -1,7 +1,8 @@
 //! The items that a model is measured with. Times hardly depend on what is in them; how far codecs pack what crosses a cut
 //! depends on nothing else.
 
-use tensor::{DType, Tensor, TensorSpec};
+use half::{bf16, f16};
+use tensor::{DType, Element, Tensor, TensorSpec};
 
 use super::arbitrary_item;
 
@@ -33,10 +34,22 @@ impl Samples {
 /// Whether an item says how far such as it can be packed: not when nothing varies in it, such as in an array of zeros to
 /// try a model with, nor when something is no finite number, which goes through a model and leaves nothing else.
 fn tells(item: &[Tensor]) -> bool {
-    let is_finite =
-        |tensor: &Tensor| tensor.as_slice::<f32>().map_or(true, |v| v.iter().all(|x| x.is_finite()));
     let mut long = item.iter().filter(|tensor| tensor.shape().elements() != Some(1)).peekable();
     item.iter().all(is_finite) && (long.peek().is_none() || long.any(varies))
+}
+
+/// Whether no float is infinite or NaN; those of less than 16 bits are not looked at.
+fn is_finite(tensor: &Tensor) -> bool {
+    fn all<T: Element>(tensor: &Tensor, is_finite: fn(&T) -> bool) -> bool {
+        tensor.as_slice::<T>().is_ok_and(|values| values.iter().all(is_finite))
+    }
+    match tensor.dtype() {
+        DType::F32 => all(tensor, |value: &f32| value.is_finite()),
+        DType::F64 => all(tensor, |value: &f64| value.is_finite()),
+        DType::F16 => all(tensor, |value: &f16| value.is_finite()),
+        DType::Bf16 => all(tensor, |value: &bf16| value.is_finite()),
+        _ => true,
+    }
 }
 
 /// Whether not all elements are the same.
@@ -52,7 +65,7 @@ fn made_up(item: &[Tensor], inputs: &[TensorSpec]) -> Vec<Tensor> {
     let specs = specs.map(|(tensor, spec)| TensorSpec::fixed(&spec.name, tensor.dtype(), tensor.shape()));
     let filled = arbitrary_item(&specs.collect::<Vec<_>>());
     let chosen = |(tensor, filled): (&Tensor, Tensor)| match tensor.dtype() {
-        DType::F32 | DType::U8 => filled,
+        DType::F32 | DType::F64 | DType::F16 | DType::Bf16 | DType::U8 => filled,
         _ => tensor.clone(),
     };
     std::iter::zip(item, filled).map(chosen).collect()
@@ -84,6 +97,10 @@ mod tests {
             (vec![ids(&[1, 1]), floats(&[0.5])], false),
             (vec![floats(&[0.5])], true),
             (vec![floats(&[])], false),
+            (vec![Tensor::from_slice(Shape::from([2]), &[f16::NAN, f16::ONE]).unwrap()], false),
+            (vec![Tensor::from_slice(Shape::from([2]), &[f16::ZERO, f16::ONE]).unwrap()], true),
+            (vec![Tensor::from_slice(Shape::from([2]), &[bf16::INFINITY, bf16::ONE]).unwrap()], false),
+            (vec![Tensor::from_slice(Shape::from([2]), &[f64::NAN, 1.0]).unwrap()], false),
         ] {
             assert_eq!(tells(&item), expected, "{item:?}");
         }
@@ -101,6 +118,12 @@ mod tests {
             let samples = Samples::of(given, &inputs, true);
             assert!(!samples.own && samples.items.len() == 1 && tells(&samples.items[0]));
             assert_eq!(samples.items[0][0].shape(), Shape::from([3]));
+        }
+        for dtype in [DType::F64, DType::F16, DType::Bf16, DType::U8] {
+            let zeros = vec![Tensor::zeros(dtype, Shape::from([3])).unwrap()];
+            let inputs = [TensorSpec::fixed("x", dtype, Shape::from([3]))];
+            let samples = Samples::of(vec![zeros], &inputs, true);
+            assert!(!samples.own && tells(&samples.items[0]), "{dtype:?}");
         }
     }
 }

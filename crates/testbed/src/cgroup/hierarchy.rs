@@ -97,9 +97,12 @@ pub(super) fn hierarchy() -> Result<Hierarchy> {
         .with_context(|| format!("no control group hierarchy with the CPU controller; {WITHOUT_ROOT}"))
 }
 
-/// Where groups of version 1 count CPU time.
+/// Where groups of version 1 count the CPU time of all processes: in a container a part of them may be mounted for all,
+/// which lacks the file that only the whole has.
 pub(super) fn accounts() -> Option<PathBuf> {
-    mounted(&fs::read_to_string("/proc/self/mounts").ok()?, Version::One, "cpuacct", &|_, _| false)
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    mounted(&mounts, Version::One, "cpuacct", &|_, _| false)
+        .filter(|root| root.join("release_agent").exists())
 }
 
 /// The hierarchies of the CPU and the memory controller, of version 1 if there are both versions. `has` looks into one of

@@ -11,6 +11,7 @@ mod text;
 
 use std::collections::HashSet;
 use std::fs;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -36,8 +37,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME")]
     cluster: Option<String>,
     /// Do all runs again, and forget those that are there
-    #[arg(long, conflicts_with = "cluster")]
+    #[arg(long, conflicts_with_all = ["cluster", "repeats"])]
     fresh: bool,
+    /// Only the first N repeats of each run; the others can follow another time
+    #[arg(long, value_name = "N")]
+    repeats: Option<NonZeroUsize>,
     /// Hold nodes to their quotas by stopping them again and again, instead of by control groups: needs no root.
     /// Clusters with a network, or with limits of memory, cannot be run so
     #[arg(long)]
@@ -62,7 +66,10 @@ pub(crate) fn execute(args: &Args) -> Result<()> {
         ensure!(!none, "there are no results of `{}` yet", args.experiment.display());
         return write_page(&done);
     }
-    let wanted = |cell: &Cell<'_>| args.cluster.as_ref().is_none_or(|name| *name == cell.cluster.name);
+    let wanted = |cell: &Cell<'_>| {
+        args.cluster.as_ref().is_none_or(|name| *name == cell.cluster.name)
+            && args.repeats.is_none_or(|repeats| cell.repeat < repeats.get())
+    };
     let known: HashSet<Key> = done.rows.iter().map(Row::key).collect();
     let wanted = |cell: &Cell<'_>| wanted(cell) && !known.contains(&cell.key());
     let cells: Vec<Cell<'_>> = experiment.cells()?.into_iter().filter(wanted).collect();
