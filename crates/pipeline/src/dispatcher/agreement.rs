@@ -113,7 +113,7 @@ fn arbitrary_items(specs: &[TensorSpec], count: usize) -> Vec<Vec<Tensor>> {
     let vary = |tensor: &Tensor, n: usize| {
         let (size, shift) = ((n % 4 + 1) as f32 / 2.0, n * 97);
         if let Ok(pixels) = tensor.as_slice::<u8>() {
-            let pixels: Vec<u8> = (0..pixels.len()).map(|i| ((i + shift) * 7919 % 251) as u8).collect();
+            let pixels: Vec<u8> = (0..pixels.len()).map(|i| pixels[(i + shift) % pixels.len()]).collect();
             return Tensor::from_slice(tensor.shape(), &pixels).expect("as many values as before");
         }
         let Ok(values) = tensor.as_slice::<f32>() else { return tensor.clone() };

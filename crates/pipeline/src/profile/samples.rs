@@ -107,6 +107,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_made_up_cannot_be_packed() {
+        for (dtype, codec) in [(DType::F32, "shuffle+zstd1"), (DType::U8, "zstd1"), (DType::F32, "lz4")] {
+            let shape = Shape::from([1, 3, 64, 64]);
+            let item = arbitrary_item(&[TensorSpec::fixed("x", dtype, shape)]);
+            let codec: wire::Codec = codec.parse().unwrap();
+            let mut room = wire::Room::default();
+            let packed = codec.encode_or_wider(item[0].view(), &mut room).1.len();
+            let least = if codec.to_string().starts_with("shuffle") { 0.8 } else { 0.99 };
+            assert!(packed as f64 > least * item[0].bytes().len() as f64, "{dtype:?} {codec}: {packed}");
+        }
+    }
+
+    #[test]
     fn samples_are_what_tells_something_or_made_up() {
         let inputs = [TensorSpec::fixed("x", DType::F32, Shape::from([3]))];
         let (good, other) = (vec![floats(&[1.0, 2.0, 3.0])], vec![floats(&[3.0, 2.0, 9.0])]);
