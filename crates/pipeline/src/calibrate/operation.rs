@@ -24,12 +24,16 @@ const FACTORS: RangeInclusive<f64> = 0.8..=1.5;
 /// faster or slower from one run to the next.
 const TAKEN_IN: f64 = 1.0 / 3.0;
 
+/// A node that waited for more of its time says little of what an item takes: what it does whether items come or not is
+/// then a large part of its CPU time.
+const LEAST_BUSY: f64 = 0.5;
+
 /// Fewer items say more of how a chain fills than of what an item takes.
 const MIN_ITEMS: u64 = 20;
 
 /// Keeps what a run of this model says of its nodes, for the next time that they are calibrated: `figures` is what
 /// each stage did in that run, from two looks with [`Pipeline::measure`]. Without a store, with too few items, or
-/// where stages were not timed before, nothing is kept.
+/// where stages were not timed before, nothing is kept; nor of nodes that mostly waited.
 pub fn keep_operation(
     prepared: &Prepared,
     chain: &Pipeline,
@@ -42,9 +46,12 @@ pub fn keep_operation(
     let (Some(times), Some(operation)) = (times, chain.in_operation(figures)) else { return };
     let model = format!("{:?}", prepared.model.hash());
     let factors = factors(&times, &operation, figures);
-    for (stage, found) in std::iter::zip(chain.stages(), factors) {
-        if !found.is_finite() {
-            continue; // a node says nonsense of itself
+    let busy =
+        std::iter::zip(&operation.busy_seconds, figures).map(|(&busy, figures)| is_busy(busy, figures));
+    for ((stage, found), busy) in std::iter::zip(std::iter::zip(chain.stages(), factors), busy) {
+        // Not finite is what a node says nonsense of itself by.
+        if !busy || !found.is_finite() {
+            continue;
         }
         let before = kept(&store, &model, &stage.node, options.now).filter(|_| !options.fresh);
         let factor = before.map_or(found, |before| before + TAKEN_IN * (found - before));
@@ -71,6 +78,11 @@ fn key(model: &str, node: &NodeInfo) -> String {
     format!("version {version}, computing {model} in operation on {name}: {}", node.description.fingerprint())
 }
 
+/// Whether a node was busy for most of a run, at so many seconds for an item.
+fn is_busy(busy_seconds: f64, figures: &StageFigures) -> bool {
+    busy_seconds * figures.items as f64 >= LEAST_BUSY * figures.elapsed_seconds
+}
+
 /// By stage: seconds of computation in operation over those that it was timed at, within [`FACTORS`].
 fn factors(times: &[StageTime], operation: &Operation, figures: &[StageFigures]) -> Vec<f64> {
     let factor = |((time, busy), figures): ((&StageTime, &f64), &StageFigures)| {
@@ -86,6 +98,14 @@ mod tests {
     use plan::Resource;
 
     use super::*;
+
+    #[test]
+    fn who_mostly_waited_is_not_learnt_from() {
+        let run = |elapsed_seconds| StageFigures { items: 10, elapsed_seconds, ..StageFigures::default() };
+        for (busy_seconds, elapsed, expected) in [(1.0, 10.5, true), (1.0, 20.0, true), (1.0, 21.0, false)] {
+            assert_eq!(is_busy(busy_seconds, &run(elapsed)), expected, "{elapsed}");
+        }
+    }
 
     #[test]
     fn what_moves_tensors_is_no_computation() {
