@@ -41,9 +41,9 @@ pub struct PrepareOptions {
     pub threads: usize,
     /// The most tensors that may cross a cut.
     pub max_live: usize,
-    /// Items to measure with: the model is timed on one, and the codecs are tried on all of them that have the first one's
-    /// types and shapes. Those that nothing varies in, or that hold what is no finite number, say nothing of others and are
-    /// left out; without any, one is made up.
+    /// Items to measure with: the model is timed on one, and the codecs are tried on all of them that have the first
+    /// one's types and shapes. Those that nothing varies in, or that hold what is no finite number, say nothing of others
+    /// and are left out; without any, one is made up.
     pub samples: Vec<Vec<Tensor>>,
     /// Whether these are inputs as the user has them: how far tensors can be packed depends on what is in them.
     pub own_samples: bool,
@@ -177,8 +177,7 @@ impl Prepared {
         progress: &dyn Fn(usize, usize),
     ) -> Result<Prepared, PrepareError> {
         options.samples.first().map_or(Ok(()), |item| check_item(&model, item))?;
-        let Samples { items, own } =
-            Samples::of(options.samples.clone(), model.inputs(), options.own_samples);
+        let Samples { items, own } = Samples::of(&options.samples, model.inputs(), options.own_samples);
         check_item(&model, &items[0])?;
         let simplified = model.simplify(&mut |bytes| fold(engine, bytes))?;
         check_caveats(&model, engine.name())?;

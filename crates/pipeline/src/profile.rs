@@ -189,8 +189,8 @@ type Frames = Vec<Vec<Tensor>>;
 /// What gives a unit's frames for those before it, with the name of its first operator.
 type Run<'a> = dyn FnMut(&Stage, &str, Frames) -> Result<Frames, ProfileError> + Send + 'a;
 
-/// Runs items through the units, one unit after the other: `run` gives what a unit makes of the items' frames. Shapes are
-/// those of the first item.
+/// Runs items through the units, one unit after the other: `run` gives what a unit makes of the items' frames. Shapes
+/// are those of the first item.
 fn walk(
     model: &Model,
     cuts: &[Cut],
@@ -271,15 +271,6 @@ fn time(
     Ok((timing, growth, all))
 }
 
-/// The bits of a number mixed, by the finaliser of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number
-/// generators, 2014): nothing in them repeats that a codec could make use of.
-fn noise(i: usize) -> u64 {
-    let mut bits = (i as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^ (bits >> 31)
-}
-
 /// An item of arbitrary finite values, open sizes taken as 1: for profiling when no real one is at hand. Floats lie
 /// between -1 and 1, bytes are of any value, and nothing in them repeats; all else, which may be indices, is 0.
 pub fn arbitrary_item(specs: &[TensorSpec]) -> Vec<Tensor> {
@@ -291,15 +282,18 @@ pub fn arbitrary_item(specs: &[TensorSpec]) -> Vec<Tensor> {
         };
         let dims: Vec<usize> = spec.dims.iter().flatten().map(size).collect();
         let shape = Shape::new(&dims).unwrap_or(Shape::SCALAR);
-        let spread = || 0..shape.elements().unwrap_or(0);
-        let floats = || spread().map(|i| (noise(i) >> 40) as f32 / (1 << 23) as f32 - 1.0);
+        let mut random = fastrand::Rng::with_seed(0);
+        let elements = shape.elements().unwrap_or(0);
+        let floats = (0..elements).map(|_| 2.0 * random.f32() - 1.0);
         match spec.dtype {
-            DType::F32 => Tensor::from_slice(shape, &floats().collect::<Vec<f32>>()),
-            DType::F64 => Tensor::from_slice(shape, &floats().map(f64::from).collect::<Vec<f64>>()),
-            DType::F16 => Tensor::from_slice(shape, &floats().map(f16::from_f32).collect::<Vec<f16>>()),
-            DType::Bf16 => Tensor::from_slice(shape, &floats().map(bf16::from_f32).collect::<Vec<bf16>>()),
+            DType::F32 => Tensor::from_slice(shape, &floats.collect::<Vec<f32>>()),
+            DType::F64 => Tensor::from_slice(shape, &floats.map(f64::from).collect::<Vec<f64>>()),
+            DType::F16 => Tensor::from_slice(shape, &floats.map(f16::from_f32).collect::<Vec<f16>>()),
+            DType::Bf16 => Tensor::from_slice(shape, &floats.map(bf16::from_f32).collect::<Vec<bf16>>()),
             DType::U8 => {
-                Tensor::from_slice(shape, &spread().map(|i| (noise(i) >> 56) as u8).collect::<Vec<u8>>())
+                let mut bytes = vec![0; elements];
+                fastrand::Rng::with_seed(0).fill(&mut bytes);
+                Tensor::from_slice(shape, &bytes)
             }
             other => Tensor::zeros(other, shape),
         }

@@ -300,6 +300,21 @@ fn what_nodes_take_in_operation_is_kept() {
         let off = found.iter().map(|factor| (factor - expected).abs()).fold(0.0, f64::max);
         assert!(off < 1e-9, "{found:?}, not {expected}: {items} items, {cpu_seconds} s each");
     }
+    // A node that waited for most of the time, or whose figures are nonsense, teaches nothing.
+    let waited = |figures: StageFigures| StageFigures { elapsed_seconds: 1e9, ..figures };
+    let nonsense = |figures: StageFigures| StageFigures { move_cpu_seconds: f64::NAN, ..figures };
+    for useless in [waited as fn(StageFigures) -> StageFigures, nonsense] {
+        let figures: Vec<StageFigures> = did(20, 1e-9).into_iter().map(useless).collect();
+        keep_operation(&prepared, &chain, &figures, &later(2));
+        let found: Vec<f64> = operations(&measure(&prepared, &mut cluster, &later(3)));
+        assert!(found.iter().all(|factor| (factor - last).abs() < 1e-9), "{found:?}");
+    }
+    // Of what is measured anew nothing before counts.
+    let anew = CalibrateOptions { fresh: true, ..later(2) };
+    keep_operation(&prepared, &chain, &did(20, 1e-9), &anew);
+    assert_eq!(operations(&measure(&prepared, &mut cluster, &later(3))) as Vec<f64>, [0.8; 2]);
+    keep_operation(&prepared, &chain, &did(20, 1e3), &anew);
+    let last = 1.5;
     chain.close();
     for (options, expected) in [(later(9), last), (later(10), 1.0), (later(1), 1.0), (fresh, 1.0)] {
         let found: Vec<f64> = operations(&measure(&prepared, &mut cluster, &options));

@@ -1,8 +1,9 @@
 //! Which path through the replicas of its stages an item takes.
 //!
-//! Called by the dispatcher for each item, and by whoever simulates one. Of each stage, the replica is taken that has the least to do for its share: items that were sent its way and
-//! whose results are not back count as its own. One that is slower than was planned keeps its items longer and is given
-//! fewer, so that a stage is as fast as its replicas are together. (Join the shortest queue: Winston, 1977.)
+//! Called by the dispatcher for each item, and by whoever simulates one. Of each stage, the replica is taken that has the
+//! least to do for its share: items that were sent its way and whose results are not back count as its own. One that is
+//! slower than was planned keeps its items longer and is given fewer, so that a stage is as fast as its replicas are
+//! together. (Join the shortest queue: Winston, 1977.)
 
 use crate::Plan;
 

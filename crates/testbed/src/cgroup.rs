@@ -60,8 +60,8 @@ pub(crate) fn clean() -> Result<BTreeSet<String>> {
     stale::clean(&hierarchy.as_ref().map(Hierarchy::roots).unwrap_or_default())
 }
 
-/// CPU time of all processes together, as the kernel counts it for the group that they are all in; `None` where it keeps no
-/// such count: version 2 has for that group only what it looks up at each tick.
+/// CPU time of all processes together, as the kernel counts it for the group that they are all in; `None` where it keeps
+/// no such count: version 2 has for that group only what it looks up at each tick.
 pub(crate) fn cpu_time_of_all() -> Option<Duration> {
     let counted = fs::read_to_string(hierarchy::accounts()?.join("cpuacct.usage")).ok()?;
     counted.trim().parse().ok().map(Duration::from_nanos)

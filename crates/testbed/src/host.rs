@@ -1,8 +1,8 @@
 //! What else the machine did while something was measured: a run beside which others worked says nothing.
 //!
-//! The kernel counts in `/proc/stat` by looking at what runs at each tick. Devices with a quota begin their shares at ticks,
-//! so that eight of them seem to take 1.5 cores where they take 1.2: where a control group counts the time of all
-//! processes, that is believed instead.
+//! The kernel counts in `/proc/stat` by looking at what runs at each tick. Devices with a quota begin their shares at
+//! ticks, so that several of them seem to take more than they do: where a control group counts the time of all processes,
+//! that is believed instead.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -52,7 +52,8 @@ pub(crate) struct Disturbance {
 }
 
 impl Look {
-    /// Looks at the machine, at this process, at those that it started and that ended, and at the processes of these ids.
+    /// Looks at the machine, at this process, at those that it started and that ended, and at the processes of these
+    /// ids.
     pub(crate) fn now(processes: &[u32]) -> Look {
         let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
         let machine = machine_ticks(&stat).unwrap_or_default();

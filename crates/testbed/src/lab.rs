@@ -1,6 +1,7 @@
 //! What experiments with real nodes share: the programs, a place to work in, and runs that nothing disturbed.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -93,19 +94,9 @@ impl Lab {
         job: &Job<'_>,
         attempts: usize,
     ) -> Result<(Streamed, usize)> {
-        for attempt in 1.. {
-            // Nodes of their own for each run: nothing is left in memory from another one.
-            let before = self.figures()?;
-            let streamed = self.stream(&self.start(cluster)?, job, &mut |_| Ok(()))?;
-            let calm = !streamed.disturbance.is_too_much();
-            if !calm {
-                self.put_back(&before)?;
-            }
-            if attempt >= attempts || calm {
-                return Ok((streamed, attempt));
-            }
-        }
-        unreachable!("the last attempt counts")
+        // Nodes of their own for each run: nothing is left in memory from another one.
+        let run = || self.stream(&self.start(cluster)?, job, &mut |_| Ok(()));
+        self.until_calm(attempts, &run, &|streamed| !streamed.disturbance.is_too_much())
     }
 
     /// Runs a job on each device of a cluster by itself, on all at once: what they do while nothing has to travel between
@@ -119,45 +110,31 @@ impl Lab {
         job: &Job<'_>,
         attempts: usize,
     ) -> Result<(Vec<Streamed>, usize)> {
+        let calm = |all: &Vec<Streamed>| all.iter().all(|streamed| !streamed.disturbance.is_too_much());
+        self.until_calm(attempts, &|| self.all_at_once(cluster, job), &calm)
+    }
+
+    /// Runs something until it is calm, so many times at most. What a run that was not calm kept of devices is forgotten:
+    /// measured beside others, it would make every later prediction wrong.
+    fn until_calm<T>(
+        &self,
+        attempts: usize,
+        run: &dyn Fn() -> Result<T>,
+        is_calm: &dyn Fn(&T) -> bool,
+    ) -> Result<(T, usize)> {
+        let folder = self.cache.join(FIGURES);
         for attempt in 1.. {
-            let before = self.figures()?;
-            let streamed = self.all_at_once(cluster, job)?;
-            let calm = streamed.iter().all(|streamed| !streamed.disturbance.is_too_much());
+            let before = figures(&folder).context("cannot read what is kept of devices")?;
+            let result = run()?;
+            let calm = is_calm(&result);
             if !calm {
-                self.put_back(&before)?;
+                put_back(&folder, &before).context("cannot put back what was kept of devices")?;
             }
             if attempt >= attempts || calm {
-                return Ok((streamed, attempt));
+                return Ok((result, attempt));
             }
         }
         unreachable!("the last attempt counts")
-    }
-
-    /// What is kept of devices and models, by file: small ones, a few hundred.
-    fn figures(&self) -> Result<Vec<(PathBuf, Vec<u8>)>> {
-        let read = || -> std::io::Result<Vec<(PathBuf, Vec<u8>)>> {
-            let files = fs::read_dir(self.cache.join(FIGURES))?;
-            files
-                .map(|file| file.map(|f| f.path()).and_then(|path| Ok((path.clone(), fs::read(path)?))))
-                .collect()
-        };
-        match read() {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
-            read => read.context("cannot read what is kept of devices"),
-        }
-    }
-
-    /// Keeps that and nothing else: what was measured beside others would make every later prediction wrong.
-    fn put_back(&self, figures: &[(PathBuf, Vec<u8>)]) -> Result<()> {
-        let folder = self.cache.join(FIGURES);
-        let put = || {
-            if folder.exists() {
-                fs::remove_dir_all(&folder)?;
-            }
-            fs::create_dir_all(&folder)?;
-            figures.iter().try_for_each(|(path, bytes)| fs::write(path, bytes))
-        };
-        put().context("cannot put back what was kept of devices")
     }
 
     fn all_at_once(&self, cluster: &Cluster, job: &Job<'_>) -> Result<Vec<Streamed>> {
@@ -224,5 +201,46 @@ impl Lab {
             cache: &self.cache,
             onnxruntime: self.onnxruntime.as_deref(),
         }
+    }
+}
+
+/// What is kept of devices and models, by file: small ones, a few hundred.
+fn figures(folder: &Path) -> io::Result<Vec<(PathBuf, Vec<u8>)>> {
+    let files = match fs::read_dir(folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        files => files?,
+    };
+    let read = |path: PathBuf| fs::read(&path).map(|bytes| (path, bytes));
+    files.map(|file| file.and_then(|file| read(file.path()))).collect()
+}
+
+/// Keeps that and nothing else.
+fn put_back(folder: &Path, figures: &[(PathBuf, Vec<u8>)]) -> io::Result<()> {
+    if folder.exists() {
+        fs::remove_dir_all(folder)?;
+    }
+    fs::create_dir_all(folder)?;
+    figures.iter().try_for_each(|(path, bytes)| fs::write(path, bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_kept_before_is_kept_again_and_nothing_else() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("figures");
+        let nothing = figures(&folder).unwrap();
+        assert!(nothing.is_empty());
+        put_back(&folder, &nothing).unwrap();
+        fs::write(folder.join("a"), "before").unwrap();
+        let before = figures(&folder).unwrap();
+        fs::write(folder.join("a"), "disturbed").unwrap();
+        fs::write(folder.join("b"), "disturbed").unwrap();
+        put_back(&folder, &before).unwrap();
+        assert_eq!(figures(&folder).unwrap(), [(folder.join("a"), b"before".to_vec())]);
+        put_back(&folder, &nothing).unwrap();
+        assert!(figures(&folder).unwrap().is_empty());
     }
 }

@@ -57,7 +57,7 @@ fn a_schedule_is_carried_out() {
     let longest = |row: &Value| figure(row, "latency_ms_p99");
     assert!(longest(&still) >= STILL_MS && longest(&usual) < STILL_MS / 2.0, "{still}\n{usual}");
     let all = |row: &Value| figure(row, "period_ms") * 300.0;
-    assert!(all(&still) >= STILL_MS, "{still}");
+    assert!(all(&still) >= STILL_MS + 100.0, "{still}");
     // From soon after the first result on, an input of 3,136 bytes takes 50 ms.
     let slow = row(&workplace, "slow", "{ at_s = 0.1, from = 'dispatcher', to = 1, mbit_s = 0.5 }").unwrap();
     assert!(figure(&slow, "period_ms") > 40.0 && figure(&usual, "period_ms") < 25.0, "{slow}\n{usual}");

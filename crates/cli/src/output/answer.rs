@@ -1,5 +1,7 @@
 //! Class and confidence out of a classifier's output.
 
+use std::borrow::Cow;
+
 use anyhow::Result;
 use half::{bf16, f16};
 use serde::Serialize;
@@ -80,9 +82,9 @@ impl Answer {
 }
 
 /// The values as f32; `None` for floats of less than 16 bits.
-fn floats(output: &TensorView<'_>) -> Result<Option<Vec<f32>>> {
+fn floats<'a>(output: &'a TensorView<'_>) -> Result<Option<Cow<'a, [f32]>>> {
     Ok(Some(match output.dtype() {
-        DType::F32 => output.as_slice::<f32>()?.to_vec(),
+        DType::F32 => output.as_slice::<f32>()?.into(),
         DType::F64 => output.as_slice::<f64>()?.iter().map(|&v| v as f32).collect(),
         DType::F16 => output.as_slice::<f16>()?.iter().map(|v| v.to_f32()).collect(),
         DType::Bf16 => output.as_slice::<bf16>()?.iter().map(|v| v.to_f32()).collect(),

@@ -1,9 +1,9 @@
 //! How much longer nodes take in operation than when their stages were timed before: learnt from runs for those after
 //! them. Called after a run by whoever looked at its chain, and before the next one by the calibration.
 //!
-//! A stage that is timed before it is connected takes no turns with threads that receive and send. The factor is that of its
-//! computation: all CPU time of the node but what it took for encoding, decoding and moving, by the node's own clocks and
-//! not by what the plan said of them. Where a plan is wrong of a codec, the next one, with other codecs, is not.
+//! A stage that is timed before it is connected takes no turns with threads that receive and send. The factor is that of
+//! its computation: all CPU time of the node but what it took for encoding, decoding and moving, by the node's own clocks
+//! and not by what the plan said of them. Where a plan is wrong of a codec, the next one, with other codecs, is not.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -46,11 +46,9 @@ pub fn keep_operation(
     let (Some(times), Some(operation)) = (times, chain.in_operation(figures)) else { return };
     let model = format!("{:?}", prepared.model.hash());
     let factors = factors(&times, &operation, figures);
-    let busy =
-        std::iter::zip(&operation.busy_seconds, figures).map(|(&busy, figures)| is_busy(busy, figures));
-    for ((stage, found), busy) in std::iter::zip(std::iter::zip(chain.stages(), factors), busy) {
+    for (i, (stage, found)) in std::iter::zip(chain.stages(), factors).enumerate() {
         // Not finite is what a node says nonsense of itself by.
-        if !busy || !found.is_finite() {
+        if !is_busy(operation.busy_seconds[i], &figures[i]) || !found.is_finite() {
             continue;
         }
         let before = kept(&store, &model, &stage.node, options.now).filter(|_| !options.fresh);

@@ -1,5 +1,5 @@
-//! The items that a model is measured with. Times hardly depend on what is in them; how far codecs pack what crosses a cut
-//! depends on nothing else.
+//! The items that a model is measured with. Times hardly depend on what is in them; how far codecs pack what crosses a
+//! cut depends on nothing else.
 
 use half::{bf16, f16};
 use tensor::{DType, Element, Tensor, TensorSpec};
@@ -14,9 +14,9 @@ pub(crate) struct Samples {
 }
 
 impl Samples {
-    /// Of what is given those that have the first one's types and shapes and say something. Where none does, one that is made up in
-    /// the same shapes.
-    pub(crate) fn of(given: Vec<Vec<Tensor>>, inputs: &[TensorSpec], own: bool) -> Samples {
+    /// Of what is given those that have the first one's types and shapes and say something. Where none does, one that is
+    /// made up in the same shapes.
+    pub(crate) fn of(given: &[Vec<Tensor>], inputs: &[TensorSpec], own: bool) -> Samples {
         let Some(first) = given.first() else {
             return Samples { items: vec![arbitrary_item(inputs)], own: false };
         };
@@ -125,17 +125,17 @@ mod tests {
         let (good, other) = (vec![floats(&[1.0, 2.0, 3.0])], vec![floats(&[3.0, 2.0, 9.0])]);
         let (zeros, short) = (vec![floats(&[0.0; 3])], vec![floats(&[1.0, 2.0])]);
         let given = vec![zeros.clone(), good.clone(), short, other.clone()];
-        let samples = Samples::of(given, &inputs, true);
+        let samples = Samples::of(&given, &inputs, true);
         assert_eq!((samples.items, samples.own), (vec![good, other], true));
         for given in [vec![zeros], vec![]] {
-            let samples = Samples::of(given, &inputs, true);
+            let samples = Samples::of(&given, &inputs, true);
             assert!(!samples.own && samples.items.len() == 1 && tells(&samples.items[0]));
             assert_eq!(samples.items[0][0].shape(), Shape::from([3]));
         }
         for dtype in [DType::F64, DType::F16, DType::Bf16, DType::U8] {
             let zeros = vec![Tensor::zeros(dtype, Shape::from([3])).unwrap()];
             let inputs = [TensorSpec::fixed("x", dtype, Shape::from([3]))];
-            let samples = Samples::of(vec![zeros], &inputs, true);
+            let samples = Samples::of(&[zeros], &inputs, true);
             assert!(!samples.own && tells(&samples.items[0]), "{dtype:?}");
         }
     }
