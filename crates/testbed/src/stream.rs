@@ -153,6 +153,7 @@ pub(crate) struct Stage {
     pub(crate) predicted_compute_ms: f64,
     pub(crate) predicted_busy_ms: f64,
     pub(crate) corrected_busy_ms: Option<f64>,
+    pub(crate) timed: Option<Timed>,
     pub(crate) weight_bytes: u64,
     /// Of all items, those that came by this node; figures are of such items.
     pub(crate) share: f64,
@@ -164,6 +165,15 @@ pub(crate) struct Stage {
     pub(crate) out_bytes: f64,
     /// Of the link that leaves the stage.
     pub(crate) codec: String,
+}
+
+/// What a stage took for an item when its node ran it alone, before the run.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub(crate) struct Timed {
+    pub(crate) ms: f64,
+    pub(crate) half_width_ms: f64,
+    pub(crate) cpu_ms: f64,
+    pub(crate) runs: u32,
 }
 
 /// CPU time of a node for an item, by what it was for; the rest is not told apart. As `defer run` has it, over the whole
@@ -467,13 +477,14 @@ mod tests {
         let item = r#"{"item":0,"input":"random 0","latency_ms":2.5,"outputs":{}}"#;
         assert!(matches!(serde_json::from_str(item).unwrap(), Line::Item { latency_ms: 2.5 }));
         let prediction = r#"{"period_ms":4.0,"items_per_s":250.0,"latency_ms":9.0,"bottleneck":"a"}"#;
-        let stage = r#"{"stage":1,"node":"a","engine":"e","predicted_share":1.0,"predicted_compute_ms":2.5,"predicted_busy_ms":3.0,"corrected_busy_ms":null,"weight_bytes":7,"share":1.0,"compute_ms":0.5,"compute_cpu_ms":0.4,"encode_cpu_ms":0.1,"decode_cpu_ms":0.2,"move_cpu_ms":0.3,"in_bytes":4.0,"out_bytes":5.0,"codec":"raw"}"#;
+        let stage = r#"{"stage":1,"node":"a","engine":"e","predicted_share":1.0,"predicted_compute_ms":2.5,"predicted_busy_ms":3.0,"corrected_busy_ms":null,"timed":{"ms":2.0,"half_width_ms":0.125,"cpu_ms":1.5,"runs":9},"weight_bytes":7,"share":1.0,"compute_ms":0.5,"compute_cpu_ms":0.4,"encode_cpu_ms":0.1,"decode_cpu_ms":0.2,"move_cpu_ms":0.3,"in_bytes":4.0,"out_bytes":5.0,"codec":"raw"}"#;
         let link = r#"{"busy_ms":1.0,"delay_ms":0.0,"send_ms":0.5,"receive_ms":0.25,"encodes":true}"#;
         let report = format!(
             r#"{{"report":{{"predicted":{prediction},"corrected":null,"input_codec":"raw","stages":[{stage}],"links":[{link},{link}],"window":4,"shipped_wire_bytes":9}}}}"#
         );
         let Line::Report { report } = serde_json::from_str(&report).unwrap() else { panic!("no report") };
         assert_eq!((report.predicted.period_ms, report.stages[0].predicted_busy_ms), (4.0, 3.0));
+        assert_eq!(report.stages[0].timed.map(|timed| (timed.ms, timed.runs)), Some((2.0, 9)));
         assert_eq!(report.stages[0].steps.unwrap().each(), [0.4, 0.1, 0.2, 0.3]);
         assert!(report.corrected.is_none());
     }

@@ -17,7 +17,7 @@ use crate::flags::Common;
 use crate::input::Items;
 use crate::interrupt::Interrupt;
 use crate::output::progress;
-use crate::output::report::{Comparison, LinkRow, Prediction, RunReport, StageRow, WholeReport};
+use crate::output::report::{Comparison, LinkRow, Prediction, RunReport, StageRow, TimedRow, WholeReport};
 use crate::output::switches::SwitchRow;
 use crate::output::trial::TrialReport;
 
@@ -336,6 +336,7 @@ impl Streamed {
                 predicted_compute_ms: planned.compute_seconds * 1e3,
                 predicted_busy_ms: planned.busy_seconds * 1e3,
                 corrected_busy_ms: corrected,
+                timed: stage.time.as_ref().map(TimedRow::new),
                 cpu_ms: figures.process_cpu_seconds / items * 1e3,
                 compute_cpu_ms: figures.compute_cpu_seconds.map(|seconds| seconds / computed * 1e3),
                 encode_cpu_ms: figures.encode_cpu_seconds / items * 1e3,

@@ -2,6 +2,7 @@
 
 use plan::names::listed;
 use serde::Serialize;
+use wire::control::StageTime;
 
 use super::json::optional_float;
 use super::printable;
@@ -39,6 +40,8 @@ pub(crate) struct StageRow {
     pub(crate) predicted_busy_ms: f64,
     /// The same from the CPU time of its node in this run, where the stage had been timed before.
     pub(crate) corrected_busy_ms: Option<f64>,
+    /// What it took when it was timed before it was connected, if it was.
+    pub(crate) timed: Option<TimedRow>,
     /// CPU time of its node's process for one item, ms.
     pub(crate) cpu_ms: f64,
     /// Of that, running the engine, where it has no threads of its own.
@@ -49,6 +52,30 @@ pub(crate) struct StageRow {
     pub(crate) decode_cpu_ms: f64,
     /// Of that, moving bytes between sockets and memory.
     pub(crate) move_cpu_ms: f64,
+}
+
+/// What a stage took for one item when its node ran it alone, before the run.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct TimedRow {
+    /// By the clock, ms.
+    pub(crate) ms: f64,
+    /// How far that may be wrong, ms.
+    pub(crate) half_width_ms: f64,
+    /// CPU time of the process, ms.
+    pub(crate) cpu_ms: f64,
+    /// Runs that these are of.
+    pub(crate) runs: u32,
+}
+
+impl TimedRow {
+    pub(crate) fn new(time: &StageTime) -> TimedRow {
+        TimedRow {
+            ms: time.sustained_seconds() * 1e3,
+            half_width_ms: time.half_width_seconds * 1e3,
+            cpu_ms: time.cpu_seconds * 1e3,
+            runs: time.runs,
+        }
+    }
 }
 
 /// What was predicted of a link for one item before a run, ms.
@@ -448,6 +475,7 @@ mod tests {
             predicted_compute_ms: 1190.0,
             predicted_busy_ms: 1200.0,
             corrected_busy_ms: None,
+            timed: None,
             cpu_ms: 1240.0,
             compute_cpu_ms: i.is_multiple_of(2).then_some(1200.0),
             encode_cpu_ms: 10.0,

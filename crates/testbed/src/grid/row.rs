@@ -7,7 +7,7 @@ use crate::common::Origin;
 use crate::host::Disturbance;
 use crate::limits::Emulation;
 use crate::simulate::{Chain, Link, Stage, simulate};
-use crate::stream::{Job, Prediction, Report, Steps, Streamed, median, used_by};
+use crate::stream::{Job, Prediction, Report, Steps, Streamed, Timed, median, used_by};
 
 /// What tells the runs of an experiment apart.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -171,6 +171,8 @@ pub(super) struct StageRow {
     pub(super) weight_bytes: u64,
     pub(super) predicted_busy_ms: f64,
     pub(super) corrected_busy_ms: Option<f64>,
+    #[serde(default)]
+    pub(super) timed: Option<Timed>,
     /// In the engine, by the clock.
     pub(super) compute_ms: f64,
     /// CPU time of the node over the items that were measured.
@@ -228,6 +230,7 @@ impl Row {
                 weight_bytes: stage.weight_bytes,
                 predicted_busy_ms: stage.predicted_busy_ms,
                 corrected_busy_ms: stage.corrected_busy_ms,
+                timed: stage.timed,
                 compute_ms: stage.compute_ms,
                 cpu_ms: used.cpu_ms,
                 steps: stage.steps.map(|steps| steps.of_some_items(stage.share)),

@@ -179,6 +179,7 @@ mod tests {
             weight_bytes: 10,
             predicted_busy_ms: 90.0,
             corrected_busy_ms: None,
+            timed: None,
             compute_ms: 40.0,
             cpu_ms: 10.0,
             steps: Some(Steps {
