@@ -1,7 +1,7 @@
-//! How long something takes, with a stated confidence: repeats until the interval of the median is narrow.
+//! How long something takes, with a stated confidence: repeats until its interval is narrow.
 //!
 //! Called by the profiler and by nodes that time a stage. It has no clock of its own: each run says how long
-//! it took.
+//! it took, and how much CPU time.
 
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
@@ -13,16 +13,15 @@ use wire::control::RUNNING_SHARE;
 
 use crate::{machine, memory};
 
-/// How sure it is that a median lies within its interval. The interval is between two order statistics, so
-/// nothing is assumed of how times are spread.
+/// How sure it is that a time lies within its interval.
 pub const CONFIDENCE: f64 = 0.9;
 
-/// Repeats end when the interval is this narrow on either side, as a share of the median.
+/// Repeats end when the interval is this narrow on either side, as a share of the time.
 const WANTED_SHARE: f64 = 0.02;
 
-/// A process that is stopped again and again, by a CPU quota, is watched for so long: the first and the last stop are
-/// not whole, and each may take a tenth of a second.
-const TIME_OF_STOPPED: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(1);
+/// A process that is stopped again and again, by a CPU quota, is watched for so long at least: the first and the last
+/// stop are not whole, and each may take a tenth of a second. It has few runs in a second, so there is time for more.
+const TIME_OF_STOPPED: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3);
 
 /// With fewer runs not even the smallest and the largest enclose the median with [`CONFIDENCE`].
 const MIN_RUNS: usize = 5;
@@ -39,25 +38,27 @@ pub(crate) const LONGEST: Duration = Duration::from_secs(60);
 /// The quantile of the normal distribution that belongs to [`CONFIDENCE`].
 const QUANTILE: f64 = 1.645;
 
-/// A median and how far it can be trusted.
+/// How long runs take and how far that can be trusted.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Timing {
     /// Median of the runs, seconds.
     pub seconds: f64,
-    /// The interval of the median reaches this far on its longer side, seconds: see [`CONFIDENCE`]. As far as the
-    /// median itself where the runs are too few to tell.
+    /// How far the time may be wrong, seconds, with [`CONFIDENCE`]. It is that of the median, between two order
+    /// statistics, so that nothing is assumed of how times are spread; as far as the median itself where the runs are
+    /// too few to tell. Where the process is stopped again and again it is that of the mean, as the CPU times of the runs
+    /// tell it: by the clock they are whole numbers of stops, which says little of what a run takes.
     pub half_width_seconds: f64,
     /// Mean of the runs, seconds: far above the median where the process is stopped part of the time.
     pub mean_seconds: f64,
-    /// Runs it is the median of.
+    /// CPU time of the process during a run, mean, seconds.
+    pub cpu_seconds: f64,
+    /// The number of runs.
     pub runs: usize,
 }
 
 /// A session's time and memory on some inputs.
 pub(crate) struct Measured {
     pub(crate) timing: Timing,
-    /// CPU time of the process during a run, mean, seconds.
-    pub(crate) cpu_seconds: f64,
     /// What the process grew by while the session ran first, bytes; `None` where the system does not tell. Memory
     /// that the process had kept from before is not in it.
     pub(crate) growth: Option<u64>,
@@ -72,74 +73,160 @@ pub(crate) fn measure(
     inputs: &[TensorView<'_>],
     time: RangeInclusive<Duration>,
 ) -> Result<Measured, RunError> {
-    let cpu = machine::process_cpu_seconds();
-    let start = Instant::now();
+    let mut clock = Clock::now();
     let (outputs, growth) = memory::growth(|| session.run(inputs));
-    let (outputs, warm_up) = (outputs?, start.elapsed());
-    if warm_up >= LONGEST {
-        let cpu_seconds = machine::process_cpu_seconds() - cpu;
-        return Ok(Measured { timing: of_sorted(&[warm_up.as_secs_f64()]), cpu_seconds, growth, outputs });
+    let (outputs, warm_up) = (outputs?, clock.lap());
+    if warm_up.seconds >= LONGEST.as_secs_f64() {
+        return Ok(Measured { timing: Runs::of(warm_up).timing(), growth, outputs });
     }
     let mut timed = |time| {
-        let cpu = machine::process_cpu_seconds();
-        let timing = repeat(time, warm_up, || {
-            let start = Instant::now();
-            session.run(inputs).map(|_| start.elapsed())
-        })?;
-        let cpu_seconds = (machine::process_cpu_seconds() - cpu) / timing.runs as f64;
-        Ok::<_, RunError>((timing, cpu_seconds))
+        let mut clock = Clock::now();
+        repeat(time, warm_up, || session.run(inputs).map(|_| clock.lap()))
     };
     let long_enough = time.start().is_zero();
-    let (mut timing, mut cpu_seconds) = timed(time)?;
-    if cpu_seconds < RUNNING_SHARE * timing.mean_seconds && !long_enough {
-        (timing, cpu_seconds) = timed(TIME_OF_STOPPED)?;
+    let mut timing = timed(time)?;
+    if is_stopped(timing.mean_seconds, timing.cpu_seconds) && !long_enough {
+        timing = timed(TIME_OF_STOPPED)?;
     }
-    Ok(Measured { timing, cpu_seconds, growth, outputs })
+    Ok(Measured { timing, growth, outputs })
 }
 
-/// Runs for as long as `time` begins with, and then until the median is known well enough or all runs together took
+/// Reads the time and the CPU time of the process. Each lap begins where the one before ended: a process that has had
+/// its share is stopped where it calls the system, so also where it asks for its CPU time.
+struct Clock {
+    at: Instant,
+    cpu_seconds: f64,
+}
+
+impl Clock {
+    fn now() -> Clock {
+        Clock { at: Instant::now(), cpu_seconds: machine::process_cpu_seconds() }
+    }
+
+    /// What passed since the last reading.
+    fn lap(&mut self) -> Run {
+        let now = Clock::now();
+        let seconds = now.at.duration_since(self.at).as_secs_f64();
+        let cpu_seconds = now.cpu_seconds - self.cpu_seconds;
+        *self = now;
+        Run { seconds, cpu_seconds }
+    }
+}
+
+/// What a run took.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    seconds: f64,
+    /// CPU time of the process.
+    cpu_seconds: f64,
+}
+
+/// Whether a process that had so much CPU time meanwhile is stopped again and again.
+fn is_stopped(seconds: f64, cpu_seconds: f64) -> bool {
+    cpu_seconds < RUNNING_SHARE * seconds
+}
+
+/// Runs for as long as `time` begins with, and then until the time is known well enough or all runs together took
 /// as long as it ends with; fewer than [`MIN_RUNS`] times only when they took [`LONGEST`], the run to warm up included,
-/// which counts if there is no time for another. `run` says how long it took.
+/// which counts if there is no time for another. `run` says what it took.
 fn repeat<E>(
     time: RangeInclusive<Duration>,
-    warm_up: Duration,
-    mut run: impl FnMut() -> Result<Duration, E>,
+    warm_up: Run,
+    mut run: impl FnMut() -> Result<Run, E>,
 ) -> Result<Timing, E> {
     let (least, most) = (time.start().as_secs_f64(), time.end().as_secs_f64());
-    let (warm_up, longest) = (warm_up.as_secs_f64(), LONGEST.as_secs_f64());
-    if warm_up >= longest {
-        return Ok(of_sorted(&[warm_up]));
+    let longest = LONGEST.as_secs_f64();
+    if warm_up.seconds >= longest {
+        return Ok(Runs::of(warm_up).timing());
     }
-    let mut total = 0.0;
-    let mut times: Vec<f64> = Vec::with_capacity(MAX_RUNS);
+    let mut runs = Runs::default();
     loop {
-        let time = run()?.as_secs_f64();
-        times.insert(times.partition_point(|&t| t < time), time);
-        total += time;
-        if warm_up + total >= longest {
-            return Ok(of_sorted(&times));
+        runs.add(run()?);
+        if warm_up.seconds + runs.total_seconds >= longest {
+            return Ok(runs.timing());
         }
         // What takes no time at all ends, too.
-        if times.len() < MIN_RUNS || (total < least && times.len() < MOST_RUNS) {
+        let count = runs.sorted.len();
+        if count < MIN_RUNS || (runs.total_seconds < least && count < MOST_RUNS) {
             continue;
         }
-        let timing = of_sorted(&times);
-        let narrow = timing.half_width_seconds <= WANTED_SHARE * timing.seconds;
-        if narrow || times.len() >= MAX_RUNS || total >= most {
+        let timing = runs.timing();
+        let narrow = timing.half_width_seconds <= WANTED_SHARE * runs.time_known_by(&timing);
+        if narrow || count >= MAX_RUNS || runs.total_seconds >= most {
             return Ok(timing);
         }
     }
 }
 
-/// The median of sorted times and its interval.
-fn of_sorted(times: &[f64]) -> Timing {
-    let runs = times.len();
-    let median = (times[(runs - 1) / 2] + times[runs / 2]) / 2.0;
-    let rank = rank(runs);
-    let (low, high) = (times[rank], times[runs - 1 - rank]);
-    let mean_seconds = times.iter().sum::<f64>() / runs as f64;
-    let enclosed = if runs < MIN_RUNS { median } else { (median - low).max(high - median) };
-    Timing { seconds: median, half_width_seconds: enclosed, mean_seconds, runs }
+/// Runs so far.
+#[derive(Default)]
+struct Runs {
+    /// By the clock, sorted.
+    sorted: Vec<f64>,
+    total_seconds: f64,
+    /// Mean of the CPU times, and the sum of the squares of how far each is from it (B. P. Welford, 1962).
+    cpu_mean: f64,
+    cpu_squares: f64,
+}
+
+impl Runs {
+    fn of(run: Run) -> Runs {
+        let mut runs = Runs::default();
+        runs.add(run);
+        runs
+    }
+
+    fn add(&mut self, Run { seconds, cpu_seconds }: Run) {
+        self.sorted.insert(self.sorted.partition_point(|&s| s < seconds), seconds);
+        self.total_seconds += seconds;
+        let off = cpu_seconds - self.cpu_mean;
+        self.cpu_mean += off / self.sorted.len() as f64;
+        self.cpu_squares += off * (cpu_seconds - self.cpu_mean);
+    }
+
+    fn mean(&self) -> f64 {
+        self.total_seconds / self.sorted.len() as f64
+    }
+
+    fn is_stopped(&self) -> bool {
+        is_stopped(self.mean(), self.cpu_mean)
+    }
+
+    fn timing(&self) -> Timing {
+        let (times, runs) = (&self.sorted, self.sorted.len());
+        let (seconds, mean_seconds) = ((times[(runs - 1) / 2] + times[runs / 2]) / 2.0, self.mean());
+        let half_width_seconds = if runs < MIN_RUNS {
+            seconds
+        } else if self.is_stopped() && self.cpu_mean > 0.0 {
+            self.cpu_half_width() / self.cpu_mean * mean_seconds
+        } else {
+            let rank = rank(runs);
+            let (low, high) = (times[rank], times[runs - 1 - rank]);
+            (seconds - low).max(high - seconds)
+        };
+        Timing { seconds, half_width_seconds, mean_seconds, cpu_seconds: self.cpu_mean, runs }
+    }
+
+    /// The time that the interval is one of.
+    fn time_known_by(&self, timing: &Timing) -> f64 {
+        if self.is_stopped() { timing.mean_seconds } else { timing.seconds }
+    }
+
+    /// How far the mean of the CPU times may be wrong, seconds: the interval of Student's t.
+    fn cpu_half_width(&self) -> f64 {
+        let runs = self.sorted.len() as f64;
+        let deviation = (self.cpu_squares.max(0.0) / (runs - 1.0)).sqrt();
+        t_quantile(runs - 1.0) * deviation / runs.sqrt()
+    }
+}
+
+/// The quantile of Student's t that belongs to [`CONFIDENCE`], for so many degrees of freedom: the first terms of the
+/// expansion in their reciprocal (Abramowitz and Stegun, 26.7.5).
+fn t_quantile(degrees: f64) -> f64 {
+    let z = QUANTILE;
+    let first = (z.powi(3) + z) / 4.0;
+    let second = (5.0 * z.powi(5) + 16.0 * z.powi(3) + 3.0 * z) / 96.0;
+    z + first / degrees + second / degrees.powi(2)
 }
 
 /// How many of `runs` sorted times can be left out on each side so that those that remain enclose the median with
@@ -169,11 +256,12 @@ mod tests {
     fn check(least_ms: u64, limit_ms: u64, times_ms: &[u64]) -> Timing {
         let mut times = times_ms.iter().copied();
         let mut last = 0;
+        let whole = |ms: u64| Run { seconds: ms as f64 / 1e3, cpu_seconds: ms as f64 / 1e3 };
         let run = || {
             last = times.next().unwrap_or(last);
-            Ok::<_, ()>(Duration::from_millis(last))
+            Ok::<_, ()>(whole(last))
         };
-        let warm_up = Duration::from_millis(times_ms[0]);
+        let warm_up = whole(times_ms[0]);
         repeat(Duration::from_millis(least_ms)..=Duration::from_millis(limit_ms), warm_up, run).unwrap()
     }
 
@@ -189,8 +277,9 @@ mod tests {
 
     #[test]
     fn equal_times_need_few_runs_and_scattered_ones_many() {
-        let equal = Timing { seconds: 0.01, half_width_seconds: 0.0, mean_seconds: 0.01, runs: MIN_RUNS };
-        assert_eq!(check(0, 10_000, &[10]), equal);
+        let equal = check(0, 10_000, &[10]);
+        assert_eq!((equal.seconds, equal.half_width_seconds, equal.runs), (0.01, 0.0, MIN_RUNS));
+        assert!((equal.mean_seconds - 0.01).abs() + (equal.cpu_seconds - 0.01).abs() < 1e-12, "{equal:?}");
         let scattered: Vec<u64> = (0..100).map(|i| 10 + i % 7).collect();
         assert_eq!(check(0, 10_000, &scattered).runs, MAX_RUNS);
         // One run that was held up does not make the interval wide once there are others.
@@ -207,6 +296,43 @@ mod tests {
         assert_eq!((timing.runs, timing.seconds), (100, 0.001));
         assert!((timing.mean_seconds - 0.004).abs() < 1e-9, "{timing:?}");
         assert_eq!(check(400, 500, &[0]).runs, MOST_RUNS);
+    }
+
+    /// From tables of Student's t: the 95th percentile.
+    #[test]
+    fn the_interval_of_a_mean_is_that_of_student() {
+        for (degrees, expected) in [(4.0, 2.132), (5.0, 2.015), (9.0, 1.833), (29.0, 1.699), (999.0, 1.646)] {
+            assert!((t_quantile(degrees) - expected).abs() < 0.02, "{degrees}: {}", t_quantile(degrees));
+        }
+    }
+
+    /// At 15 ms of CPU time in each 100 a run is as long as the stops that it holds, but for its CPU time.
+    #[test]
+    fn what_a_stopped_process_takes_is_as_sure_as_its_cpu_time() {
+        let timing = |least_s: u64, most_s: u64, cpu_ms: &[f64]| {
+            let (mut runs, mut cpu) = (cpu_ms.iter().cycle(), 0.0f64);
+            let at = |cpu: f64| (cpu / 15.0).floor() * 100.0 + cpu % 15.0;
+            let run = || {
+                let ms = runs.next().unwrap();
+                let seconds = (at(cpu + ms) - at(cpu)) / 1e3;
+                cpu += ms;
+                Ok::<_, ()>(Run { seconds, cpu_seconds: ms / 1e3 })
+            };
+            let warm_up = Run { seconds: 0.1, cpu_seconds: 0.02 };
+            repeat(Duration::from_secs(least_s)..=Duration::from_secs(most_s), warm_up, run).unwrap()
+        };
+        // 20 ms each are 120, 205, 120, ... by the clock.
+        let even = timing(1, 3, &[20.0]);
+        assert!(even.half_width_seconds < 1e-9 && even.runs < 12, "{even:?}");
+        assert!((even.mean_seconds - 20.0 / 150.0).abs() < 0.01, "{even:?}");
+        // A tenth more or less takes a while to know, and is known in the end.
+        let scattered = timing(1, 3, &[18.0, 22.0, 20.0]);
+        assert!(scattered.runs > 12 && scattered.runs < 30, "{scattered:?}");
+        let share = scattered.half_width_seconds / scattered.mean_seconds;
+        assert!((0.02..0.04).contains(&share), "{scattered:?}");
+        // One that is stopped and says that it has had nothing.
+        let nothing = timing(1, 3, &[0.0]);
+        assert_eq!((nothing.half_width_seconds, nothing.runs), (0.0, MOST_RUNS));
     }
 
     #[test]

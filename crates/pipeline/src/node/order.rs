@@ -101,8 +101,8 @@ pub(super) fn time_session(
     }
     let views: Vec<_> = feeds.iter().map(|&i| item[i as usize].view()).collect();
     let measured = timing::measure(session, &views, TIME_PER_STAGE).map_err(|e| e.to_string())?;
-    let Timing { seconds, half_width_seconds, mean_seconds, runs } = measured.timing;
-    let (runs, cpu_seconds, peak_bytes) = (runs as u32, measured.cpu_seconds, measured.growth);
+    let Timing { seconds, half_width_seconds, mean_seconds, cpu_seconds, runs } = measured.timing;
+    let (runs, peak_bytes) = (runs as u32, measured.growth);
     Ok(StageTime { seconds, half_width_seconds, mean_seconds, cpu_seconds, runs, peak_bytes })
 }
 

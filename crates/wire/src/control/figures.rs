@@ -64,13 +64,13 @@ pub const RUNNING_SHARE: f64 = 0.75;
 pub struct StageTime {
     /// Median of its runs, seconds.
     pub seconds: f64,
-    /// How far the median's interval reaches, seconds.
+    /// How far [`StageTime::sustained_seconds`] may be wrong, seconds.
     pub half_width_seconds: f64,
     /// Mean of its runs, seconds.
     pub mean_seconds: f64,
     /// CPU time of the node's process during a run, mean, seconds.
     pub cpu_seconds: f64,
-    /// Runs it is the median of.
+    /// The number of runs.
     pub runs: u32,
     /// What the process grew by while it ran first, bytes; `None` where the system does not tell.
     pub peak_bytes: Option<u64>,
