@@ -84,10 +84,18 @@ pub struct NodeTimes {
     pub operation: f64,
     /// Seconds that pass while it gets one of CPU time.
     pub pace: f64,
-    /// The widest interval of those that were timed, as a share of the median.
+    /// The widest interval of those that were timed, as a share of the time.
     pub error: f64,
     /// How much longer than this machine it takes for the codecs that were tried on the model.
     pub codecs: Vec<CodecFactor>,
+}
+
+impl NodeTimes {
+    /// Makes the times of units longer by what stages take longer in operation.
+    fn put_in_operation(&mut self) {
+        let operation = self.operation;
+        self.unit_seconds.iter_mut().for_each(|seconds| *seconds *= operation);
+    }
 }
 
 /// All nodes went while they were measured.
@@ -270,14 +278,18 @@ impl Job<'_> {
         }
     }
 
-    /// Takes for equal what the measurements cannot tell apart, and all nodes where they are said to be alike.
+    /// Takes for equal what the measurements cannot tell apart, and all nodes where they are said to be alike; then adds
+    /// what they take longer in operation.
     fn level(&self, nodes: &mut [Option<NodeTimes>]) {
         if self.options.alike {
             let timed = nodes.iter().flatten().next().cloned();
-            return nodes.fill(timed);
+            nodes.fill(timed);
+        } else {
+            let fingerprint = |i: usize| self.cluster.nodes()[i].description.fingerprint();
+            units::level(nodes, &|a, b| fingerprint(a) == fingerprint(b), TOLERANCE);
         }
-        let fingerprint = |i: usize| self.cluster.nodes()[i].description.fingerprint();
-        units::level(nodes, &|a, b| fingerprint(a) == fingerprint(b), TOLERANCE);
+        // Only now: what a node took longer in operation is as much its stage's doing as its own.
+        nodes.iter_mut().flatten().for_each(NodeTimes::put_in_operation);
     }
 
     /// Takes in what was found of the links between the nodes that are still there.
@@ -324,7 +336,7 @@ impl Job<'_> {
             match self.time_unit(node, unit) {
                 Ok((time, shipped)) => {
                     timed.push((unit, time.sustained_seconds()));
-                    error = error.max(time.half_width_seconds / time.seconds);
+                    error = error.max(time.half_width_seconds / time.sustained_seconds());
                     paces.push(time.pace());
                     found.shipped += shipped;
                 }
@@ -337,8 +349,7 @@ impl Job<'_> {
             Vec::new()
         });
         let operation = self.operation(node);
-        found.times = unit_seconds.map(|mut unit_seconds| {
-            unit_seconds.iter_mut().for_each(|seconds| *seconds *= operation);
+        found.times = unit_seconds.map(|unit_seconds| {
             let pace = paces.iter().sum::<f64>() / paces.len() as f64;
             NodeTimes { unit_seconds, operation, pace, error, codecs }
         });

@@ -20,9 +20,9 @@ use crate::layout::{Layout, codecs_of, ours};
 use crate::prepare::{PrepareError, Prepared, SplitOptions, TIMING_ERROR, check_caveats, is_narrow};
 use crate::transport::Shipped;
 
-/// Plans that are loaded at most. Corrections are small, so a second plan nearly always stands; more would be
-/// the noise of the measurements.
-const MAX_ROUNDS: usize = 3;
+/// Plans that are loaded at most. The second mostly stands in a chain of a few; one of many has many cuts to move, and
+/// stages that are no sums of units wherever they are cut.
+const MAX_ROUNDS: usize = 5;
 
 /// A plan that stands, loaded by its nodes.
 pub(super) struct Settled {
@@ -65,7 +65,7 @@ pub(super) fn check_alternatives(
     begin.iter().try_for_each(list).map_err(DeployError::Alternatives)
 }
 
-/// Plans and loads until measuring the stages finds no better plan.
+/// Plans and loads until measuring the stages finds no better plan; then the best of those that were timed stands.
 pub(super) fn settle(
     prepared: &Prepared,
     cluster: &Cluster,
@@ -88,24 +88,26 @@ pub(super) fn settle(
         (true, false) => MAX_ROUNDS,
     };
     let mut shipped = Shipped::default();
-    let mut standing: Option<Chosen> = None;
+    let mut before: Option<Timed> = None;
     for round in 1.. {
         let building = match load(prepared, &chosen, cluster, options) {
             Ok(building) => building,
             // A better plan that no node takes is no better plan: back to the one before, for good.
-            Err(e) if standing.is_some() => {
-                tracing::warn!("a better plan could not be loaded: {e}");
-                chosen = standing.take().expect("checked above");
-                let building = load(prepared, &chosen, cluster, options)?;
-                return Ok(Settled::untimed(chosen, building, costs, shipped));
-            }
-            Err(e) => return Err(e),
+            Err(e) => match before.take() {
+                Some(before) => {
+                    tracing::warn!("a better plan could not be loaded: {e}");
+                    return before.again(prepared, cluster, options, shipped);
+                }
+                None => return Err(e),
+            },
         };
         if rounds == 0 {
-            return Ok(Settled::untimed(chosen, building, costs, shipped));
+            let times = vec![None; chosen.plan.devices()];
+            return Ok(Timed { chosen, times, costs, is_good: true }.with(building, shipped));
         }
         options.tell(Progress::Timing { round });
         let times = time(prepared, &chosen.plan, &building, cluster, options.measured.as_ref());
+        let planned_period = chosen.plan.period;
         let error = correct(prepared, &chosen.plan, &times, &mut costs);
         let fits = judge(prepared, &mut chosen, &costs, options);
         let again = || planned(prepared, &costs, options, split);
@@ -113,29 +115,67 @@ pub(super) fn settle(
             true => better(&chosen.plan, again(), split, error, fits),
             false => Ok(None),
         };
+        tracing::debug!(
+            round,
+            planned_ms = planned_period * 1e3,
+            timed_ms = chosen.plan.period * 1e3,
+            error,
+            "stages timed"
+        );
+        let misses = split.max_period.is_some_and(|limit| chosen.plan.period > limit);
+        let now = |chosen| Timed { chosen, times, costs: costs.clone(), is_good: fits && !misses };
         match better {
             Err(e) => {
                 building.release();
                 return Err(e.into());
             }
             Ok(None) => {
-                let Chosen { plan, codecs, .. } = chosen;
-                return Ok(Settled { plan, codecs, building, times, costs, shipped });
+                let worth = |plan: &Plan| plan.worth(split.objective);
+                let current = worth(&chosen.plan);
+                let was_better = |before: &Timed| is_better(worth(&before.chosen.plan), current, error);
+                return match before.filter(|before| before.is_good && was_better(before)) {
+                    Some(before) => {
+                        shipped += building.release();
+                        before.again(prepared, cluster, options, shipped)
+                    }
+                    None => Ok(now(chosen).with(building, shipped)),
+                };
             }
             Ok(Some(better)) => {
                 shipped += building.release();
-                standing = Some(std::mem::replace(&mut chosen, better));
+                before = Some(now(std::mem::replace(&mut chosen, better)));
             }
         }
     }
     unreachable!("the last round stands")
 }
 
-impl Settled {
-    /// A plan whose stages were not timed.
-    fn untimed(chosen: Chosen, building: Building, costs: Costs, shipped: Shipped) -> Settled {
-        let Chosen { plan, codecs, .. } = chosen;
-        Settled { times: vec![None; plan.devices()], plan, codecs, building, costs, shipped }
+/// A plan that was loaded, with what its stages took, where they were timed, and the costs corrected by that.
+struct Timed {
+    chosen: Chosen,
+    times: Vec<Option<StageTime>>,
+    costs: Costs,
+    /// Whether its stages fit and it keeps to the period that was asked for.
+    is_good: bool,
+}
+
+impl Timed {
+    /// As its nodes have it loaded now.
+    fn with(self, building: Building, shipped: Shipped) -> Settled {
+        let Timed { chosen: Chosen { plan, codecs, .. }, times, costs, .. } = self;
+        Settled { plan, codecs, building, times, costs, shipped }
+    }
+
+    /// Loads it once more, in place of one that came after it.
+    fn again(
+        self,
+        prepared: &Prepared,
+        cluster: &Cluster,
+        options: &Options,
+        shipped: Shipped,
+    ) -> Result<Settled, DeployError> {
+        let building = load(prepared, &self.chosen, cluster, options)?;
+        Ok(self.with(building, shipped))
     }
 }
 
@@ -316,7 +356,7 @@ fn time(
 /// Corrects the costs by what the stages took. Gives how far the times may be wrong, as a share of the longest: what is
 /// noise in a stage that takes next to nothing is no reason to keep a plan.
 fn correct(prepared: &Prepared, plan: &Plan, times: &[Option<StageTime>], costs: &mut Costs) -> f64 {
-    let longest = times.iter().flatten().map(|time| time.seconds).fold(f64::MIN_POSITIVE, f64::max);
+    let longest = times.iter().flatten().map(StageTime::sustained_seconds).fold(f64::MIN_POSITIVE, f64::max);
     let mut error = TIMING_ERROR;
     let replicas = plan.stages.iter().flat_map(|stage| stage.replicas.iter().map(move |r| (stage, r.device)));
     for ((stage, device), time) in std::iter::zip(replicas, times) {
