@@ -8,6 +8,7 @@ use wire::Codec;
 use wire::control::{CodecTime, RUNNING_SHARE};
 
 use super::bench::{Bench, Passed};
+use crate::machine;
 
 /// Rounds over all codecs at least, of which the median counts.
 const MIN_ROUNDS: usize = 5;
@@ -43,11 +44,11 @@ fn time_on(codecs: &[Codec], tensor: TensorView<'_>) -> Vec<CodecTime> {
         bench.pass(codec, tensor);
     }
     let mut rounds: Vec<Vec<Passed>> = Vec::new();
-    let start = Instant::now();
+    let (start, cpu_start) = (Instant::now(), machine::thread_cpu_seconds());
     let pace = loop {
         rounds.push(codecs.iter().map(|&codec| bench.pass(codec, tensor)).collect());
         let wall = start.elapsed();
-        let cpu: f64 = rounds.iter().flatten().map(|p| p.encode_seconds + p.decode_seconds).sum();
+        let cpu = machine::thread_cpu_seconds() - cpu_start;
         let share = cpu / wall.as_secs_f64().max(f64::MIN_POSITIVE);
         let stopped = share < RUNNING_SHARE && cpu > 0.0;
         let enough = if stopped { TIME_OF_STOPPED } else { TIME };
