@@ -455,6 +455,18 @@ mod tests {
         inlet.expect(true);
         let sent = 4 << 20;
         let sending = std::thread::spawn(move || near.write_all(&frame(1)[..sent]).unwrap());
+        let Inlet::Ahead(ahead) = &inlet else { panic!("it may encode") };
+        let shared = ahead.shared.clone();
+        // It counts what it has read and only gives the lock up to wait for room; nothing tells of that.
+        let finds_no_room = || {
+            let arrived = shared.lock();
+            arrived.position > arrived.bytes.len() as u64
+        };
+        let begun = Instant::now();
+        while !finds_no_room() {
+            assert!(begun.elapsed() < HUNG, "it finds room for more than it may keep");
+            std::thread::yield_now();
+        }
         inlet.read_exact(&mut vec![0; sent]).unwrap();
         sending.join().unwrap();
         let Inlet::Ahead(ahead) = &inlet else { panic!("it may encode") };
