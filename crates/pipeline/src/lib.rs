@@ -25,6 +25,7 @@ mod profile;
 mod recorder;
 mod store;
 mod timing;
+mod traffic;
 pub mod transport;
 
 pub use accuracy::{Accuracy, UnknownAccuracy, fidelity_on};

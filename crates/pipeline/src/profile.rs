@@ -18,7 +18,7 @@ use wire::Codec;
 
 use crate::coding::{CodecFigures, Trial};
 use crate::engine_thread;
-use crate::timing::{self, Timing};
+use crate::timing::{self, Caches, Timing};
 
 /// Repeats of one unit end after this long, however wide its interval still is.
 const TIME_PER_UNIT: Duration = Duration::from_millis(100);
@@ -257,8 +257,8 @@ fn time(
         } else if repeats.is_zero() {
             session.run(&views).map_err(failed)?
         } else {
-            let measured =
-                timing::measure(&mut *session, &views, Duration::ZERO..=repeats).map_err(failed)?;
+            let measured = timing::measure(&mut *session, &views, Duration::ZERO..=repeats, Caches::Warm)
+                .map_err(failed)?;
             (timing, growth) = (measured.timing, measured.growth);
             measured.outputs
         };

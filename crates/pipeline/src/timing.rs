@@ -11,6 +11,7 @@ use tensor::TensorView;
 
 use wire::control::RUNNING_SHARE;
 
+use crate::traffic::Traffic;
 use crate::{machine, memory};
 
 /// How sure it is that a time lies within its interval.
@@ -56,6 +57,21 @@ pub struct Timing {
     pub runs: usize,
 }
 
+/// What is in the caches when a run begins.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Caches {
+    /// What the run before left.
+    Warm,
+    /// What receiving, decoding, encoding and sending leave, too.
+    AsInChain,
+}
+
+/// So often a byte of a tensor goes through the caches on its way from a socket to the engine, or back.
+const COPIES: usize = 2;
+
+/// More bytes than small machines have caches say nothing more, and would take memory that the stage may need.
+const MOST_TRAFFIC: usize = 8 << 20;
+
 /// A session's time and memory on some inputs.
 pub(crate) struct Measured {
     pub(crate) timing: Timing,
@@ -67,11 +83,13 @@ pub(crate) struct Measured {
 
 /// Runs a session once to warm up, then until its time is known or the repeats took as long as `time` ends with; for
 /// [`TIME_OF_STOPPED`] where the process is stopped again and again, unless no time was to be spent on it anyway. A run
-/// that takes [`LONGEST`] is the only one; all together take less than twice as long, or as one run does.
+/// that takes [`LONGEST`] is the only one; all together take less than twice as long, or as one run does. What goes
+/// through the `caches` between two runs is not in their times.
 pub(crate) fn measure(
     session: &mut dyn Session,
     inputs: &[TensorView<'_>],
     time: RangeInclusive<Duration>,
+    caches: Caches,
 ) -> Result<Measured, RunError> {
     let mut clock = Clock::now();
     let (outputs, growth) = memory::growth(|| session.run(inputs));
@@ -79,9 +97,19 @@ pub(crate) fn measure(
     if warm_up.seconds >= LONGEST.as_secs_f64() {
         return Ok(Measured { timing: Runs::of(warm_up).timing(), growth, outputs });
     }
+    let output_lens = (0..session.outputs().len()).map(|i| outputs.view(i).bytes().len());
+    let len = inputs.iter().map(|input| input.bytes().len()).chain(output_lens).sum::<usize>();
+    let mut traffic = match caches {
+        Caches::Warm => Traffic::default(),
+        Caches::AsInChain => Traffic::new(len.saturating_mul(COPIES).min(MOST_TRAFFIC)),
+    };
     let mut timed = |time| {
         let mut clock = Clock::now();
-        repeat(time, warm_up, || session.run(inputs).map(|_| clock.lap()))
+        repeat(time, warm_up, || {
+            traffic.pass();
+            let besides = clock.lap();
+            session.run(inputs).map(|_| Round { besides, run: clock.lap() })
+        })
     };
     let long_enough = time.start().is_zero();
     let mut timing = timed(time)?;
@@ -114,11 +142,30 @@ impl Clock {
 }
 
 /// What a run took.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Run {
     seconds: f64,
     /// CPU time of the process.
     cpu_seconds: f64,
+}
+
+/// A run, and what was done before it.
+#[derive(Clone, Copy, Debug)]
+struct Round {
+    besides: Run,
+    run: Run,
+}
+
+impl Run {
+    fn and(self, other: Run) -> Run {
+        Run { seconds: self.seconds + other.seconds, cpu_seconds: self.cpu_seconds + other.cpu_seconds }
+    }
+}
+
+impl Round {
+    fn only(run: Run) -> Round {
+        Round { besides: Run::default(), run }
+    }
 }
 
 /// Whether a process that had so much CPU time meanwhile is stopped again and again.
@@ -132,7 +179,7 @@ fn is_stopped(seconds: f64, cpu_seconds: f64) -> bool {
 fn repeat<E>(
     time: RangeInclusive<Duration>,
     warm_up: Run,
-    mut run: impl FnMut() -> Result<Run, E>,
+    mut run: impl FnMut() -> Result<Round, E>,
 ) -> Result<Timing, E> {
     let (least, most) = (time.start().as_secs_f64(), time.end().as_secs_f64());
     let longest = LONGEST.as_secs_f64();
@@ -142,17 +189,18 @@ fn repeat<E>(
     let mut runs = Runs::default();
     loop {
         runs.add(run()?);
-        if warm_up.seconds + runs.total_seconds >= longest {
+        let total_seconds = runs.running.seconds + runs.besides.seconds;
+        if warm_up.seconds + total_seconds >= longest {
             return Ok(runs.timing());
         }
         // What takes no time at all ends, too.
         let count = runs.sorted.len();
-        if count < MIN_RUNS || (runs.total_seconds < least && count < MOST_RUNS) {
+        if count < MIN_RUNS || (total_seconds < least && count < MOST_RUNS) {
             continue;
         }
         let timing = runs.timing();
         let narrow = timing.half_width_seconds <= WANTED_SHARE * runs.time_known_by(&timing);
-        if narrow || count >= MAX_RUNS || runs.total_seconds >= most {
+        if narrow || count >= MAX_RUNS || total_seconds >= most {
             return Ok(timing);
         }
     }
@@ -163,33 +211,49 @@ fn repeat<E>(
 struct Runs {
     /// By the clock, sorted.
     sorted: Vec<f64>,
-    total_seconds: f64,
-    /// Mean of the CPU times, and the sum of the squares of how far each is from it (B. P. Welford, 1962).
-    cpu_mean: f64,
+    /// All of them together.
+    running: Run,
+    /// What was done besides.
+    besides: Run,
+    /// The sum of the squares of how far each CPU time is from their mean (B. P. Welford, 1962).
     cpu_squares: f64,
 }
 
 impl Runs {
     fn of(run: Run) -> Runs {
         let mut runs = Runs::default();
-        runs.add(run);
+        runs.add(Round::only(run));
         runs
     }
 
-    fn add(&mut self, Run { seconds, cpu_seconds }: Run) {
-        self.sorted.insert(self.sorted.partition_point(|&s| s < seconds), seconds);
-        self.total_seconds += seconds;
-        let off = cpu_seconds - self.cpu_mean;
-        self.cpu_mean += off / self.sorted.len() as f64;
-        self.cpu_squares += off * (cpu_seconds - self.cpu_mean);
+    fn add(&mut self, Round { besides, run }: Round) {
+        self.sorted.insert(self.sorted.partition_point(|&s| s < run.seconds), run.seconds);
+        let off = match self.sorted.len() {
+            1 => 0.0,
+            runs => run.cpu_seconds - self.running.cpu_seconds / (runs - 1) as f64,
+        };
+        self.running = self.running.and(run);
+        self.besides = self.besides.and(besides);
+        self.cpu_squares += off * (run.cpu_seconds - self.cpu_mean());
     }
 
+    fn cpu_mean(&self) -> f64 {
+        self.running.cpu_seconds / self.sorted.len() as f64
+    }
+
+    /// Of a process that is stopped it is by the pace at which it had CPU time for all that it did: a stop is not owed to
+    /// what it falls into.
     fn mean(&self) -> f64 {
-        self.total_seconds / self.sorted.len() as f64
+        let all = self.running.and(self.besides);
+        match self.is_stopped() && all.cpu_seconds > 0.0 {
+            true => self.cpu_mean() * all.seconds / all.cpu_seconds,
+            false => self.running.seconds / self.sorted.len() as f64,
+        }
     }
 
     fn is_stopped(&self) -> bool {
-        is_stopped(self.mean(), self.cpu_mean)
+        let all = self.running.and(self.besides);
+        is_stopped(all.seconds, all.cpu_seconds)
     }
 
     fn timing(&self) -> Timing {
@@ -197,14 +261,14 @@ impl Runs {
         let (seconds, mean_seconds) = ((times[(runs - 1) / 2] + times[runs / 2]) / 2.0, self.mean());
         let half_width_seconds = if runs < MIN_RUNS {
             seconds
-        } else if self.is_stopped() && self.cpu_mean > 0.0 {
-            self.cpu_half_width() / self.cpu_mean * mean_seconds
+        } else if self.is_stopped() && self.running.cpu_seconds > 0.0 {
+            self.cpu_half_width() / self.cpu_mean() * mean_seconds
         } else {
             let rank = rank(runs);
             let (low, high) = (times[rank], times[runs - 1 - rank]);
             (seconds - low).max(high - seconds)
         };
-        Timing { seconds, half_width_seconds, mean_seconds, cpu_seconds: self.cpu_mean, runs }
+        Timing { seconds, half_width_seconds, mean_seconds, cpu_seconds: self.cpu_mean(), runs }
     }
 
     /// The time that the interval is one of.
@@ -259,7 +323,7 @@ mod tests {
         let whole = |ms: u64| Run { seconds: ms as f64 / 1e3, cpu_seconds: ms as f64 / 1e3 };
         let run = || {
             last = times.next().unwrap_or(last);
-            Ok::<_, ()>(whole(last))
+            Ok::<_, ()>(Round::only(whole(last)))
         };
         let warm_up = whole(times_ms[0]);
         repeat(Duration::from_millis(least_ms)..=Duration::from_millis(limit_ms), warm_up, run).unwrap()
@@ -316,7 +380,7 @@ mod tests {
                 let ms = runs.next().unwrap();
                 let seconds = (at(cpu + ms) - at(cpu)) / 1e3;
                 cpu += ms;
-                Ok::<_, ()>(Run { seconds, cpu_seconds: ms / 1e3 })
+                Ok::<_, ()>(Round::only(Run { seconds, cpu_seconds: ms / 1e3 }))
             };
             let warm_up = Run { seconds: 0.1, cpu_seconds: 0.02 };
             repeat(Duration::from_secs(least_s)..=Duration::from_secs(most_s), warm_up, run).unwrap()
@@ -333,6 +397,24 @@ mod tests {
         // One that is stopped and says that it has had nothing.
         let nothing = timing(1, 3, &[0.0]);
         assert_eq!((nothing.half_width_seconds, nothing.runs), (0.0, MOST_RUNS));
+    }
+
+    /// A tenth of the CPU time goes to what is done besides, and so do stops.
+    #[test]
+    fn what_is_done_besides_is_not_counted_and_takes_its_share_of_stops() {
+        let stopped = [(0.190, 0.009), (0.010, 0.001)];
+        let running = [(0.009, 0.009), (0.001, 0.001)];
+        for ([run, besides], expected) in [(stopped, 0.180), (running, 0.009)] {
+            let part = |(seconds, cpu_seconds)| Run { seconds, cpu_seconds };
+            let round = || Ok::<_, ()>(Round { besides: part(besides), run: part(run) });
+            let time = Duration::from_secs(1)..=Duration::from_secs(3);
+            let timing = repeat(time, part(run), round).unwrap();
+            assert!((timing.mean_seconds - expected).abs() < 1e-9, "{timing:?}");
+            assert!(
+                (timing.cpu_seconds - 0.009).abs() < 1e-9 && timing.half_width_seconds < 1e-9,
+                "{timing:?}"
+            );
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use tensor::{Buffer, Shape, TensorView};
 use wire::{Codec, Room};
 
 use crate::machine;
+use crate::traffic::Traffic;
 
 /// Of a larger tensor so much is tried: the rest is like it.
 const SAMPLE_LEN: usize = 512 << 10;
@@ -14,20 +15,17 @@ const SAMPLE_LEN: usize = 512 << 10;
 /// finds neither its codec's buffers nor the tensor where it left them. As much as the caches that small machines have.
 const OTHER_LEN: usize = 4 << 20;
 
-/// No cache has shorter lines.
-const LINE_LEN: usize = 32;
-
 /// Both ends of a link.
 pub(super) struct Bench {
     sender: Room,
     receiver: Room,
     decoded: Buffer,
-    other: Vec<u8>,
+    other: Traffic,
 }
 
 impl Default for Bench {
     fn default() -> Bench {
-        let other = vec![0; OTHER_LEN];
+        let other = Traffic::new(OTHER_LEN);
         Bench { sender: Room::default(), receiver: Room::default(), decoded: Buffer::default(), other }
     }
 }
@@ -54,26 +52,20 @@ impl Bench {
             return raw;
         }
         self.decoded.resize(len);
-        compute(&mut self.other);
+        self.other.pass();
         let start = machine::thread_cpu_seconds();
         let (codec, encoded) = codec.encode_or_wider(tensor, &mut self.sender);
         let encode_seconds = machine::thread_cpu_seconds() - start;
         if codec == Codec::RAW {
             return raw;
         }
-        compute(&mut self.other);
+        self.other.pass();
         let start = machine::thread_cpu_seconds();
         let decoded = codec.decode(encoded, dtype, shape, self.decoded.as_mut_bytes(), &mut self.receiver);
         let decode_seconds = machine::thread_cpu_seconds() - start;
         decoded.expect("what was just encoded decodes");
         Passed { encoded_len: encoded.len(), encode_seconds, decode_seconds, ..raw }
     }
-}
-
-/// Touches all of this, as if something was computed with it.
-fn compute(other: &mut [u8]) {
-    other.iter_mut().step_by(LINE_LEN).for_each(|byte| *byte = byte.wrapping_add(1));
-    std::hint::black_box(other);
 }
 
 /// As many of a tensor's outermost rows as [`SAMPLE_LEN`] has room for. Elements that have no size of their own, or

@@ -88,22 +88,24 @@ pub(super) fn settle(
         (true, false) => MAX_ROUNDS,
     };
     let mut shipped = Shipped::default();
-    let mut before: Option<Timed> = None;
+    // Of those that were timed, without the one that is chosen.
+    let mut best: Option<Timed> = None;
     for round in 1.. {
         let building = match load(prepared, &chosen, cluster, options) {
             Ok(building) => building,
-            // A better plan that no node takes is no better plan: back to the one before, for good.
-            Err(e) => match before.take() {
-                Some(before) => {
+            // A better plan that no node takes is no better plan: back to the best before, for good.
+            Err(e) => match best.take() {
+                Some(best) => {
                     tracing::warn!("a better plan could not be loaded: {e}");
-                    return before.again(prepared, cluster, options, shipped);
+                    return best.again(prepared, cluster, options, shipped);
                 }
                 None => return Err(e),
             },
         };
         if rounds == 0 {
             let times = vec![None; chosen.plan.devices()];
-            return Ok(Timed { chosen, times, costs, is_good: true }.with(building, shipped));
+            let Chosen { plan, codecs, .. } = chosen;
+            return Ok(Settled { plan, codecs, building, times, costs, shipped });
         }
         options.tell(Progress::Timing { round });
         let times = time(prepared, &chosen.plan, &building, cluster, options.measured.as_ref());
@@ -123,27 +125,28 @@ pub(super) fn settle(
             "stages timed"
         );
         let misses = split.max_period.is_some_and(|limit| chosen.plan.period > limit);
-        let now = |chosen| Timed { chosen, times, costs: costs.clone(), is_good: fits && !misses };
+        let judgement = Judgement { worth: chosen.plan.worth(split.objective), is_good: fits && !misses };
+        let now = |chosen| Timed { chosen, times, costs: costs.clone(), judgement };
         match better {
             Err(e) => {
                 building.release();
                 return Err(e.into());
             }
             Ok(None) => {
-                let worth = |plan: &Plan| plan.worth(split.objective);
-                let current = worth(&chosen.plan);
-                let was_better = |before: &Timed| is_better(worth(&before.chosen.plan), current, error);
-                return match before.filter(|before| before.is_good && was_better(before)) {
-                    Some(before) => {
+                let now = now(chosen);
+                return match best.filter(|best| now.judgement.gives_way_to(&best.judgement, error)) {
+                    Some(best) => {
                         shipped += building.release();
-                        before.again(prepared, cluster, options, shipped)
+                        best.again(prepared, cluster, options, shipped)
                     }
-                    None => Ok(now(chosen).with(building, shipped)),
+                    None => Ok(now.with(building, shipped)),
                 };
             }
             Ok(Some(better)) => {
                 shipped += building.release();
-                before = Some(now(std::mem::replace(&mut chosen, better)));
+                let now = now(std::mem::replace(&mut chosen, better));
+                let best_before = best.take().filter(|best| now.judgement.gives_way_to(&best.judgement, 0.0));
+                best = Some(best_before.unwrap_or(now));
             }
         }
     }
@@ -155,8 +158,23 @@ struct Timed {
     chosen: Chosen,
     times: Vec<Option<StageTime>>,
     costs: Costs,
+    judgement: Judgement,
+}
+
+/// What a plan is worth now that its stages are known.
+#[derive(Clone, Copy, Debug)]
+struct Judgement {
+    /// Less is better.
+    worth: f64,
     /// Whether its stages fit and it keeps to the period that was asked for.
     is_good: bool,
+}
+
+impl Judgement {
+    /// Whether a plan is to stand although this one came after it, as what it is worth may be wrong by a share `error`.
+    fn gives_way_to(&self, before: &Judgement, error: f64) -> bool {
+        before.is_good && (!self.is_good || is_better(before.worth, self.worth, error))
+    }
 }
 
 impl Timed {
@@ -425,6 +443,22 @@ mod tests {
             let found = checked.map_err(|e| e.to_string());
             assert_eq!(found.is_ok(), fits, "{accuracy} {found:?}");
             assert!(found.err().is_none_or(|e| e.contains("name fewer alternatives") && e.contains("16")));
+        }
+    }
+
+    #[test]
+    fn a_plan_gives_way_to_a_better_one_before_it() {
+        let judged = |worth, is_good| Judgement { worth, is_good };
+        for (before, now, gives_way) in [
+            (judged(0.9, true), judged(1.0, true), true),
+            (judged(0.96, true), judged(1.0, true), false),
+            (judged(1.1, true), judged(1.0, true), false),
+            // One that does not fit, or misses the period that was asked for, is worth nothing.
+            (judged(0.5, false), judged(1.0, true), false),
+            (judged(1.1, true), judged(1.0, false), true),
+            (judged(0.5, false), judged(1.0, false), false),
+        ] {
+            assert_eq!(now.gives_way_to(&before, 0.05), gives_way, "{before:?} {now:?}");
         }
     }
 

@@ -16,7 +16,7 @@ use super::cache::at;
 use super::stage::StageSetup;
 use crate::profile::arbitrary_item;
 use crate::recorder::Recorder;
-use crate::timing::{self, Timing};
+use crate::timing::{self, Caches, Timing};
 use crate::transport::Checksums;
 
 /// Repeats of a stage that is timed go on for so long: over several periods of a CPU quota, and to an end.
@@ -100,7 +100,8 @@ pub(super) fn time_session(
         return Err("the stage's inputs cannot be made up".to_owned());
     }
     let views: Vec<_> = feeds.iter().map(|&i| item[i as usize].view()).collect();
-    let measured = timing::measure(session, &views, TIME_PER_STAGE).map_err(|e| e.to_string())?;
+    let measured =
+        timing::measure(session, &views, TIME_PER_STAGE, Caches::AsInChain).map_err(|e| e.to_string())?;
     let Timing { seconds, half_width_seconds, mean_seconds, cpu_seconds, runs } = measured.timing;
     let (runs, peak_bytes) = (runs as u32, measured.growth);
     Ok(StageTime { seconds, half_width_seconds, mean_seconds, cpu_seconds, runs, peak_bytes })
