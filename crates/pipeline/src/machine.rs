@@ -22,6 +22,23 @@ pub(crate) fn describe() -> Machine {
     }
 }
 
+/// Processors that work on this machine, whatever this process may have of them: a quota or a mask limits one process,
+/// and others have the rest.
+pub(crate) fn cores() -> u32 {
+    let all = online(&read("/sys/devices/system/cpu/online"));
+    all.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get() as u32))
+}
+
+/// How many are in a list such as `0-3,8`; `None` where it is none.
+fn online(list: &str) -> Option<u32> {
+    let one = |part: &str| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+        last.checked_sub(first)?.checked_add(1)
+    };
+    list.split(',').try_fold(0u32, |sum, part| sum.checked_add(one(part)?))
+}
+
 /// CPU time of this process so far, all threads, seconds.
 pub(crate) fn process_cpu_seconds() -> f64 {
     seconds(ClockId::ProcessCPUTime)
@@ -63,6 +80,23 @@ mod tests {
         let named = "processor\t: 0\nmodel name\t: Some CPU @ 2GHz\nflags\t\t: fpu\n";
         assert_eq!(processor(named).as_deref(), Some("Some CPU @ 2GHz"));
         assert_eq!(processor("processor\t: 0\nBogoMIPS\t: 48.00\n"), None);
+    }
+
+    #[test]
+    fn processors_are_counted() {
+        for (list, expected) in [
+            ("0", Some(1)),
+            ("0-1", Some(2)),
+            ("0-3,8-11,15", Some(9)),
+            ("", None),
+            ("3-1", None),
+            ("0-4294967295", None),
+            ("all", None),
+        ] {
+            assert_eq!(online(list), expected, "{list}");
+        }
+        let usable = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+        assert!(cores() >= usable, "{} of {}", usable, cores());
     }
 
     #[test]

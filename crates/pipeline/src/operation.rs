@@ -1,7 +1,8 @@
 //! What a plan promises once it is known what its stages take in operation. Called by whoever looked at a running
 //! chain; pure.
 //!
-//! A stage that is timed before it is connected has its caches for itself and neither receives nor sends. In operation
+//! A stage that is timed before it is connected neither receives nor sends, but for bytes that go through its caches. In
+//! operation
 //! the CPU time of a node's whole process says what an item really takes, and the pace at which the node got CPU time
 //! when it was timed says how long that lasts.
 

@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use wire::control;
 
 /// What every file begins with: changed when the meaning of the figures does.
-const MAGIC: &[u8; 8] = b"defer-f1";
+const MAGIC: &[u8; 8] = b"defer-f2";
 
 /// Larger files are none of ours.
 const MAX_LEN: u64 = 1 << 20;

@@ -148,7 +148,7 @@ fn a_plan_that_stages_prove_wrong_is_given_up() {
     let units = |device| stages.iter().find(|s| s.replicas[0].device == device).unwrap().units.len();
     assert!(units(0) < units(1), "{stages:?}");
     let rounds = rounds.lock().unwrap().clone();
-    assert!(rounds == [1, 2] || rounds == [1, 2, 3], "{rounds:?}");
+    assert!((2..=5).contains(&rounds.len()) && rounds.iter().copied().eq(1..=rounds.len()), "{rounds:?}");
     pipeline.close();
     assert_idle(&nodes);
 }

@@ -84,6 +84,8 @@ impl std::error::Error for RunFailed {}
 pub(crate) struct Job<'a> {
     pub(crate) model: &'a Path,
     pub(crate) cluster: &'a Path,
+    /// Sizes of dimensions that the model leaves open, as `name=size`.
+    pub(crate) dims: &'a [String],
     pub(crate) objective: Objective,
     /// The level of accuracy or the codec of all links, instead of what is usual.
     pub(crate) codec: Option<&'a str>,
@@ -113,6 +115,7 @@ impl<'a> Job<'a> {
         Job {
             model,
             cluster,
+            dims: &[],
             objective: Objective::Throughput,
             codec: None,
             fresh: false,
@@ -291,6 +294,9 @@ pub(crate) fn stream(
 ) -> Result<Streamed> {
     let mut command = Command::new(program.path);
     command.arg("run").arg(job.model).args(["--json", "--random", "1", "--timeout", "30s"]);
+    for dim in job.dims {
+        command.args(["--dim", dim]);
+    }
     if job.fresh {
         command.args(["--profile", "fresh"]);
     }

@@ -168,5 +168,16 @@ mod tests {
         check(&[(1.5, 0.25), (1.0, 0.25)], &[0, 0], &[1.25, 1.25]);
         check(&[(1.5, 0.2), (1.0, 0.2)], &[0, 0], &[1.5, 1.0]);
         check(&[(1.0, 0.0), (1.0, 0.0), (1.03125, 0.0)], &[0, 1, 0], &[1.015625, 1.0, 1.015625]);
+
+        // What they did before makes no difference among equals, and is then that of all of them.
+        let of = |operation| {
+            let unit_seconds = vec![1.0];
+            Some(NodeTimes { unit_seconds, operation, pace: 1.0, error: 0.0, codecs: vec![] })
+        };
+        let mut nodes = [of(1.0), of(1.5)];
+        level(&mut nodes, &|_, _| true, 0.05);
+        let found: Vec<(f64, f64)> =
+            nodes.iter().flatten().map(|n| (n.unit_seconds[0], n.operation)).collect();
+        assert_eq!(found, [(1.0, 1.25); 2]);
     }
 }

@@ -11,22 +11,19 @@ use crate::traffic::Traffic;
 /// Of a larger tensor so much is tried: the rest is like it.
 const SAMPLE_LEN: usize = 512 << 10;
 
-/// Before each end does its part, so many other bytes go through the caches: in a chain a stage computes in between, and
-/// finds neither its codec's buffers nor the tensor where it left them. As much as the caches that small machines have.
-const OTHER_LEN: usize = 4 << 20;
-
 /// Both ends of a link.
 pub(super) struct Bench {
     sender: Room,
     receiver: Room,
     decoded: Buffer,
-    other: Traffic,
+    /// What passes before each end does its part: in a chain a stage computes in between.
+    traffic: Traffic,
 }
 
 impl Default for Bench {
     fn default() -> Bench {
-        let other = Traffic::new(OTHER_LEN);
-        Bench { sender: Room::default(), receiver: Room::default(), decoded: Buffer::default(), other }
+        let traffic = Traffic::of_all_caches();
+        Bench { sender: Room::default(), receiver: Room::default(), decoded: Buffer::default(), traffic }
     }
 }
 
@@ -52,14 +49,14 @@ impl Bench {
             return raw;
         }
         self.decoded.resize(len);
-        self.other.pass();
+        self.traffic.pass();
         let start = machine::thread_cpu_seconds();
         let (codec, encoded) = codec.encode_or_wider(tensor, &mut self.sender);
         let encode_seconds = machine::thread_cpu_seconds() - start;
         if codec == Codec::RAW {
             return raw;
         }
-        self.other.pass();
+        self.traffic.pass();
         let start = machine::thread_cpu_seconds();
         let decoded = codec.decode(encoded, dtype, shape, self.decoded.as_mut_bytes(), &mut self.receiver);
         let decode_seconds = machine::thread_cpu_seconds() - start;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tensor::{Tensor, TensorView};
 use wire::Codec;
-use wire::control::{CodecTime, RUNNING_SHARE};
+use wire::control::{CodecTime, is_stopped};
 
 use super::bench::{Bench, Passed};
 use crate::machine;
@@ -50,7 +50,7 @@ fn time_on(codecs: &[Codec], tensor: TensorView<'_>) -> Vec<CodecTime> {
         let wall = start.elapsed();
         let cpu = machine::thread_cpu_seconds() - cpu_start;
         let share = cpu / wall.as_secs_f64().max(f64::MIN_POSITIVE);
-        let stopped = share < RUNNING_SHARE && cpu > 0.0;
+        let stopped = is_stopped(wall.as_secs_f64(), cpu) && cpu > 0.0;
         let enough = if stopped { TIME_OF_STOPPED } else { TIME };
         if (rounds.len() >= MIN_ROUNDS && wall >= enough) || wall >= LONGEST || rounds.len() == MAX_ROUNDS {
             break if stopped { 1.0 / share } else { 1.0 };

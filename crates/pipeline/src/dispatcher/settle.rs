@@ -1,7 +1,8 @@
 //! From measured costs to a plan that stands: plan, load, measure the stages as a whole, plan again.
 //!
 //! Sums of units are not what a stage takes: engines fuse across units, and a node's other work counts. The nodes
-//! load a plan's stages anyway; timing them before they are connected costs a second.
+//! load a plan's stages anyway; timing them before they are connected costs half a second, and up to three and a half where
+//! nodes are stopped by a quota.
 
 use plan::{Assignment, Plan, Problem};
 use tensor::TensorSpec;
@@ -34,7 +35,7 @@ pub(super) struct Settled {
     pub(super) times: Vec<Option<StageTime>>,
     /// What the plan was made with, corrected by these times.
     pub(super) costs: Costs,
-    /// Weights shipped for plans that did not stand.
+    /// Weights shipped for plans that were given up, even if one of them stands now.
     pub(super) shipped: Shipped,
 }
 
@@ -114,7 +115,7 @@ pub(super) fn settle(
         let fits = judge(prepared, &mut chosen, &costs, options);
         let again = || planned(prepared, &costs, options, split);
         let better = match round < rounds {
-            true => better(&chosen.plan, again(), split, error, fits),
+            true => better(&chosen.plan, again(), split, fits),
             false => Ok(None),
         };
         tracing::debug!(
@@ -125,16 +126,20 @@ pub(super) fn settle(
             "stages timed"
         );
         let misses = split.max_period.is_some_and(|limit| chosen.plan.period > limit);
-        let judgement = Judgement { worth: chosen.plan.worth(split.objective), is_good: fits && !misses };
+        let judgement =
+            Judgement { worth: chosen.plan.worth(split.objective), error, is_good: fits && !misses };
         let now = |chosen| Timed { chosen, times, costs: costs.clone(), judgement };
         match better {
             Err(e) => {
-                building.release();
-                return Err(e.into());
+                shipped += building.release();
+                return match best.filter(|best| best.judgement.is_good) {
+                    Some(best) => best.again(prepared, cluster, options, shipped),
+                    None => Err(e.into()),
+                };
             }
             Ok(None) => {
                 let now = now(chosen);
-                return match best.filter(|best| now.judgement.gives_way_to(&best.judgement, error)) {
+                return match best.filter(|best| now.judgement.gives_way_to(&best.judgement)) {
                     Some(best) => {
                         shipped += building.release();
                         best.again(prepared, cluster, options, shipped)
@@ -145,8 +150,10 @@ pub(super) fn settle(
             Ok(Some(better)) => {
                 shipped += building.release();
                 let now = now(std::mem::replace(&mut chosen, better));
-                let best_before = best.take().filter(|best| now.judgement.gives_way_to(&best.judgement, 0.0));
-                best = Some(best_before.unwrap_or(now));
+                best = match best.take() {
+                    Some(best) if best.judgement.is_above(&now.judgement) => Some(best),
+                    _ => Some(now),
+                };
             }
         }
     }
@@ -166,14 +173,22 @@ struct Timed {
 struct Judgement {
     /// Less is better.
     worth: f64,
+    /// How far that may be wrong, as a share.
+    error: f64,
     /// Whether its stages fit and it keeps to the period that was asked for.
     is_good: bool,
 }
 
 impl Judgement {
-    /// Whether a plan is to stand although this one came after it, as what it is worth may be wrong by a share `error`.
-    fn gives_way_to(&self, before: &Judgement, error: f64) -> bool {
+    /// Whether a plan is to stand although this one, which is loaded, came after it.
+    fn gives_way_to(&self, before: &Judgement) -> bool {
+        let error = self.error.max(before.error);
         before.is_good && (!self.is_good || is_better(before.worth, self.worth, error))
+    }
+
+    /// Whether this is the one to go back to, of two that are not loaded any more.
+    fn is_above(&self, other: &Judgement) -> bool {
+        (self.is_good, other.worth) > (other.is_good, self.worth)
     }
 }
 
@@ -389,14 +404,14 @@ fn correct(prepared: &Prepared, plan: &Plan, times: &[Option<StageTime>], costs:
     error
 }
 
-/// The plan made with corrected costs, if it is better than the current one by more than the measurements may be wrong,
-/// or if that turns out to miss the period that was asked for; then it is an error if there is none. So is one whose
-/// stages fit where those of the current one do not; if there is none, it stays: its nodes have taken it on.
+/// The plan made with corrected costs, if it is better than the current one by more than what cannot be told apart: if its
+/// stages then prove otherwise, it gives way again. So it is if the current one turns out to miss the period that was asked
+/// for; then it is an error if there is none. So is one whose stages fit where those of the current one do not; if there
+/// is none, it stays: its nodes have taken it on.
 fn better(
     current: &Plan,
     other: Result<Chosen, PrepareError>,
     split: &SplitOptions,
-    error: f64,
     fits: bool,
 ) -> Result<Option<Chosen>, PrepareError> {
     if split.max_period.is_some_and(|limit| current.period > limit) {
@@ -408,7 +423,7 @@ fn better(
     }
     let value = |plan: &Plan| plan.worth(split.objective);
     // What cannot be planned any more cannot be better either.
-    Ok(other.ok().filter(|other| is_better(value(&other.plan), value(current), error)))
+    Ok(other.ok().filter(|other| is_better(value(&other.plan), value(current), TIMING_ERROR)))
 }
 
 /// Whether a worth is less than another by more than a share `error` of it.
@@ -448,17 +463,26 @@ mod tests {
 
     #[test]
     fn a_plan_gives_way_to_a_better_one_before_it() {
-        let judged = |worth, is_good| Judgement { worth, is_good };
+        let judged = |worth, error, is_good| Judgement { worth, error, is_good };
         for (before, now, gives_way) in [
-            (judged(0.9, true), judged(1.0, true), true),
-            (judged(0.96, true), judged(1.0, true), false),
-            (judged(1.1, true), judged(1.0, true), false),
+            (judged(0.9, 0.03, true), judged(1.0, 0.05, true), true),
+            (judged(0.96, 0.03, true), judged(1.0, 0.05, true), false),
+            (judged(0.9, 0.2, true), judged(1.0, 0.05, true), false),
+            (judged(1.1, 0.03, true), judged(1.0, 0.05, true), false),
             // One that does not fit, or misses the period that was asked for, is worth nothing.
-            (judged(0.5, false), judged(1.0, true), false),
-            (judged(1.1, true), judged(1.0, false), true),
-            (judged(0.5, false), judged(1.0, false), false),
+            (judged(0.5, 0.03, false), judged(1.0, 0.05, true), false),
+            (judged(1.1, 0.03, true), judged(1.0, 0.05, false), true),
+            (judged(0.5, 0.03, false), judged(1.0, 0.05, false), false),
         ] {
-            assert_eq!(now.gives_way_to(&before, 0.05), gives_way, "{before:?} {now:?}");
+            assert_eq!(now.gives_way_to(&before), gives_way, "{before:?} {now:?}");
+        }
+        for (one, other, above) in [
+            (judged(0.9, 0.03, true), judged(1.0, 0.03, true), true),
+            (judged(1.0, 0.03, true), judged(0.9, 0.03, true), false),
+            (judged(1.0, 0.03, true), judged(0.9, 0.03, false), true),
+            (judged(0.9, 0.03, false), judged(1.0, 0.03, true), false),
+        ] {
+            assert_eq!(one.is_above(&other), above, "{one:?} {other:?}");
         }
     }
 

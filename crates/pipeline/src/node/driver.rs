@@ -93,7 +93,7 @@ struct Parts {
 impl Driver {
     pub(super) fn new(config: &NodeConfig, cache: Cache, data_addresses: Vec<SocketAddr>) -> Driver {
         let (sender, receiver) = bounded(MAX_EVENTS);
-        let cores = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+        let cores = machine::cores();
         Driver {
             state: State::new(Limits { memory: config.memory, loopback_only: !config.network.insecure }),
             sender,
@@ -430,7 +430,7 @@ impl Driver {
     fn time(&mut self, id: DeploymentId, inputs: Vec<TensorSpec>) {
         let Some(parts) = self.parts.get_mut(&id) else { return };
         let session = parts.session.take().expect("a stage that is built and not connected has its session");
-        let feeds = parts.order.feeds.clone();
+        let (feeds, routes) = (parts.order.feeds.clone(), parts.order.routes.clone());
         // Through a channel, so that it is not lost with a thread that does not start.
         let (give, given) = bounded(1);
         give.send(session).expect("there is room for it");
@@ -442,7 +442,8 @@ impl Driver {
         self.spawn("time", failed, move |events| {
             let mut session = take();
             // The session is only lent: what the engine says of made-up values is nothing against the stage.
-            let timed = engine_thread::run(|| time_session(&mut *session, &inputs, &feeds)).flatten();
+            let timed =
+                engine_thread::run(|| time_session(&mut *session, &inputs, &feeds, &routes)).flatten();
             let _ = events.send(Incoming::Timed(id, session, timed));
         });
     }

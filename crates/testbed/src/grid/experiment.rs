@@ -107,6 +107,9 @@ struct Runs {
     clusters: Vec<String>,
     models: Vec<String>,
     configurations: Vec<String>,
+    /// Sizes of dimensions that the models leave open, as `name=size`.
+    #[serde(default)]
+    dims: Vec<String>,
 }
 
 /// A picture of a model's results.
@@ -168,6 +171,7 @@ pub(super) struct Cell<'a> {
     /// With the memory that the configuration leaves its devices.
     pub(super) cluster: Cluster,
     pub(super) model: &'a str,
+    pub(super) dims: &'a [String],
     pub(super) configuration: &'a Configuration,
     /// Of the configuration, the one that this is.
     pub(super) window: Option<usize>,
@@ -269,11 +273,20 @@ impl Experiment {
                     cluster.with_context(|| format!("there is no cluster among {:?}", run.clusters))?;
                 for repeat in 0..self.repeats {
                     for model in &run.models {
+                        let dims = &*run.dims;
                         for name in &run.configurations {
                             let configuration = self.configuration(name)?;
                             for (window, suffix) in configuration.window.each() {
                                 let cluster = configuration.limited(cluster);
-                                cells.push(Cell { cluster, model, configuration, window, suffix, repeat });
+                                cells.push(Cell {
+                                    cluster,
+                                    model,
+                                    dims,
+                                    configuration,
+                                    window,
+                                    suffix,
+                                    repeat,
+                                });
                             }
                         }
                     }

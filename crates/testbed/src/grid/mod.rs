@@ -123,6 +123,7 @@ impl Results {
 fn job<'a>(experiment: &Experiment, cell: &Cell<'a>, model: &'a Path, cluster: &'a Path) -> Job<'a> {
     let configuration = cell.configuration;
     Job {
+        dims: cell.dims,
         codec: configuration.codec.as_deref(),
         objective: configuration.objective,
         window: cell.window,

@@ -57,7 +57,17 @@ pub struct StageFigures {
 }
 
 /// A process that has less of the CPU than this share of its time, while one thread of it works, is stopped.
-pub const RUNNING_SHARE: f64 = 0.75;
+const RUNNING_SHARE: f64 = 0.75;
+
+/// Whether a process that had so much CPU time in this time, while one thread of it worked, is stopped again and again.
+pub fn is_stopped(seconds: f64, cpu_seconds: f64) -> bool {
+    cpu_seconds < RUNNING_SHARE * seconds
+}
+
+/// Whether runs with this median and mean were held up so much that the mean says what they take in the long run.
+pub fn is_held_up(median_seconds: f64, mean_seconds: f64) -> bool {
+    mean_seconds > 1.5 * median_seconds
+}
 
 /// What a stage takes on one item.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -121,8 +131,8 @@ impl StageTime {
     /// most fall between two stops, and where they are long, each holds a whole number of stops, of which the median
     /// takes one number for all.
     pub fn sustained_seconds(&self) -> f64 {
-        let stopped = self.cpu_seconds < RUNNING_SHARE * self.mean_seconds;
-        if stopped || self.mean_seconds > 1.5 * self.seconds { self.mean_seconds } else { self.seconds }
+        let stopped = is_stopped(self.mean_seconds, self.cpu_seconds);
+        if stopped || is_held_up(self.seconds, self.mean_seconds) { self.mean_seconds } else { self.seconds }
     }
 
     /// Seconds that pass while the node's process gets one second of CPU time, working as fast as it may: 1 for one
