@@ -129,11 +129,15 @@ pub(crate) fn lines(title: &str, x: &str, y: &str, lines: &[Line]) -> Result<Str
     .with_context(|| format!("cannot draw `{title}`"))
 }
 
-/// Where the labels of lines stand: at their ends, but none over another.
+/// Where the labels of lines stand: at their ends, but none over another; that of a single point below it, where the lines
+/// that it is shown beside do not go.
 fn apart(lines: &[Line], most: f64) -> Result<Vec<f64>> {
     // A line of text, as a share of the axis.
     let least = most * f64::from(TEXT_SIZE + 3) / f64::from(LINES_HEIGHT - 100);
-    let ends = lines.iter().map(|line| line.points.last().map(|point| point.1));
+    let ends = lines.iter().map(|line| match &*line.points {
+        [point] => Some((point.1 - least).max(0.0)),
+        points => points.last().map(|point| point.1),
+    });
     let mut heights = ends.collect::<Option<Vec<f64>>>().context("a line without points")?;
     let mut order: Vec<usize> = (0..heights.len()).collect();
     order.sort_by(|&a, &b| heights[a].total_cmp(&heights[b]));
@@ -237,8 +241,9 @@ mod tests {
         assert!(svg.contains("measured") && svg.contains("times as fast"), "{svg}");
         assert!(lines("Scaling", "x", "y", &[line(vec![])]).is_err());
         // On one point, and at the top of the axis: all stand below each other, and none above it.
-        let heights = apart(&[line(vec![(1.0, 9.0)]), line(vec![(1.0, 9.0)]), line(vec![(1.0, 2.0)])], 9.0);
-        let heights = heights.unwrap();
+        let to = |y: f64| line(vec![(0.0, 0.0), (1.0, y)]);
+        let heights = apart(&[to(9.0), to(9.0), to(2.0), line(vec![(1.0, 5.0)])], 9.0).unwrap();
         assert!(heights[1] <= 9.0 && heights[1] - heights[0] > 0.3 && heights[2] == 2.0, "{heights:?}");
+        assert!((4.0..5.0).contains(&heights[3]), "{heights:?}");
     }
 }
