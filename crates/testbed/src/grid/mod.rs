@@ -78,6 +78,16 @@ pub(crate) fn execute(args: &Args) -> Result<()> {
         bail!("runs in `{}` are of devices {other}; --fresh forgets them", results.display());
     }
     let lab = Lab::new(folder, &experiment.engine, &args.programs, way)?;
+    let here = &lab.origin.machine;
+    if let Some(other) = done.rows.iter().map(|row| &row.machine).find(|machine| *machine != here)
+        && !cells.is_empty()
+    {
+        bail!(
+            "runs in `{}` are of another machine ({other}; this is {here}), with which no run of this one can be \
+             compared; --fresh forgets them",
+            results.display()
+        );
+    }
     cells.iter().try_for_each(|cell| lab.emulation(&cell.cluster).map(drop))?;
     let bar = ProgressBar::new(cells.len() as u64);
     bar.set_style(
