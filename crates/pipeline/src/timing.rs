@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use engine::{Outputs, RunError, Session};
 use tensor::TensorView;
 
-use wire::control::{is_held_up, is_stopped};
+use wire::control::{is_stopped, sustained_seconds};
 
 use crate::traffic::Traffic;
 use crate::{machine, memory};
@@ -58,6 +58,13 @@ pub struct Timing {
     pub cpu_seconds: f64,
     /// The number of runs.
     pub runs: usize,
+}
+
+impl Timing {
+    /// What a run takes in the long run, seconds: see [`wire::control::StageTime::sustained_seconds`].
+    fn sustained_seconds(&self) -> f64 {
+        sustained_seconds(self.seconds, self.mean_seconds, self.cpu_seconds)
+    }
 }
 
 /// What is in the caches when a run begins.
@@ -195,7 +202,7 @@ fn repeat<E>(
             continue;
         }
         let timing = runs.timing();
-        let narrow = timing.half_width_seconds <= WANTED_SHARE * runs.time_known_by(&timing);
+        let narrow = timing.half_width_seconds <= WANTED_SHARE * timing.sustained_seconds();
         if narrow || count >= MAX_RUNS || total_seconds >= most {
             return Ok(timing);
         }
@@ -258,25 +265,21 @@ impl Runs {
 
     fn timing(&self) -> Timing {
         let (times, runs) = (&self.sorted, self.sorted.len());
-        let (seconds, mean_seconds) = ((times[(runs - 1) / 2] + times[runs / 2]) / 2.0, self.mean());
+        let seconds = (times[(runs - 1) / 2] + times[runs / 2]) / 2.0;
+        let (mean_seconds, cpu_seconds) = (self.mean(), self.cpu_mean());
         let half_width_seconds = if runs < MIN_RUNS {
             seconds
         } else if self.is_stopped() && self.running.cpu_seconds > 0.0 {
             let of_pace = self.longest_stop / self.running.and(self.besides).seconds;
-            (self.cpu_half_width() / self.cpu_mean() + of_pace) * mean_seconds
+            (self.cpu_half_width() / cpu_seconds + of_pace) * mean_seconds
         } else {
             let rank = rank(runs);
             let (low, high) = (times[rank], times[runs - 1 - rank]);
-            // Where the mean is far from it, that is what counts: see `StageTime::sustained_seconds`.
-            let held_up = if is_held_up(seconds, mean_seconds) { mean_seconds - seconds } else { 0.0 };
+            // Where runs were held up and the mean counts, it may be wrong by all of that.
+            let held_up = sustained_seconds(seconds, mean_seconds, cpu_seconds) - seconds;
             (seconds - low).max(high - seconds).max(held_up)
         };
-        Timing { seconds, half_width_seconds, mean_seconds, cpu_seconds: self.cpu_mean(), runs }
-    }
-
-    /// The time that the interval is one of.
-    fn time_known_by(&self, timing: &Timing) -> f64 {
-        if self.is_stopped() { timing.mean_seconds } else { timing.seconds }
+        Timing { seconds, half_width_seconds, mean_seconds, cpu_seconds, runs }
     }
 
     /// How far the mean of the CPU times may be wrong, seconds: the interval of Student's t.
@@ -363,6 +366,17 @@ mod tests {
         assert_eq!((timing.runs, timing.seconds), (100, 0.001));
         assert!((timing.mean_seconds - 0.004).abs() < 1e-9, "{timing:?}");
         assert_eq!(check(400, 500, &[0]).runs, MOST_RUNS);
+    }
+
+    #[test]
+    fn no_time_is_lost_between_two_laps() {
+        let mut clock = Clock::now();
+        let (at, cpu_seconds) = (clock.at, clock.cpu_seconds);
+        let laps: Vec<Run> = (0..1000).map(|_| clock.lap()).collect();
+        let seconds: f64 = laps.iter().map(|lap| lap.seconds).sum();
+        assert!((clock.at.duration_since(at).as_secs_f64() - seconds).abs() < 1e-9);
+        let cpu: f64 = laps.iter().map(|lap| lap.cpu_seconds).sum();
+        assert!((clock.cpu_seconds - cpu_seconds - cpu).abs() < 1e-9);
     }
 
     /// From tables of Student's t: the 95th percentile.

@@ -15,7 +15,7 @@ use tensor::{DType, Dim, TensorSpec};
 
 use crate::{Codec, CodecList};
 
-pub use figures::{CodecTime, LinkFigures, Machine, StageFigures, StageTime, is_held_up, is_stopped};
+pub use figures::{CodecTime, LinkFigures, Machine, StageFigures, StageTime, is_stopped, sustained_seconds};
 pub use paths::{Crossing, MAX_REPLICAS};
 pub use trace::{LATEST_NANOS, MAX_SPANS, Span, Spans, Step};
 

@@ -138,8 +138,8 @@ impl Costs {
 
     /// Takes in what a whole stage took, timed before it is connected: with what runs before have found of this device in
     /// operation, its units cost so much more or less there, and, for want of better knowledge, so do those that were in
-    /// no measured stage yet. The same holds for devices that began as its equals: that keeps them equal, so that what is noise in
-    /// one stage does not set an order among them.
+    /// no measured stage yet. The same holds for devices that began as its equals: that keeps them equal, so that what is
+    /// noise in one stage does not set an order among them.
     ///
     /// # Panics
     /// When there is no such device or unit.

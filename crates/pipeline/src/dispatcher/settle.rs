@@ -1,8 +1,8 @@
 //! From measured costs to a plan that stands: plan, load, measure the stages as a whole, plan again.
 //!
 //! Sums of units are not what a stage takes: engines fuse across units, and a node's other work counts. The nodes
-//! load a plan's stages anyway; timing them before they are connected costs half a second, and up to three and a half where
-//! nodes are stopped by a quota.
+//! load a plan's stages anyway; timing them before they are connected costs half a second, and up to three and a half
+//! where nodes are stopped by a quota.
 
 use plan::{Assignment, Plan, Problem};
 use tensor::TensorSpec;
@@ -129,24 +129,7 @@ pub(super) fn settle(
         let judgement =
             Judgement { worth: chosen.plan.worth(split.objective), error, is_good: fits && !misses };
         let now = |chosen| Timed { chosen, times, costs: costs.clone(), judgement };
-        match better {
-            Err(e) => {
-                shipped += building.release();
-                return match best.filter(|best| best.judgement.is_good) {
-                    Some(best) => best.again(prepared, cluster, options, shipped),
-                    None => Err(e.into()),
-                };
-            }
-            Ok(None) => {
-                let now = now(chosen);
-                return match best.filter(|best| now.judgement.gives_way_to(&best.judgement)) {
-                    Some(best) => {
-                        shipped += building.release();
-                        best.again(prepared, cluster, options, shipped)
-                    }
-                    None => Ok(now.with(building, shipped)),
-                };
-            }
+        let last = match better {
             Ok(Some(better)) => {
                 shipped += building.release();
                 let now = now(std::mem::replace(&mut chosen, better));
@@ -154,8 +137,23 @@ pub(super) fn settle(
                     Some(best) if best.judgement.is_above(&now.judgement) => Some(best),
                     _ => Some(now),
                 };
+                continue;
             }
+            Ok(None) => Ok(now(chosen)),
+            // It misses the period that was asked for.
+            Err(e) => Err(e),
+        };
+        if let Some(best) = best.filter(|best| judgement.gives_way_to(&best.judgement)) {
+            shipped += building.release();
+            return best.again(prepared, cluster, options, shipped);
         }
+        return match last {
+            Ok(now) => Ok(now.with(building, shipped)),
+            Err(e) => {
+                building.release();
+                Err(e.into())
+            }
+        };
     }
     unreachable!("the last round stands")
 }

@@ -364,6 +364,9 @@ mod tests {
         assert_eq!(keys[4], "one: a, plain, 1");
         let memory = |cell: &Cell<'_>| cell.cluster.devices[0].memory_mb;
         assert_eq!((memory(&cells[0]), memory(&cells[1])), (None, Some(64)));
+        assert!(cells.iter().all(|cell| cell.dims.is_empty()));
+        let open = read(&TEXT.replace("models = [", "dims = [\"sequence=128\"], models = [")).unwrap();
+        assert!(open.cells().unwrap().iter().all(|cell| cell.dims == ["sequence=128"]));
     }
 
     #[test]

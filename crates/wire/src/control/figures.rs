@@ -64,9 +64,9 @@ pub fn is_stopped(seconds: f64, cpu_seconds: f64) -> bool {
     cpu_seconds < RUNNING_SHARE * seconds
 }
 
-/// Whether runs with this median and mean were held up so much that the mean says what they take in the long run.
-pub fn is_held_up(median_seconds: f64, mean_seconds: f64) -> bool {
-    mean_seconds > 1.5 * median_seconds
+/// What runs with this median, mean and mean of CPU times take in the long run: see [`StageTime::sustained_seconds`].
+pub fn sustained_seconds(median: f64, mean: f64, cpu: f64) -> f64 {
+    if is_stopped(mean, cpu) || mean > 1.5 * median { mean } else { median }
 }
 
 /// What a stage takes on one item.
@@ -131,8 +131,7 @@ impl StageTime {
     /// most fall between two stops, and where they are long, each holds a whole number of stops, of which the median
     /// takes one number for all.
     pub fn sustained_seconds(&self) -> f64 {
-        let stopped = is_stopped(self.mean_seconds, self.cpu_seconds);
-        if stopped || is_held_up(self.seconds, self.mean_seconds) { self.mean_seconds } else { self.seconds }
+        sustained_seconds(self.seconds, self.mean_seconds, self.cpu_seconds)
     }
 
     /// Seconds that pass while the node's process gets one second of CPU time, working as fast as it may: 1 for one
