@@ -23,6 +23,10 @@ const MOST_SOFTIRQ: f64 = 0.1;
 /// Share of the time that a hypervisor may have taken away.
 const MOST_STEAL: f64 = 0.02;
 
+/// How many times as much CPU time an item may have taken in one half of a run as in the other. Halves of calm runs differ
+/// by up to a sixth; on a host that changed its clock, or gave the core beside to somebody, one took half as much again.
+const MOST_DRIFT: f64 = 1.25;
+
 /// What the machine and our processes did so far.
 #[derive(Clone, Debug)]
 pub(crate) struct Look {
@@ -43,12 +47,16 @@ struct Ticks {
     steal: u64,
 }
 
-/// What the machine did besides our processes, in cores.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
+/// What the machine did besides our processes, in cores, and whether it was as fast all the time.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub(crate) struct Disturbance {
     pub(crate) foreign_cores: f64,
     pub(crate) softirq_cores: f64,
     pub(crate) steal_cores: f64,
+    /// CPU time for an item in the second half over that in the first; nothing where something was done to the devices
+    /// meanwhile, or codecs changed.
+    #[serde(default)]
+    pub(crate) cpu_drift: Option<f64>,
 }
 
 impl Look {
@@ -74,6 +82,7 @@ impl Look {
             foreign_cores: ((of(|look| look.busy) - of(|look| look.own)) / seconds).max(0.0),
             softirq_cores: ticks(|machine| machine.softirq) / ticks_per_second() / seconds,
             steal_cores: ticks(|machine| machine.steal) / ticks_per_second() / seconds,
+            cpu_drift: None,
         }
     }
 }
@@ -99,6 +108,7 @@ impl Disturbance {
         self.foreign_cores > MOST_FOREIGN
             || self.softirq_cores > MOST_SOFTIRQ
             || self.steal_cores > MOST_STEAL * cores
+            || self.cpu_drift.is_some_and(|drift| !(1.0 / MOST_DRIFT..=MOST_DRIFT).contains(&drift))
     }
 }
 
@@ -177,6 +187,22 @@ mod tests {
         let calm = look(10, 18, 17).since(&look(0, 0, 0));
         assert!((calm.foreign_cores - 0.1).abs() < 1e-9 && !calm.is_too_much(), "{calm:?}");
         assert!(look(10, 18, 8).since(&look(0, 0, 0)).is_too_much());
+    }
+
+    #[test]
+    fn a_machine_that_became_slower_or_faster_is_no_measure() {
+        for (drift, too_much) in [
+            (None, false),
+            (Some(1.0), false),
+            (Some(1.2), false),
+            (Some(0.85), false),
+            (Some(1.43), true),
+            (Some(0.7), true),
+            (Some(f64::NAN), true),
+        ] {
+            let disturbance = Disturbance { cpu_drift: drift, ..Disturbance::default() };
+            assert_eq!(disturbance.is_too_much(), too_much, "{drift:?}");
+        }
     }
 
     #[test]

@@ -401,7 +401,7 @@ impl Watch<'_> {
         let look = || (Look::now(&devices.processes()), devices.usage());
         let mut arrivals: Vec<Instant> = Vec::new();
         let mut latencies: Vec<f64> = Vec::new();
-        let (mut before, mut after) = (None, None);
+        let (mut before, mut halfway, mut after) = (None, None, None);
         loop {
             interrupt.check()?;
             let (at, line) = match lines.recv_timeout(LOOK_PERIOD) {
@@ -417,13 +417,27 @@ impl Watch<'_> {
                     if arrivals.len() == job.warm_up {
                         before = Some(look());
                     }
+                    if arrivals.len() == job.warm_up + job.items / 2 {
+                        halfway = Some(devices.usage());
+                    }
                     if arrivals.len() == job.warm_up + job.items {
                         after = Some(look());
                     }
                 }
                 Line::Report { report } => {
-                    let (Some((before, nodes_before)), Some((after, nodes_after))) = (before, after) else {
+                    let (Some((before, nodes_before)), Some(nodes_halfway), Some((after, nodes_after))) =
+                        (before, halfway, after)
+                    else {
                         bail!("only {} results came", arrivals.len());
+                    };
+                    // Neither what is done to devices nor another codec makes the machine slower.
+                    let measured = |switch: &Switch| switch.item >= job.warm_up;
+                    let as_planned =
+                        devices.schedule.is_empty() && !report.codec_switches.iter().any(measured);
+                    let cpu_drift = || {
+                        let first = cpu_ms(&used(&nodes_before, &nodes_halfway, job.items / 2));
+                        let second = cpu_ms(&used(&nodes_halfway, &nodes_after, job.items - job.items / 2));
+                        second / first
                     };
                     let start = arrivals[job.warm_up - 1];
                     let since = |i: usize| (arrivals[job.warm_up - 1 + i] - start).as_secs_f64() * 1e3;
@@ -439,13 +453,21 @@ impl Watch<'_> {
                         latency_ms: median(measured),
                         first_result_ms: (arrivals[0] - started).as_secs_f64() * 1e3,
                         nodes: used(&nodes_before, &nodes_after, job.items),
-                        disturbance: after.since(&before),
+                        disturbance: Disturbance {
+                            cpu_drift: as_planned.then(cpu_drift),
+                            ..after.since(&before)
+                        },
                         arrivals,
                     }));
                 }
             }
         }
     }
+}
+
+/// CPU time of all nodes for an item.
+fn cpu_ms(nodes: &[NodeUse]) -> f64 {
+    nodes.iter().map(|node| node.cpu_ms).sum()
 }
 
 /// What nodes took for each of so many items.

@@ -244,7 +244,7 @@ mod tests {
             drift: 1.0,
             latency_ms: period_ms,
             modelled_joules: period_ms / 100.0,
-            disturbance: Disturbance { foreign_cores: 0.0, softirq_cores: 0.0, steal_cores: 0.0 },
+            disturbance: Disturbance::default(),
             disturbed: repeat == 2,
             machine: "a machine".to_owned(),
             commit: "c0ffee".to_owned(),

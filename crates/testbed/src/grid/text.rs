@@ -218,7 +218,7 @@ mod tests {
             latency_ms_p99: 210.0,
             first_result_ms: 1e3,
             shipped_bytes: 5,
-            disturbance: Disturbance { foreign_cores: 0.0, softirq_cores: 0.0, steal_cores: 0.0 },
+            disturbance: Disturbance::default(),
             disturbed,
             attempt: 1,
             machine: "a machine".to_owned(),
