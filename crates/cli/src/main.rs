@@ -25,6 +25,8 @@ use commands::Cli;
 
 fn main() -> ExitCode {
     places::forbid_telemetry();
+    // SAFETY: nothing has started a thread so far.
+    unsafe { pipeline::return_large_blocks() };
     let cli = Cli::parse();
     log(cli.common.verbose);
     match commands::execute(cli) {

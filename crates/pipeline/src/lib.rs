@@ -41,6 +41,7 @@ pub use dispatcher::{
     Pending, Pipeline, Progress, RecodeError, Trace, TracedProcess, TracedStep, Tracing, TriedLink,
 };
 pub use layout::{Layout, LayoutError, LayoutStage};
+pub use memory::return_large_blocks;
 pub use node::{Node, NodeConfig, NodeError};
 pub use operation::Operation;
 pub use prepare::{PrepareError, PrepareOptions, Prepared, SplitOptions};

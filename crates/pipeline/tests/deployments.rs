@@ -4,10 +4,14 @@ mod common;
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
 
 use common::compose::{Run, compare};
 use common::engines::rten;
 use common::gate::Gate;
+use common::wrapped::wrapped;
 use common::{Nodes, at_cuts, config, deploy, join, small_model, start, start_with, vendored_model};
 use graph::Model;
 use pipeline::{Node, Options, Pipeline, Prepared, SplitOptions, arbitrary_item};
@@ -30,6 +34,38 @@ fn assert_right(model: &Model, pipeline: &Pipeline) {
 /// Two nodes, each with a cache of its own.
 fn apart(test: &str) -> Nodes {
     start_with(test, 2, |i, config| config.cache = config.cache.join(i.to_string()))
+}
+
+/// A session that is there until it was dropped, which takes a while.
+struct Lingering(Arc<AtomicUsize>);
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        // As under a CPU quota, where to give memory back may wait for the next period.
+        std::thread::sleep(Duration::from_millis(300));
+        self.0.fetch_sub(1, SeqCst);
+    }
+}
+
+#[test]
+fn a_stage_is_built_once_those_before_it_are_gone() {
+    let (living, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (count, highest) = (living.clone(), most.clone());
+    let engine = wrapped("lingering", move || {
+        highest.fetch_max(count.fetch_add(1, SeqCst) + 1, SeqCst);
+        let lingering = Lingering(count.clone());
+        Box::new(move |session, inputs| {
+            let _there = &lingering;
+            session.run(inputs)
+        })
+    });
+    let nodes = start_with("lingering", 1, |_, config| config.engine = engine.clone());
+    let (cluster, model) = (join(&nodes), resnet20());
+    for _ in 0..3 {
+        let pipeline = deploy(&model, &cluster, &Options::default()).unwrap();
+        assert_right(&model, &pipeline);
+    }
+    assert_eq!(most.load(SeqCst), 1);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use engine::{Engine, Session};
 use tensor::TensorSpec;
 use wire::Codec;
@@ -30,6 +30,9 @@ use crate::{coding, machine, memory, probe};
 /// Events that may wait. Each is a request, a connection or the end of some work; a node that is this far
 /// behind answers that it is busy.
 const MAX_EVENTS: usize = 1024;
+
+/// A stage is built although one that was given up is still there, if it has been for so long: an item may never end.
+const LONGEST_DISCARD: Duration = Duration::from_secs(10);
 
 /// A dispatcher that ships weights may pause this long: it hashes and reads them from disk.
 const WEIGHTS_TIMEOUT: Duration = Duration::from_secs(60);
@@ -77,6 +80,8 @@ pub(super) struct Driver {
     inquiries: HashMap<Ticket, Inquiry>,
     connections: HashMap<Ticket, TcpStream>,
     parts: BTreeMap<DeploymentId, Parts>,
+    /// Disconnected once a stage that was given up is gone.
+    discarding: Vec<Receiver<()>>,
 }
 
 /// What a deployment has gathered so far.
@@ -120,6 +125,7 @@ impl Driver {
             inquiries: HashMap::new(),
             connections: HashMap::new(),
             parts: BTreeMap::new(),
+            discarding: Vec::new(),
         }
     }
 
@@ -370,7 +376,14 @@ impl Driver {
         let (allowed, limit) =
             (self.memory_before + self.description.memory_limit, self.description.memory_limit);
         let failed = move |e: io::Error| Incoming::Built(id, Err(e.to_string()));
+        self.discarding.retain(|going| going.try_recv() != Err(TryRecvError::Disconnected));
+        let going = self.discarding.clone();
         self.spawn("build", failed, move |events| {
+            // Their memory was promised to this one already.
+            let deadline = Instant::now() + LONGEST_DISCARD;
+            for going in going {
+                let _ = going.recv_deadline(deadline);
+            }
             // An engine's bug costs the deployment, not the node.
             let built = engine_thread::run(|| build_session(&*engine, &order, &folder, threads));
             memory::give_back(); // what models before have left counts for nobody
@@ -485,7 +498,10 @@ impl Driver {
     fn discard(&mut self, id: DeploymentId) {
         let Some(parts) = self.parts.remove(&id) else { return };
         let cache = self.cache.clone();
+        let (gone, going) = bounded::<()>(0);
+        self.discarding.push(going);
         let run = move || {
+            let _gone = gone; // heard of when it is dropped
             parts.stage.into_iter().for_each(Stage::stop);
             drop(parts.session);
             parts.folder.iter().for_each(|folder| cache.discard(folder));
