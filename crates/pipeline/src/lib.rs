@@ -30,7 +30,8 @@ pub mod transport;
 
 pub use accuracy::{Accuracy, UnknownAccuracy, fidelity_on};
 pub use calibrate::{
-    CalibrateOptions, Costs, Measured, MeasuredLink, NobodyLeft, NodeTimes, calibrate, keep_operation,
+    CalibrateOptions, Costs, Measured, MeasuredLink, NobodyLeft, NodeTimes, Slowdown, calibrate,
+    keep_operation, keep_rehearsal,
 };
 pub use cluster::{Cluster, DiscoverError, NodeInfo, Wanted};
 pub use coding::{CodecFactor, CodecFigures, Coding};
@@ -38,7 +39,8 @@ pub use control::{NetworkConfig, NetworkError};
 pub use deviation::{Deviation, Limits, OutputDeviation};
 pub use dispatcher::{
     Agreement, CodecSwitch, CodecTrial, DeployError, DeployedStage, ItemError, MAX_TRIAL_ITEMS, Options,
-    Pending, Pipeline, Progress, RecodeError, Trace, TracedProcess, TracedStep, Tracing, TriedLink,
+    Pending, Pipeline, Progress, RecodeError, Rehearsed, Trace, TracedProcess, TracedStep, Tracing,
+    TriedLink,
 };
 pub use layout::{Layout, LayoutError, LayoutStage};
 pub use memory::return_large_blocks;

@@ -5,7 +5,7 @@ mod common;
 use std::cell::Cell;
 use std::fs;
 use std::net::Ipv4Addr;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,11 +16,17 @@ use common::{Nodes, deploy, join, small_model, start, start_with, vendored_model
 use engine::Engine;
 use pipeline::{
     CalibrateOptions, Cluster, DeployError, Measured, NodeTimes, Options, Pipeline, PrepareError,
-    PrepareOptions, Prepared, Progress, SplitOptions, arbitrary_item, calibrate, keep_operation,
+    PrepareOptions, Prepared, Progress, Slowdown, SplitOptions, arbitrary_item, calibrate, keep_operation,
+    keep_rehearsal,
 };
 use plan::End;
 use tensor::{DType, Shape, Tensor};
 use wire::control::StageFigures;
+
+/// A node whose units take so long, and of which nothing else is known.
+fn times_of(unit_seconds: Vec<f64>) -> NodeTimes {
+    NodeTimes { unit_seconds, slowdown: Slowdown::default(), pace: 1.0, error: 0.0, codecs: vec![] }
+}
 
 /// How often a slow engine does what others do once.
 const SLOW: usize = 12;
@@ -130,7 +136,7 @@ fn a_plan_that_stages_prove_wrong_is_given_up() {
     // As if the slow node were the fast one.
     let times = |factor: f64| {
         let unit_seconds = prepared.profile.units.iter().map(|unit| unit.seconds * factor).collect();
-        Some(NodeTimes { unit_seconds, operation: 1.0, pace: 1.0, error: 0.0, codecs: vec![] })
+        Some(times_of(unit_seconds))
     };
     let wrong = Measured { nodes: vec![times(0.5), times(2.0)], ..Measured::default() };
     let rounds = Arc::new(Mutex::new(Vec::new()));
@@ -159,7 +165,7 @@ fn a_stage_that_has_no_choice_is_timed_as_a_whole_too() {
     let (cluster, prepared) = (join(&nodes), prepared());
     // As if a unit took an hour.
     let unit_seconds = vec![3600.0; prepared.profile.units.len()];
-    let times = NodeTimes { unit_seconds, operation: 1.0, pace: 1.0, error: 0.0, codecs: vec![] };
+    let times = times_of(unit_seconds);
     let measured = Measured { nodes: vec![Some(times)], ..Measured::default() };
     let options = Options { measured: Some(measured), ..Options::default() };
     let pipeline = Pipeline::deploy_prepared(&prepared, &cluster, &options).unwrap();
@@ -179,7 +185,7 @@ fn deploy_with_greed(test: &str, others: usize) -> Result<Pipeline, DeployError>
     let times = |i: usize| {
         let factor = if i == 0 { 0.1 } else { 1.0 };
         let unit_seconds = prepared.profile.units.iter().map(|unit| unit.seconds * factor).collect();
-        Some(NodeTimes { unit_seconds, operation: 1.0, pace: 1.0, error: 0.0, codecs: vec![] })
+        Some(times_of(unit_seconds))
     };
     let measured = Measured { nodes: (0..=others).map(times).collect(), ..Measured::default() };
     let split = SplitOptions { stages: Some(2), ..SplitOptions::default() };
@@ -222,7 +228,7 @@ fn a_period_that_stages_prove_out_of_reach_is_an_error() {
     let (cluster, prepared) = (join(&nodes), prepared());
     // As if both were a million times as fast.
     let unit_seconds: Vec<f64> = prepared.profile.units.iter().map(|unit| unit.seconds * 1e-6).collect();
-    let times = Some(NodeTimes { unit_seconds, operation: 1.0, pace: 1.0, error: 0.0, codecs: vec![] });
+    let times = Some(times_of(unit_seconds));
     let wrong = Measured { nodes: vec![times; 2], ..Measured::default() };
     let split = SplitOptions { stages: Some(2), max_period: Some(1e-6), ..SplitOptions::default() };
     let options = Options { split, measured: Some(wrong), ..Options::default() };
@@ -261,6 +267,108 @@ fn what_is_known_is_not_measured_again_unless_asked() {
     assert_eq!((measure(&prepared, &mut cluster, &options).nodes, sessions()), (again.nodes, 0));
 }
 
+/// Over two nodes, with a rehearsal where there is something to learn; `rehearsing` is called if there is.
+fn deploy_rehearsed(
+    prepared: &Prepared,
+    cluster: &Cluster,
+    measured: Measured,
+    rehearsing: impl Fn() + 'static,
+) -> Pipeline {
+    let progress = move |progress| {
+        if progress == Progress::Rehearsing {
+            rehearsing();
+        }
+    };
+    let options = Options {
+        split: SplitOptions { stages: Some(2), ..SplitOptions::default() },
+        measured: Some(measured),
+        rehearse: true,
+        progress: Some(Arc::new(progress)),
+        ..Options::default()
+    };
+    Pipeline::deploy_prepared(prepared, cluster, &options).unwrap()
+}
+
+#[test]
+fn a_chain_is_rehearsed_once() {
+    let nodes = start("rehearsal", 2);
+    let (mut cluster, prepared) = (join(&nodes), prepared());
+    let folder = tempfile::tempdir().unwrap();
+    let options = CalibrateOptions { store: Some(folder.path().to_owned()), ..CalibrateOptions::default() };
+    let rehearsals = Arc::new(AtomicUsize::new(0));
+    let mut deploy = || {
+        let measured = measure(&prepared, &mut cluster, &options);
+        let count = rehearsals.clone();
+        deploy_rehearsed(&prepared, &cluster, measured, move || {
+            count.fetch_add(1, Relaxed);
+        })
+    };
+    // Both nodes are in this process, whose CPU time each takes for its own; more than 1.5 times is not believed.
+    let assert_promises = |chain: &Pipeline| {
+        for (stage, planned) in std::iter::zip(chain.stages(), &chain.plan().stages) {
+            let factor = planned.replicas[0].compute_seconds / stage.time.unwrap().sustained_seconds();
+            assert!((factor - 1.5).abs() < 1e-6, "{factor}");
+        }
+    };
+    let chain = deploy();
+    assert_eq!(rehearsals.load(Relaxed), 1);
+    assert_promises(&chain);
+    let found: Vec<_> = chain.rehearsed().iter().map(|found| (found.units.clone(), found.slowdown)).collect();
+    let [(first, Some(1.5)), (second, Some(1.5))] = &found[..] else { panic!("{found:?}") };
+    assert_eq!((first.start, first.end, second.end), (0, second.start, prepared.profile.units.len()));
+    keep_rehearsal(&prepared, &chain, &options);
+    chain.close();
+
+    let chain = deploy();
+    assert_eq!((rehearsals.load(Relaxed), chain.rehearsed().len()), (1, 0));
+    assert_promises(&chain);
+    chain.close();
+    assert_idle(&nodes);
+}
+
+#[test]
+fn a_model_that_fails_in_the_rehearsal_is_deployed_all_the_same() {
+    let failing = Arc::new(AtomicBool::new(false));
+    let fails = failing.clone();
+    let engine = wrapped("stage-fright", move || {
+        let fails = fails.clone();
+        Box::new(move |session, inputs| {
+            assert!(!fails.load(Relaxed), "stage fright");
+            session.run(inputs)
+        })
+    });
+    let nodes = start_with("stage-fright", 2, |i, config| {
+        if i == 1 {
+            config.engine = engine.clone();
+        }
+    });
+    let (mut cluster, prepared) = (join(&nodes), prepared());
+    let folder = tempfile::tempdir().unwrap();
+    let options = CalibrateOptions { store: Some(folder.path().to_owned()), ..CalibrateOptions::default() };
+    let fail = failing.clone();
+    let measured = measure(&prepared, &mut cluster, &options);
+    let chain = deploy_rehearsed(&prepared, &cluster, measured, move || fail.store(true, Relaxed));
+    failing.store(false, Relaxed);
+    assert_eq!(chain.rehearsed().iter().map(|found| found.slowdown).collect::<Vec<_>>(), [None; 2]);
+    // None of its items is left to count as one of the user's. A node counts an item when it is sent, which its receiver
+    // may know before.
+    let items = || chain.measure().unwrap().iter().map(|stage| stage.items).collect::<Vec<u64>>();
+    let before = (0..100_000).map(|_| items()).find(|items| items[0] == items[1]).expect("both had all")[0];
+    let item = arbitrary_item(prepared.model.inputs());
+    let expected = Run::full(&*rten()).whole(&prepared.model, &item);
+    let difference = compare(&expected, &chain.infer(item).unwrap());
+    assert!(difference.relative <= 1e-5, "{difference}");
+    let one_more = (0..100_000).map(|_| items()).find(|items| *items == [before + 1; 2]);
+    assert!(one_more.is_some(), "{:?} after {before}", items());
+
+    // It is not tried again.
+    keep_rehearsal(&prepared, &chain, &options);
+    chain.close();
+    let measured = measure(&prepared, &mut cluster, &options);
+    let chain = deploy_rehearsed(&prepared, &cluster, measured, || panic!("a second rehearsal"));
+    assert_eq!(chain.rehearsed(), []);
+}
+
 /// What a run finds of its nodes in operation is where the next one starts.
 #[test]
 fn what_nodes_take_in_operation_is_kept() {
@@ -273,7 +381,8 @@ fn what_nodes_take_in_operation_is_kept() {
         let options = Options { split, measured: Some(measured), ..Options::default() };
         Pipeline::deploy_prepared(&prepared, cluster, &options).unwrap()
     };
-    let operations = |measured: &Measured| measured.nodes.iter().flatten().map(|n| n.operation).collect();
+    let operations =
+        |measured: &Measured| measured.nodes.iter().flatten().map(|n| n.slowdown.of(0)).collect();
     let first = measure(&prepared, &mut cluster, &options);
     let unknown: Vec<f64> = operations(&first);
     assert_eq!(unknown, [1.0; 2]);
@@ -388,15 +497,7 @@ fn a_node_that_cannot_be_timed_counts_as_equal_and_is_named() {
 fn measurements_of_another_cluster_are_refused() {
     let nodes = start("foreign", 1);
     let (cluster, prepared) = (join(&nodes), prepared());
-    let times = |units| {
-        Some(NodeTimes {
-            unit_seconds: vec![1.0; units],
-            operation: 1.0,
-            pace: 1.0,
-            error: 0.0,
-            codecs: vec![],
-        })
-    };
+    let times = |units| Some(times_of(vec![1.0; units]));
     let units = prepared.profile.units.len();
     for nodes in [vec![], vec![times(units), times(units)], vec![times(units + 1)]] {
         let options =

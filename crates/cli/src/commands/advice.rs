@@ -52,7 +52,7 @@ pub(super) enum Fault {
 pub(super) fn fault(error: &Error) -> Fault {
     let of_item = |e: &ItemError| if matches!(e, ItemError::Unfit(_)) { Fault::Item } else { Fault::Nodes };
     let of_cause = |cause: &(dyn std::error::Error + 'static)| match cause.downcast_ref::<DeployError>() {
-        Some(DeployError::Trial(e)) => Some(of_item(e)),
+        Some(DeployError::Trial(e) | DeployError::Rehearsal(e)) => Some(of_item(e)),
         Some(DeployError::Recode(_)) => Some(Fault::Nodes),
         Some(_) => Some(Fault::Deployment),
         None => cause.downcast_ref::<ItemError>().map(of_item),
@@ -85,6 +85,7 @@ mod tests {
         for (error, expected) in [
             (Error::new(DeployError::Trial(broken.clone())), Fault::Nodes),
             (Error::new(DeployError::Trial(unfit.clone())), Fault::Item),
+            (Error::new(DeployError::Rehearsal(broken.clone())), Fault::Nodes),
             (Error::new(DeployError::Recode(RecodeError::Node("n1".into()))), Fault::Nodes),
             (Error::new(DeployError::Node("n1 has no room".into())), Fault::Deployment),
             (Error::new(broken), Fault::Nodes),

@@ -8,8 +8,8 @@ use anyhow::{Context, Result, anyhow};
 use graph::Model;
 use indicatif::ProgressBar;
 use pipeline::{
-    Accuracy, CalibrateOptions, Cluster, Costs, Layout, Measured, NodeInfo, Options, Pipeline,
-    PrepareOptions, Prepared, Progress, Wanted,
+    Accuracy, CalibrateOptions, Cluster, Layout, Measured, NodeInfo, Options, Pipeline, PrepareOptions,
+    Prepared, Progress, Wanted,
 };
 use plan::names::listed;
 use wire::control::StageFigures;
@@ -34,11 +34,6 @@ pub(super) struct Fleet {
 }
 
 impl Fleet {
-    /// What plans for these nodes are made with.
-    pub(super) fn costs(&self, prepared: &Prepared, options: &Options) -> Costs {
-        Costs::new(&prepared.profile, self.nodes(), self.description.as_ref(), options.measured.as_ref())
-    }
-
     /// Starts, finds or waits for the nodes that the flags name, else for those `wanted`.
     pub(super) fn gather(
         nodes: &Nodes,
@@ -151,6 +146,25 @@ impl Fleet {
         stopped.unwrap_or_else(|| otherwise.to_owned())
     }
 
+    /// Whether a chain may be rehearsed: nodes that are started here are there for a look, which is not to take longer.
+    pub(super) fn rehearses(&self) -> bool {
+        self.spawned.is_none()
+    }
+
+    /// Keeps what the rehearsal of a chain found of its nodes for the next time that they are measured.
+    pub(super) fn learn_rehearsal(
+        &self,
+        prepared: &Prepared,
+        profile: Profile,
+        cache: Option<&Path>,
+        chain: &Pipeline,
+    ) -> Result<()> {
+        if !chain.rehearsed().is_empty() {
+            pipeline::keep_rehearsal(prepared, chain, &self.calibrating(profile, cache)?);
+        }
+        Ok(())
+    }
+
     /// Keeps what a run found of its nodes for the next time that they are measured.
     pub(super) fn learn(
         &self,
@@ -185,6 +199,7 @@ impl Fleet {
             }
             Progress::Loading { loaded, total } => shown.set_message(format!("loading {loaded}/{total}")),
             Progress::Timing { round } => shown.set_message(format!("timing plan {round}")),
+            Progress::Rehearsing => shown.set_message("rehearsing"),
             Progress::Measuring { .. } => {}
         };
         let options = Options { progress: Some(Arc::new(hear)), ..options.clone() };

@@ -187,6 +187,7 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
         layout,
         description: fleet.description.clone(),
         measured,
+        rehearse: fleet.rehearses(),
         accuracy: args.links.codec,
         agreement,
         window: args.window,
@@ -224,6 +225,7 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
         )
     })?;
     interrupt.hold();
+    fleet.learn_rehearsal(&prepared, profile, cache, &chain)?;
     let tracing = job.trace.is_some().then(|| chain.trace()).transpose();
     let tracing = tracing.map_err(|error| streaming(&fleet, error.into()))?;
     let streamed =
@@ -246,8 +248,7 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     report.rounded_weights = rounded(args.weights, &prepared);
     report.gone_nodes = gone;
     if free_choice && !stream::share_cores(&chain) {
-        report.with_replicas =
-            replicas::promise(&prepared, &fleet.costs(&prepared, &options), &options, &chain);
+        report.with_replicas = replicas::promise(&prepared, chain.costs(), &options, &chain);
     }
     let traced = tracing.map(Tracing::finish).transpose().map_err(|error| streaming(&fleet, error.into()));
     let traced = traced.and_then(|trace| write_trace(job.trace.take(), &name, trace.as_ref()));
@@ -323,7 +324,14 @@ fn whole_model(
 ) -> Result<WholeReport> {
     let split = SplitOptions { stages: Some(1), ..SplitOptions::default() };
     // What the chain is compared with has lost nothing.
-    let options = Options { split, layout: None, description: None, accuracy: Accuracy::Exact, ..chain };
+    let options = Options {
+        split,
+        layout: None,
+        description: None,
+        rehearse: false,
+        accuracy: Accuracy::Exact,
+        ..chain
+    };
     items.rewind();
     let whole = fleet.deploy(prepared, &options, common).context("cannot run the whole model on one node");
     let whole = whole.map_err(|error| {

@@ -105,7 +105,7 @@ pub(super) fn stream(
     })?;
     bar.finish_and_clear();
     let seconds = arrivals.last().map_or(0.0, Duration::as_secs_f64);
-    let stages = chain.measure()?.iter().zip(&before).map(|(after, before)| since(after, before)).collect();
+    let stages = chain.measure()?.iter().zip(&before).map(|(after, before)| after.since(before)).collect();
     latencies.sort();
     Ok(Streamed { seconds, items_per_s: rate(&arrivals, chain.stages().len()), latencies, stages })
 }
@@ -236,31 +236,6 @@ fn resource_name(chain: &Pipeline, resource: plan::Resource) -> String {
         plan::Resource::Sending(from) => format!("what {} sends", end(from)),
         plan::Resource::Receiving(to) => format!("what {} receives", end(to)),
         plan::Resource::Medium(medium) => format!("medium {medium}"),
-    }
-}
-
-/// What a stage did between two looks. A node's word is not trusted to be sound.
-fn since(after: &StageFigures, before: &StageFigures) -> StageFigures {
-    StageFigures {
-        items: after.items.saturating_sub(before.items),
-        received: after.received.saturating_sub(before.received),
-        computed: after.computed.saturating_sub(before.computed),
-        transfer_seconds: after.transfer_seconds - before.transfer_seconds,
-        decode_seconds: after.decode_seconds - before.decode_seconds,
-        compute_seconds: after.compute_seconds - before.compute_seconds,
-        send_seconds: after.send_seconds - before.send_seconds,
-        bytes_in: after.bytes_in.saturating_sub(before.bytes_in),
-        bytes_out: after.bytes_out.saturating_sub(before.bytes_out),
-        widened: after.widened.saturating_sub(before.widened),
-        compute_cpu_seconds: after
-            .compute_cpu_seconds
-            .zip(before.compute_cpu_seconds)
-            .map(|(after, before)| after - before),
-        encode_cpu_seconds: after.encode_cpu_seconds - before.encode_cpu_seconds,
-        decode_cpu_seconds: after.decode_cpu_seconds - before.decode_cpu_seconds,
-        move_cpu_seconds: after.move_cpu_seconds - before.move_cpu_seconds,
-        elapsed_seconds: after.elapsed_seconds - before.elapsed_seconds,
-        process_cpu_seconds: after.process_cpu_seconds - before.process_cpu_seconds,
     }
 }
 

@@ -7,6 +7,7 @@ use plan::{Device, End, Link, Resources};
 use wire::control::{LinkFigures, StageTime};
 
 use super::Measured;
+use super::operation::Slowdown;
 use crate::accuracy::Accuracy;
 use crate::cluster::NodeInfo;
 use crate::coding::{CodecFactor, Coding};
@@ -25,8 +26,8 @@ pub struct Costs {
     units: Vec<Vec<f64>>,
     /// By device: the first that cost the same in the beginning. What is learnt of one is true of all.
     kinds: Vec<usize>,
-    /// By device: how many times as long a stage computes in operation as when it is timed.
-    operation: Vec<f64>,
+    /// By device: how many times as long its units compute in operation as when their stage is timed.
+    slowdown: Vec<Slowdown>,
     /// By device: which units were in a stage that was measured.
     settled: Vec<Vec<bool>>,
     /// By device: how much longer it takes for codecs than the machine that profiled.
@@ -74,9 +75,9 @@ impl Costs {
         };
         let factors = (0..nodes.len()).map(factors).collect();
         assert!(units.iter().all(|times| times.len() == profiled.len()), "times of other units");
-        let in_operation = |i: usize| measured.and_then(|m| m.nodes[i].as_ref()).map_or(1.0, |n| n.operation);
-        let operation: Vec<f64> = (0..units.len()).map(in_operation).collect();
-        let alike = |i: usize, j: usize| units[i] == units[j] && operation[i] == operation[j];
+        let slowdown = |i: usize| measured.and_then(|m| m.nodes[i].as_ref()).map(|n| n.slowdown.clone());
+        let slowdown: Vec<Slowdown> = (0..units.len()).map(|i| slowdown(i).unwrap_or_default()).collect();
+        let alike = |i: usize, j: usize| units[i] == units[j] && slowdown[i] == slowdown[j];
         let first = |i: usize| (0..i).find(|&other| alike(other, i)).unwrap_or(i);
         let kinds: Vec<usize> = (0..units.len()).map(first).collect();
         let seconds_per_byte = |i: usize| {
@@ -104,7 +105,7 @@ impl Costs {
             units,
             kinds,
             factors,
-            operation,
+            slowdown,
             given,
         }
     }
@@ -144,11 +145,12 @@ impl Costs {
     /// # Panics
     /// When there is no such device or unit.
     pub fn correct(&mut self, device: usize, units: Range<usize>, measured: &StageTime) {
-        let predicted = self.seconds(device, units.clone());
+        let timed = |unit: usize| self.units[device][unit] / self.slowdown[device].of(unit);
+        let predicted: f64 = units.clone().map(timed).sum();
         if self.given[device] || predicted <= 0.0 {
             return;
         }
-        let factor = measured.sustained_seconds() * self.operation[device] / predicted;
+        let factor = measured.sustained_seconds() / predicted;
         for other in self.equals(device).filter(|&other| !self.given[other]).collect::<Vec<_>>() {
             for unit in 0..self.profiled.len() {
                 let own = units.contains(&unit);
@@ -156,6 +158,26 @@ impl Costs {
                     self.units[other][unit] *= factor;
                     self.settled[other][unit] = own;
                 }
+            }
+        }
+    }
+
+    /// Whether this device was seen in operation before, or the user says how fast it is.
+    pub(crate) fn knows_slowdown(&self, device: usize) -> bool {
+        self.given[device] || self.slowdown[device].was_seen()
+    }
+
+    /// Takes in how many times as long stages computed in operation as they were timed at, by device and units, in place of
+    /// what was known of these units. As with [`Costs::correct`], what holds for a device holds for those that began as its
+    /// equals.
+    pub(crate) fn put_in_operation(&mut self, found: &[(usize, Range<usize>, f64)]) {
+        for device in (0..self.units.len()).filter(|&device| !self.given[device]).collect::<Vec<_>>() {
+            let of_kind = found.iter().filter(|(other, ..)| self.kinds[*other] == self.kinds[device]);
+            let seen = of_kind.map(|(_, units, factor)| Slowdown::of_stage(units.clone(), *factor));
+            let before = self.slowdown[device].clone();
+            self.slowdown[device].replace(&Slowdown::mean(&seen.collect::<Vec<_>>()));
+            for (unit, seconds) in self.units[device].iter_mut().enumerate() {
+                *seconds *= self.slowdown[device].of(unit) / before.of(unit);
             }
         }
     }
@@ -274,7 +296,7 @@ mod tests {
     fn times(unit_seconds: &[f64]) -> Option<NodeTimes> {
         Some(NodeTimes {
             unit_seconds: unit_seconds.to_vec(),
-            operation: 1.0,
+            slowdown: Slowdown::default(),
             pace: 1.0,
             error: 0.0,
             codecs: vec![],
@@ -390,17 +412,42 @@ mod tests {
     #[test]
     fn what_was_found_in_operation_holds_for_stages_too() {
         let nodes = [node("a"), node("b")];
-        let in_operation = |operation| {
-            Some(NodeTimes { unit_seconds: vec![3.0; 2], operation, pace: 1.0, error: 0.0, codecs: vec![] })
-        };
-        let all = vec![in_operation(1.5), in_operation(1.0)];
+        let in_operation = |slowdown| times(&[3.0; 2]).map(|times| NodeTimes { slowdown, ..times });
+        let all = vec![in_operation(Slowdown::of_stage(0..2, 1.5)), in_operation(Slowdown::default())];
         let measured = Measured { nodes: all, ..Measured::default() };
         let costs = || Costs::new(&profile(&[1.0, 1.0]), &nodes, None, Some(&measured));
         for (device, expected) in [(0, [6.0, 6.0]), (1, [4.0, 4.0])] {
             let mut costs = costs();
+            assert_eq!(costs.knows_slowdown(device), device == 0);
             costs.correct(device, 0..1, &took(4.0));
             assert_eq!([0, 1].map(|unit| costs.seconds(device, unit..unit + 1)), expected);
         }
+    }
+
+    #[test]
+    fn each_stage_has_its_own_share_in_what_operation_costs() {
+        let nodes = [node("a"), node("b"), node("c"), node("d")];
+        let all = vec![times(&[1.0; 4]), times(&[9.0; 4]), times(&[1.0; 4]), times(&[1.0; 4])];
+        let measured = Measured { nodes: all, ..Measured::default() };
+        let mut costs = Costs::new(&profile(&[1.0; 4]), &nodes, None, Some(&measured));
+        let of = |costs: &Costs, device: usize| [0, 1, 2, 3].map(|i| costs.seconds(device, i..i + 1));
+        // The last two ran the same stage.
+        costs.put_in_operation(&[(0, 0..1, 1.5), (2, 1..3, 1.0), (3, 1..3, 1.25)]);
+        for equal in [0, 2, 3] {
+            assert_eq!(of(&costs, equal), [1.5, 1.125, 1.125, 1.125]);
+            assert!(costs.knows_slowdown(equal));
+        }
+        assert_eq!(of(&costs, 1), [9.0; 4]);
+        assert!(!costs.knows_slowdown(1));
+        // What a stage is timed at then is held against what its units are timed at.
+        costs.correct(0, 0..2, &took(4.0));
+        assert_eq!(of(&costs, 2), [3.0, 2.25, 2.25, 2.25]);
+        // Once more, from there on.
+        costs.put_in_operation(&[(2, 0..4, 1.25)]);
+        assert_eq!(of(&costs, 0), [2.5; 4]);
+        // What else was known stays.
+        costs.put_in_operation(&[(2, 3..4, 1.5)]);
+        assert_eq!(of(&costs, 0), [2.5, 2.5, 2.5, 3.0]);
     }
 
     #[test]

@@ -23,7 +23,8 @@ use wire::Codec;
 use wire::control::{CodecTime, LinkFigures, Machine, StageTime};
 
 pub use costs::{Costs, MeasuredLink};
-pub use operation::keep_operation;
+pub(crate) use operation::{MIN_ITEMS, slowdowns};
+pub use operation::{Slowdown, keep_operation, keep_rehearsal};
 
 use crate::cluster::{Cluster, NodeInfo};
 use crate::coding::{self, CodecFactor};
@@ -77,11 +78,10 @@ pub struct Measured {
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeTimes {
     /// Seconds of each unit: those that were timed there, and the others by the factor of the timed one that is most
-    /// like them; all of them longer by `operation`.
+    /// like them; all of them longer by `slowdown`.
     pub unit_seconds: Vec<f64>,
-    /// How many times as long a stage computes in operation as when it is timed, as found in runs before; 1 where
-    /// none is known.
-    pub operation: f64,
+    /// How many times as long they compute in operation as when their stage is timed, as found in runs before.
+    pub slowdown: Slowdown,
     /// Seconds that pass while it gets one of CPU time.
     pub pace: f64,
     /// The widest interval of those that were timed, as a share of the time.
@@ -93,8 +93,8 @@ pub struct NodeTimes {
 impl NodeTimes {
     /// Makes the times of units longer by what stages take longer in operation.
     fn put_in_operation(&mut self) {
-        let operation = self.operation;
-        self.unit_seconds.iter_mut().for_each(|seconds| *seconds *= operation);
+        let units = self.unit_seconds.iter_mut().enumerate();
+        units.for_each(|(unit, seconds)| *seconds *= self.slowdown.of(unit));
     }
 }
 
@@ -348,10 +348,10 @@ impl Job<'_> {
             found.unknown.push(format!("codecs were not timed: {reason}"));
             Vec::new()
         });
-        let operation = self.operation(node);
+        let slowdown = self.slowdown(node);
         found.times = unit_seconds.map(|unit_seconds| {
             let pace = paces.iter().sum::<f64>() / paces.len() as f64;
-            NodeTimes { unit_seconds, operation, pace, error, codecs }
+            NodeTimes { unit_seconds, slowdown, pace, error, codecs }
         });
         found
     }
@@ -395,9 +395,11 @@ impl Job<'_> {
     }
 
     /// What a run before has found of this model on a node.
-    fn operation(&self, node: &NodeInfo) -> f64 {
+    fn slowdown(&self, node: &NodeInfo) -> Slowdown {
         let store = self.store.as_ref().filter(|_| !self.options.fresh);
-        store.map_or(1.0, |store| operation::known(store, &self.model, node, self.options.now))
+        let units = self.prepared.profile.units.len();
+        let known = store.and_then(|s| operation::known(s, &self.model, units, node, self.options.now));
+        known.unwrap_or_default()
     }
 
     fn kind(&self, unit: usize) -> usize {

@@ -5,9 +5,10 @@
 //! its computation: all CPU time of the node but what it took for encoding, decoding and moving, by the node's own clocks
 //! and not by what the plan said of them. Where a plan is wrong of a codec, the next one, with other codecs, is not.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use wire::control::{StageFigures, StageTime};
 
 use super::{CalibrateOptions, TIME_AGE};
@@ -29,7 +30,70 @@ const TAKEN_IN: f64 = 1.0 / 3.0;
 const LEAST_BUSY: f64 = 0.5;
 
 /// Fewer items say more of how a chain fills than of what an item takes.
-const MIN_ITEMS: u64 = 20;
+pub(crate) const MIN_ITEMS: u64 = 20;
+
+/// How many times as long units compute in operation as when their stage is timed before it is connected, as far as it is
+/// known: those with large tensors are slowed down most by what moves these.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+pub struct Slowdown(Vec<Option<f64>>);
+
+impl Slowdown {
+    /// A stage of these units computed so many times as long; of others nothing is known.
+    #[must_use]
+    pub fn of_stage(units: Range<usize>, factor: f64) -> Slowdown {
+        let mut slowdown = Slowdown::default();
+        slowdown.take_in(units, Some(factor));
+        slowdown
+    }
+
+    /// Whether it was looked for, even if nothing was found.
+    #[must_use]
+    pub fn was_seen(&self) -> bool {
+        !self.0.is_empty()
+    }
+
+    /// That of a unit, or of the nearest one of which it is known; 1 if there is none.
+    #[must_use]
+    pub fn of(&self, unit: usize) -> f64 {
+        let known =
+            self.0.iter().enumerate().filter_map(|(at, factor)| Some((at.abs_diff(unit), (*factor)?)));
+        known.min_by_key(|(distance, _)| *distance).map_or(1.0, |(_, factor)| factor)
+    }
+
+    /// By unit, the mean of those of which it is known.
+    #[must_use]
+    pub(super) fn mean(all: &[Slowdown]) -> Slowdown {
+        let units = all.iter().map(|slowdown| slowdown.0.len()).max().unwrap_or(0);
+        let mean = |unit: usize| {
+            let known = all.iter().filter_map(|slowdown| *slowdown.0.get(unit)?);
+            let (sum, count) = known.fold((0.0, 0), |(sum, count), factor| (sum + factor, count + 1));
+            (count > 0).then(|| sum / f64::from(count))
+        };
+        Slowdown((0..units).map(mean).collect())
+    }
+
+    /// A stage of these units was found to compute so many times as long, or was looked at and nothing was found.
+    fn take_in(&mut self, units: Range<usize>, found: Option<f64>) {
+        self.0.resize(self.0.len().max(units.end), None);
+        let Some(found) = found else { return };
+        for known in &mut self.0[units] {
+            *known = Some(known.map_or(found, |before| before + TAKEN_IN * (found - before)));
+        }
+    }
+
+    /// Forgets what was known of units of which `found` knows more.
+    pub(super) fn replace(&mut self, found: &Slowdown) {
+        self.0.resize(self.0.len().max(found.0.len()), None);
+        for (known, found) in std::iter::zip(&mut self.0, &found.0) {
+            *known = found.or(*known);
+        }
+    }
+
+    /// Whether it can be that of a model of so many units.
+    fn is_sound(&self, units: usize) -> bool {
+        self.0.len() <= units && self.0.iter().flatten().all(|factor| FACTORS.contains(factor))
+    }
+}
 
 /// Keeps what a run of this model says of its nodes, for the next time that they are calibrated: `figures` is what
 /// each stage did in that run, from two looks with [`Pipeline::measure`]. Without a store, with too few items, or
@@ -40,40 +104,74 @@ pub fn keep_operation(
     figures: &[StageFigures],
     options: &CalibrateOptions,
 ) {
-    let enough = figures.iter().all(|stage| stage.items >= MIN_ITEMS);
-    let Some(store) = options.store.clone().filter(|_| enough).map(Store::new) else { return };
-    let times: Option<Vec<StageTime>> = chain.stages().iter().map(|stage| stage.time).collect();
-    let (Some(times), Some(operation)) = (times, chain.in_operation(figures)) else { return };
-    let model = format!("{:?}", prepared.model.hash());
-    let factors = factors(&times, &operation, figures);
-    for (i, (stage, found)) in std::iter::zip(chain.stages(), factors).enumerate() {
-        // Not finite is what a node says nonsense of itself by.
-        if !is_busy(operation.busy_seconds[i], &figures[i]) || !found.is_finite() {
-            continue;
-        }
-        let before = kept(&store, &model, &stage.node, options.now).filter(|_| !options.fresh);
-        let factor = before.map_or(found, |before| before + TAKEN_IN * (found - before));
-        if let Err(e) = store.put(&key(&model, &stage.node), &(options.now, factor)) {
+    let found = slowdowns(chain, figures);
+    let units = chain.stages().iter().map(|stage| chain.plan().stages[stage.stage].units.clone());
+    let nodes = chain.stages().iter().map(|stage| &stage.node);
+    let found = std::iter::zip(nodes, std::iter::zip(units, found));
+    let found = found.filter_map(|(node, (units, factor))| Some((node, units, Some(factor?))));
+    // What its own rehearsal has found is not from before.
+    let fresh = options.fresh && chain.rehearsed().is_empty();
+    keep(prepared, &CalibrateOptions { fresh, ..options.clone() }, found);
+}
+
+/// Keeps what the rehearsal of a chain found of its nodes, if there was one, as [`keep_operation`] does with a run; and
+/// that there was one, so that there is no other.
+pub fn keep_rehearsal(prepared: &Prepared, chain: &Pipeline, options: &CalibrateOptions) {
+    let found = chain.rehearsed().iter();
+    keep(prepared, options, found.map(|found| (&found.node, found.units.clone(), found.slowdown)));
+}
+
+fn keep<'a>(
+    prepared: &Prepared,
+    options: &CalibrateOptions,
+    found: impl Iterator<Item = (&'a NodeInfo, Range<usize>, Option<f64>)>,
+) {
+    let Some(store) = options.store.clone().map(Store::new) else { return };
+    let (model, all) = (format!("{:?}", prepared.model.hash()), prepared.profile.units.len());
+    for (node, units, factor) in found {
+        let before = known(&store, &model, all, node, options.now).filter(|_| !options.fresh);
+        let mut slowdown = before.unwrap_or_default();
+        slowdown.take_in(units, factor);
+        if let Err(e) = store.put(&key(&model, node), &(options.now, slowdown)) {
             tracing::warn!("figures could not be kept: {e}");
         }
     }
 }
 
-/// The factor that was kept for a node; 1 where none is known.
-pub(super) fn known(store: &Store, model: &str, node: &NodeInfo, now: Duration) -> f64 {
-    kept(store, model, node, now).unwrap_or(1.0)
+/// By stage, or by node where one has several: how many times as long it computed as it was timed at. Nothing of a node
+/// that mostly waited or says nonsense, and of none where one did few items or was not timed.
+pub(crate) fn slowdowns(chain: &Pipeline, figures: &[StageFigures]) -> Vec<Option<f64>> {
+    let enough = figures.iter().all(|stage| stage.items >= MIN_ITEMS);
+    let times: Option<Vec<StageTime>> = chain.stages().iter().map(|stage| stage.time).collect();
+    let (Some(times), Some(operation)) = (times.filter(|_| enough), chain.in_operation(figures)) else {
+        return vec![None; figures.len()];
+    };
+    let found = std::iter::zip(factors(&times, &operation, figures), figures).enumerate();
+    // Not finite is what a node says nonsense of itself by.
+    let is_sound = |i: usize, factor: f64, figures: &StageFigures| {
+        factor.is_finite() && is_busy(operation.busy_seconds[i], figures)
+    };
+    found.map(|(i, (factor, figures))| is_sound(i, factor, figures).then_some(factor)).collect()
 }
 
-fn kept(store: &Store, model: &str, node: &NodeInfo, now: Duration) -> Option<f64> {
-    let kept: Option<(Duration, f64)> = store.get(&key(model, node));
-    let young = |at| now.checked_sub(at).is_some_and(|age| age <= TIME_AGE);
-    kept.filter(|(at, factor)| young(*at) && FACTORS.contains(factor)).map(|(_, factor)| factor)
+/// What is kept of a node, for a model of so many units.
+pub(super) fn known(
+    store: &Store,
+    model: &str,
+    units: usize,
+    node: &NodeInfo,
+    now: Duration,
+) -> Option<Slowdown> {
+    let (at, slowdown): (Duration, Slowdown) = store.get(&key(model, node))?;
+    let young = now.checked_sub(at).is_some_and(|age| age <= TIME_AGE);
+    (young && slowdown.is_sound(units)).then_some(slowdown)
 }
 
 /// By name too, as the times of units: see there. The engine is in the fingerprint.
 fn key(model: &str, node: &NodeInfo) -> String {
     let (name, version) = (&node.description.name, env!("CARGO_PKG_VERSION"));
-    format!("version {version}, computing {model} in operation on {name}: {}", node.description.fingerprint())
+    let fingerprint = node.description.fingerprint();
+    format!("version {version}, computing the units of {model} in operation on {name}: {fingerprint}")
 }
 
 /// Whether a node was busy for most of a run, at so many seconds for an item.
@@ -96,6 +194,26 @@ mod tests {
     use plan::Resource;
 
     use super::*;
+
+    #[test]
+    fn what_is_not_known_of_a_unit_is_taken_from_the_nearest() {
+        let mut slowdown = Slowdown::default();
+        assert_eq!((slowdown.of(3), slowdown.was_seen()), (1.0, false));
+        slowdown.take_in(0..1, None);
+        assert_eq!((slowdown.of(3), slowdown.was_seen()), (1.0, true));
+        slowdown.take_in(1..2, Some(1.5));
+        slowdown.take_in(4..6, Some(1.2));
+        assert_eq!([0, 1, 2, 3, 4, 5, 9].map(|unit| slowdown.of(unit)), [1.5, 1.5, 1.5, 1.2, 1.2, 1.2, 1.2]);
+        slowdown.take_in(5..7, Some(1.5));
+        let found = [4, 5, 6].map(|unit| slowdown.of(unit));
+        assert!(std::iter::zip(found, [1.2, 1.3, 1.5]).all(|(a, b)| (a - b).abs() < 1e-9), "{found:?}");
+        assert!(slowdown.is_sound(7) && !slowdown.is_sound(6));
+        assert!(
+            !Slowdown::of_stage(0..1, 1.6).is_sound(1) && !Slowdown::of_stage(0..1, f64::NAN).is_sound(1)
+        );
+        let mean = Slowdown::mean(&[Slowdown::of_stage(0..2, 1.0), Slowdown::of_stage(1..3, 1.25)]);
+        assert_eq!([0, 1, 2].map(|unit| mean.of(unit)), [1.0, 1.125, 1.25]);
+    }
 
     #[test]
     fn who_mostly_waited_is_not_learnt_from() {

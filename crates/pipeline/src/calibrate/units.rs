@@ -1,6 +1,7 @@
 //! Which units are timed on a node, and what their times say of the others. Pure.
 
 use super::NodeTimes;
+use super::operation::Slowdown;
 use crate::coding::CodecFactor;
 use crate::profile::UnitCost;
 
@@ -82,7 +83,7 @@ fn mean(nodes: &[NodeTimes]) -> NodeTimes {
     let mean = |of: &dyn Fn(&NodeTimes) -> f64| nodes.iter().map(of).sum::<f64>() / nodes.len() as f64;
     NodeTimes {
         unit_seconds: (0..units).map(|u| mean(&|times| times.unit_seconds[u])).collect(),
-        operation: mean(&|times| times.operation),
+        slowdown: Slowdown::mean(&nodes.iter().map(|times| times.slowdown.clone()).collect::<Vec<_>>()),
         pace: mean(&|times| times.pace),
         error: nodes.iter().map(|times| times.error).fold(0.0, f64::max),
         codecs: mean_codecs(nodes),
@@ -151,7 +152,7 @@ mod tests {
             let times = |&(seconds, error)| {
                 Some(NodeTimes {
                     unit_seconds: vec![seconds],
-                    operation: 1.0,
+                    slowdown: Slowdown::default(),
                     pace: 1.0,
                     error,
                     codecs: vec![],
@@ -170,14 +171,14 @@ mod tests {
         check(&[(1.0, 0.0), (1.0, 0.0), (1.03125, 0.0)], &[0, 1, 0], &[1.015625, 1.0, 1.015625]);
 
         // What they did before makes no difference among equals, and is then that of all of them.
-        let of = |operation| {
-            let unit_seconds = vec![1.0];
-            Some(NodeTimes { unit_seconds, operation, pace: 1.0, error: 0.0, codecs: vec![] })
+        let of = |factor| {
+            let (unit_seconds, slowdown) = (vec![1.0], Slowdown::of_stage(0..1, factor));
+            Some(NodeTimes { unit_seconds, slowdown, pace: 1.0, error: 0.0, codecs: vec![] })
         };
         let mut nodes = [of(1.0), of(1.5)];
         level(&mut nodes, &|_, _| true, 0.05);
         let found: Vec<(f64, f64)> =
-            nodes.iter().flatten().map(|n| (n.unit_seconds[0], n.operation)).collect();
+            nodes.iter().flatten().map(|n| (n.unit_seconds[0], n.slowdown.of(0))).collect();
         assert_eq!(found, [(1.0, 1.25); 2]);
     }
 }

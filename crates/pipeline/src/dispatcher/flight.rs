@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use event_listener::IntoNotification;
@@ -54,6 +54,15 @@ impl Pending {
     /// When the model fails on the item or the chain breaks.
     pub fn wait(self) -> Result<Vec<Tensor>, ItemError> {
         self.reply.recv().unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// As [`Pending::wait`], but for so long at most; `None` if the result is not there then.
+    pub(super) fn wait_for(self, longest: Duration) -> Option<Reply> {
+        match self.reply.recv_timeout(longest) {
+            Ok(reply) => Some(reply),
+            Err(oneshot::RecvTimeoutError::Timeout) => None,
+            Err(oneshot::RecvTimeoutError::Disconnected) => Some(Err(closed())),
+        }
     }
 }
 

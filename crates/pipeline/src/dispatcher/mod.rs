@@ -11,6 +11,7 @@ mod flight;
 mod links;
 mod options;
 mod orders;
+mod rehearsal;
 mod settle;
 pub mod state;
 mod trace;
@@ -34,6 +35,7 @@ use crate::node::stage::OUTPUT_FAILED;
 use crate::node::state::ENDED;
 use crate::operation::Operation;
 use crate::prepare::{Prepared, check_item};
+use crate::profile::arbitrary_item;
 use crate::transport::{Shipped, check_sizes};
 use adapt::Adapting;
 pub use agreement::{Agreement, CodecTrial, MAX_TRIAL_ITEMS, TriedLink};
@@ -43,7 +45,8 @@ use links::Links;
 pub use links::{CodecSwitch, RecodeError};
 pub use options::{DeployError, Options, Progress};
 use orders::Order;
-use settle::{Settled, Standing};
+pub use rehearsal::Rehearsed;
+use settle::{Chosen, Revised, Settled, Standing, Stood};
 pub use trace::{Trace, TracedProcess, TracedStep, Tracing};
 
 /// The first epoch of a deployment.
@@ -81,6 +84,8 @@ pub struct Pipeline {
     window: usize,
     shipped: Shipped,
     codec_trial: Option<CodecTrial>,
+    costs: Costs,
+    rehearsed: Vec<Rehearsed>,
     /// Ends with this.
     adapting: Option<Adapting>,
 }
@@ -140,7 +145,38 @@ impl Pipeline {
         }
         settle::check_alternatives(options, &|codec| prepared.profile.knows(codec))?;
         let settled = settle::settle(prepared, cluster, options)?;
-        let Settled { plan, codecs, building, times, costs, mut shipped } = settled;
+        let (mut pipeline, stood) = Pipeline::connect(prepared, cluster, options, settled)?;
+        if options.rehearse && pipeline.needs_rehearsal() {
+            pipeline = pipeline.rehearse(prepared, cluster, options, stood)?;
+        }
+        let named = options.layout.is_none() && matches!(options.accuracy, Accuracy::Only(_));
+        if !named {
+            let codecs = pipeline.codecs();
+            let standing = Standing { prepared, plan: &pipeline.plan, costs: &pipeline.costs, options };
+            pipeline.codec_trial = agreement::try_codecs(&pipeline, &standing)?;
+            let used = pipeline.codecs();
+            if used != codecs {
+                // What was planned for codecs that were taken back is no promise any more.
+                let lists = pipeline.codec_lists().iter().flat_map(CodecList::iter);
+                let (plan, costs) = (&pipeline.plan, &pipeline.costs);
+                (_, pipeline.plan) = settle::promised(prepared, plan, &used, lists, costs, options.accuracy);
+            }
+            if options.layout.is_none() {
+                pipeline.adapt(prepared, options)?;
+            }
+        }
+        Ok(pipeline)
+    }
+
+    /// Connects a plan that stands, and nothing more.
+    fn connect(
+        prepared: &Prepared,
+        cluster: &Cluster,
+        options: &Options,
+        settled: Settled,
+    ) -> Result<(Pipeline, Stood), DeployError> {
+        let Settled { chosen, building, times, error, costs, mut shipped } = settled;
+        let Chosen { plan, codecs, .. } = &chosen;
         let (control, orders) = (cluster.control().clone(), building.orders().clone());
         let opened = building.connect(&|p| options.tell(p)).map_err(DeployError::Node)?;
         shipped += opened.shipped;
@@ -156,11 +192,11 @@ impl Pipeline {
             input_codecs: links.lists()[0].clone(),
             codecs: links.lists()[plan.stages.len()].clone(),
             max_tensor_len: usize::try_from(orders[0].message.max_tensor_len).unwrap_or(usize::MAX),
-            paths: Paths::of(&plan),
+            paths: Paths::of(plan),
         };
         let flight = Flight::start(&opened.inputs, &opened.results, ends, window);
         let flight = flight.inspect_err(|_| deploy::release(&control, &orders))?;
-        let known = std::iter::zip(opened.engines, times);
+        let known = std::iter::zip(opened.engines, times.iter().copied());
         let stages = std::iter::zip(orders.iter(), known).map(|(order, (engine, time))| DeployedStage {
             stage: order.message.stage as usize,
             replica: order.message.crossing.replica as usize,
@@ -176,36 +212,78 @@ impl Pipeline {
         });
         let stages = stages.collect();
         let inner = Arc::new(Inner { control, orders, model: prepared.model.clone(), links, flight });
-        inner.watch()?;
         let state = opened.state;
-        let mut pipeline =
-            Pipeline { inner, state, plan, stages, window, shipped, codec_trial: None, adapting: None };
-        let named = options.layout.is_none() && matches!(options.accuracy, Accuracy::Only(_));
-        if !named {
-            let standing = Standing { prepared, plan: &pipeline.plan, costs: &costs, options };
-            pipeline.codec_trial = agreement::try_codecs(&pipeline, &standing)?;
-            let used = pipeline.codecs();
-            if used != codecs {
-                // What was planned for codecs that were taken back is no promise any more.
-                let lists = pipeline.codec_lists().iter().flat_map(CodecList::iter);
-                (_, pipeline.plan) =
-                    settle::promised(prepared, &pipeline.plan, &used, lists, &costs, options.accuracy);
+        let pipeline = Pipeline {
+            inner,
+            state,
+            plan: plan.clone(),
+            stages,
+            window,
+            shipped,
+            codec_trial: None,
+            costs: costs.clone(),
+            rehearsed: Vec::new(),
+            adapting: None,
+        };
+        // Whatever fails from here on, dropping it releases the nodes.
+        pipeline.inner.watch()?;
+        Ok((pipeline, Stood { chosen, times, error, costs }))
+    }
+
+    /// Whether it has a node that no chain with this model was seen on. Where stages were not timed, nothing is to be
+    /// learnt.
+    fn needs_rehearsal(&self) -> bool {
+        let mut replicas = self.plan.stages.iter().flat_map(|stage| &stage.replicas);
+        self.stages.iter().all(|stage| stage.time.is_some())
+            && replicas.any(|replica| !self.costs.knows_slowdown(replica.device))
+    }
+
+    /// Runs it on an item, promises what it does then, and makes way for a plan that is better by that. Gives what stands
+    /// in the end: of another plan, what was found of this one is promised.
+    fn rehearse(
+        mut self,
+        prepared: &Prepared,
+        cluster: &Cluster,
+        options: &Options,
+        stood: Stood,
+    ) -> Result<Pipeline, DeployError> {
+        options.tell(Progress::Rehearsing);
+        let item = match options.agreement.items.first() {
+            Some(item) => item.clone(),
+            None => arbitrary_item(&prepared.profile.frames[0]),
+        };
+        self.rehearsed = rehearsal::rehearse(&self, &item).map_err(DeployError::Rehearsal)?;
+        let found = self.rehearsed.iter().filter_map(|r| Some((r.device, r.units.clone(), r.slowdown?)));
+        let found: Vec<_> = found.collect();
+        if found.is_empty() {
+            return Ok(self);
+        }
+        match settle::revise(prepared, cluster, options, stood, &found)? {
+            Revised::Stands(stood) => {
+                self.plan = stood.chosen.plan;
+                self.costs = stood.costs;
+                Ok(self)
             }
-            if options.layout.is_none() {
-                pipeline.adapt(prepared, &costs, options)?;
+            Revised::Better(better) => {
+                let (shipped, rehearsed) = (self.shipped, std::mem::take(&mut self.rehearsed));
+                drop(self);
+                let settled = better.settle(prepared, cluster, options)?;
+                let (mut pipeline, _) = Pipeline::connect(prepared, cluster, options, settled)?;
+                pipeline.shipped += shipped;
+                pipeline.rehearsed = rehearsed;
+                Ok(pipeline)
             }
         }
-        Ok(pipeline)
     }
 
     /// From now on, links follow what they carry.
-    fn adapt(&mut self, prepared: &Prepared, costs: &Costs, options: &Options) -> std::io::Result<()> {
+    fn adapt(&mut self, prepared: &Prepared, options: &Options) -> std::io::Result<()> {
         let Some(every) = options.adapt_every else { return Ok(()) };
         if self.inner.orders.len() > self.plan.stages.len() {
             // What links carry is told by node: that of replicas does not add up to a link's.
             return Ok(());
         }
-        let (accuracy, used) = (options.accuracy, self.codecs());
+        let (accuracy, used, costs) = (options.accuracy, self.codecs(), &self.costs);
         let (mut problem, assignment) = settle::on_costs(prepared, &self.plan, &used, costs, accuracy);
         // Links may come to need what no plan needed while they were fast.
         let coding = costs.coding(accuracy);
@@ -250,6 +328,17 @@ impl Pipeline {
     /// Weights that had to be shipped.
     pub fn shipped(&self) -> Shipped {
         self.shipped
+    }
+
+    /// What it was planned with, corrected by what its stages took.
+    pub fn costs(&self) -> &Costs {
+        &self.costs
+    }
+
+    /// What was found of its nodes in a rehearsal; nothing where there was none: see [`Options::rehearse`]. The plan that
+    /// was rehearsed may have made way for another.
+    pub fn rehearsed(&self) -> &[Rehearsed] {
+        &self.rehearsed
     }
 
     /// Codecs that the links use: from the dispatcher to the first stage, between stages, and back.

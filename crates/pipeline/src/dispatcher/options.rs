@@ -36,6 +36,10 @@ pub struct Options {
     /// What [`calibrate`](fn@crate::calibrate) found about the cluster's nodes and links. With it the stages of a plan
     /// are measured as a whole before they are connected, and given up for better ones.
     pub measured: Option<Measured>,
+    /// Whether a chain is rehearsed that has a node of which it is not known how much longer it computes in operation, and
+    /// planned again with what that finds: it runs copies of an item for a second or a few before the first item. Without
+    /// `measured`, with which stages are timed, there is nothing to learn.
+    pub rehearse: bool,
     /// What links may lose: the plan chooses their codecs among those of this accuracy that were tried on the model
     /// ([`PrepareOptions::codecs`]), and raw.
     pub accuracy: Accuracy,
@@ -63,6 +67,7 @@ impl Default for Options {
             layout: None,
             description: None,
             measured: None,
+            rehearse: false,
             accuracy: Accuracy::default(),
             alternatives: CodecList::default(),
             agreement: Agreement::default(),
@@ -99,9 +104,11 @@ pub enum Progress {
     },
     /// Loaded stages are timed as a whole.
     Timing {
-        /// Which plan it is: 1 is the first.
+        /// Which plan it is: 1 is the first, and the first after a rehearsal.
         round: usize,
     },
+    /// The chain is rehearsed.
+    Rehearsing,
     /// Stages whose session is built.
     Loading {
         /// So far.
@@ -132,6 +139,9 @@ pub enum DeployError {
     /// The items to try codecs on could not be run.
     #[error("codecs could not be tried: {0}")]
     Trial(ItemError),
+    /// The chain broke in its rehearsal.
+    #[error("the chain could not be rehearsed: {0}")]
+    Rehearsal(ItemError),
     /// A stage cannot be cut out.
     #[error(transparent)]
     Stage(#[from] StageError),

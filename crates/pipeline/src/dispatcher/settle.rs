@@ -4,6 +4,8 @@
 //! load a plan's stages anyway; timing them before they are connected costs half a second, and up to three and a half
 //! where nodes are stopped by a quota.
 
+use std::ops::Range;
+
 use plan::{Assignment, Plan, Problem};
 use tensor::TensorSpec;
 use wire::control::StageTime;
@@ -27,12 +29,12 @@ const MAX_ROUNDS: usize = 5;
 
 /// A plan that stands, loaded by its nodes.
 pub(super) struct Settled {
-    pub(super) plan: Plan,
-    /// Along the chain: one more than stages.
-    pub(super) codecs: Vec<Codec>,
+    pub(super) chosen: Chosen,
     pub(super) building: Building,
     /// What each stage took as a whole on each of its nodes, where it was measured.
     pub(super) times: Vec<Option<StageTime>>,
+    /// How far these may be wrong, as a share of the longest.
+    pub(super) error: f64,
     /// What the plan was made with, corrected by these times.
     pub(super) costs: Costs,
     /// Weights shipped for plans that were given up, even if one of them stands now.
@@ -40,9 +42,10 @@ pub(super) struct Settled {
 }
 
 /// A plan with the codecs along its chain, by name: problems made with other costs number theirs otherwise.
-struct Chosen {
-    plan: Plan,
-    codecs: Vec<Codec>,
+pub(super) struct Chosen {
+    pub(super) plan: Plan,
+    /// Along the chain: one more than stages.
+    pub(super) codecs: Vec<Codec>,
     /// What links may switch to.
     others: Vec<Codec>,
 }
@@ -66,31 +69,108 @@ pub(super) fn check_alternatives(
     begin.iter().try_for_each(list).map_err(DeployError::Alternatives)
 }
 
-/// Plans and loads until measuring the stages finds no better plan; then the best of those that were timed stands.
+/// Plans, and tries plans until one stands.
 pub(super) fn settle(
     prepared: &Prepared,
     cluster: &Cluster,
     options: &Options,
 ) -> Result<Settled, DeployError> {
     let (nodes, description) = (cluster.nodes(), options.description.as_ref());
-    let mut costs = Costs::new(&prepared.profile, nodes, description, options.measured.as_ref());
-    let split = &options.split;
-    let mut chosen = match &options.layout {
+    let costs = Costs::new(&prepared.profile, nodes, description, options.measured.as_ref());
+    let chosen = match &options.layout {
         Some(layout) => given(prepared, layout, &costs, options)?,
-        None => planned(prepared, &costs, options, split)?,
+        None => planned(prepared, &costs, options, &options.split)?,
     };
-    // With one node there is nothing to choose, for one stage the calibration has chosen, and a rule or a layout has
-    // decided: there, what the stages take is only of interest for what the plan promises.
-    let one_stage = split.stages == Some(1) && !split.replicas;
-    let decided = nodes.len() == 1 || one_stage || split.rule.is_some() || options.layout.is_some();
-    let rounds = match (options.measured.is_some(), decided) {
+    let rounds = match (options.measured.is_some(), is_decided(cluster, options)) {
         (false, _) => 0,
         (true, true) => 1,
         (true, false) => MAX_ROUNDS,
     };
+    try_plans(prepared, cluster, options, rounds, costs, chosen, None)
+}
+
+/// Whether there is nothing to choose: with one node, for one stage, which the calibration has chosen, and where a rule or
+/// a layout has decided. There, what the stages take is only of interest for what the plan promises.
+fn is_decided(cluster: &Cluster, options: &Options) -> bool {
+    let split = &options.split;
+    let one_stage = split.stages == Some(1) && !split.replicas;
+    cluster.nodes().len() == 1 || one_stage || split.rule.is_some() || options.layout.is_some()
+}
+
+/// A plan that stood and was connected. Fields as in [`Settled`].
+pub(super) struct Stood {
+    pub(super) chosen: Chosen,
+    pub(super) times: Vec<Option<StageTime>>,
+    pub(super) error: f64,
+    pub(super) costs: Costs,
+}
+
+/// What a rehearsal makes of a plan.
+pub(super) enum Revised {
+    /// It stands, with another promise.
+    Stands(Stood),
+    /// There is a better one to try: give it up and go on with [`Better::settle`].
+    Better(Box<Better>),
+}
+
+/// A plan that is to be tried in place of one that stood.
+pub(super) struct Better {
+    chosen: Chosen,
+    costs: Costs,
+    stood: Timed,
+}
+
+/// Takes in how many times as long stages compute in operation as they were timed at, by device and units.
+pub(super) fn revise(
+    prepared: &Prepared,
+    cluster: &Cluster,
+    options: &Options,
+    mut stood: Stood,
+    found: &[(usize, Range<usize>, f64)],
+) -> Result<Revised, DeployError> {
+    stood.costs.put_in_operation(found);
+    let fits = judge(prepared, &mut stood.chosen, &stood.costs, options);
+    if is_decided(cluster, options) {
+        return Ok(Revised::Stands(stood));
+    }
+    let Stood { chosen, times, error, costs } = stood;
+    let split = &options.split;
+    match better(&chosen.plan, planned(prepared, &costs, options, split), split, fits)? {
+        None => Ok(Revised::Stands(Stood { chosen, times, error, costs })),
+        Some(better) => {
+            let judgement = Judgement::of(&chosen.plan, error, fits, split);
+            let stood = Timed { chosen, times, costs: costs.clone(), judgement };
+            Ok(Revised::Better(Box::new(Better { chosen: better, costs, stood })))
+        }
+    }
+}
+
+impl Better {
+    /// Tries it, and what turns out better than it; what stood before stands again if it was the best. It is not loaded
+    /// any more.
+    pub(super) fn settle(
+        self,
+        prepared: &Prepared,
+        cluster: &Cluster,
+        options: &Options,
+    ) -> Result<Settled, DeployError> {
+        try_plans(prepared, cluster, options, MAX_ROUNDS, self.costs, self.chosen, Some(self.stood))
+    }
+}
+
+/// Loads plans, so many at most, until measuring the stages finds no better one; then the best of those that were timed
+/// stands, with `best` among them, which is not loaded. With no rounds, the first one stands untimed.
+fn try_plans(
+    prepared: &Prepared,
+    cluster: &Cluster,
+    options: &Options,
+    rounds: usize,
+    mut costs: Costs,
+    mut chosen: Chosen,
+    mut best: Option<Timed>,
+) -> Result<Settled, DeployError> {
+    let split = &options.split;
     let mut shipped = Shipped::default();
-    // Of those that were timed, without the one that is chosen.
-    let mut best: Option<Timed> = None;
     for round in 1.. {
         let building = match load(prepared, &chosen, cluster, options) {
             Ok(building) => building,
@@ -105,8 +185,7 @@ pub(super) fn settle(
         };
         if rounds == 0 {
             let times = vec![None; chosen.plan.devices()];
-            let Chosen { plan, codecs, .. } = chosen;
-            return Ok(Settled { plan, codecs, building, times, costs, shipped });
+            return Ok(Settled { chosen, building, times, error: TIMING_ERROR, costs, shipped });
         }
         options.tell(Progress::Timing { round });
         let times = time(prepared, &chosen.plan, &building, cluster, options.measured.as_ref());
@@ -125,9 +204,7 @@ pub(super) fn settle(
             error,
             "stages timed"
         );
-        let misses = split.max_period.is_some_and(|limit| chosen.plan.period > limit);
-        let judgement =
-            Judgement { worth: chosen.plan.worth(split.objective), error, is_good: fits && !misses };
+        let judgement = Judgement::of(&chosen.plan, error, fits, split);
         let now = |chosen| Timed { chosen, times, costs: costs.clone(), judgement };
         let last = match better {
             Ok(Some(better)) => {
@@ -178,6 +255,11 @@ struct Judgement {
 }
 
 impl Judgement {
+    fn of(plan: &Plan, error: f64, fits: bool, split: &SplitOptions) -> Judgement {
+        let misses = split.max_period.is_some_and(|limit| plan.period > limit);
+        Judgement { worth: plan.worth(split.objective), error, is_good: fits && !misses }
+    }
+
     /// Whether a plan is to stand although this one, which is loaded, came after it.
     fn gives_way_to(&self, before: &Judgement) -> bool {
         let error = self.error.max(before.error);
@@ -193,8 +275,8 @@ impl Judgement {
 impl Timed {
     /// As its nodes have it loaded now.
     fn with(self, building: Building, shipped: Shipped) -> Settled {
-        let Timed { chosen: Chosen { plan, codecs, .. }, times, costs, .. } = self;
-        Settled { plan, codecs, building, times, costs, shipped }
+        let Timed { chosen, times, costs, judgement } = self;
+        Settled { chosen, building, times, error: judgement.error, costs, shipped }
     }
 
     /// Loads it once more, in place of one that came after it.

@@ -56,6 +56,35 @@ pub struct StageFigures {
     pub process_cpu_seconds: f64,
 }
 
+impl StageFigures {
+    /// What the stage did since an earlier look. A node's word is not trusted to be sound: what cannot be is nothing, or
+    /// less than nothing.
+    #[must_use]
+    pub fn since(&self, before: &StageFigures) -> StageFigures {
+        StageFigures {
+            items: self.items.saturating_sub(before.items),
+            received: self.received.saturating_sub(before.received),
+            computed: self.computed.saturating_sub(before.computed),
+            transfer_seconds: self.transfer_seconds - before.transfer_seconds,
+            decode_seconds: self.decode_seconds - before.decode_seconds,
+            compute_seconds: self.compute_seconds - before.compute_seconds,
+            send_seconds: self.send_seconds - before.send_seconds,
+            bytes_in: self.bytes_in.saturating_sub(before.bytes_in),
+            bytes_out: self.bytes_out.saturating_sub(before.bytes_out),
+            widened: self.widened.saturating_sub(before.widened),
+            compute_cpu_seconds: self
+                .compute_cpu_seconds
+                .zip(before.compute_cpu_seconds)
+                .map(|(now, before)| now - before),
+            encode_cpu_seconds: self.encode_cpu_seconds - before.encode_cpu_seconds,
+            decode_cpu_seconds: self.decode_cpu_seconds - before.decode_cpu_seconds,
+            move_cpu_seconds: self.move_cpu_seconds - before.move_cpu_seconds,
+            elapsed_seconds: self.elapsed_seconds - before.elapsed_seconds,
+            process_cpu_seconds: self.process_cpu_seconds - before.process_cpu_seconds,
+        }
+    }
+}
+
 /// A process that has less of the CPU than this share of its time, while one thread of it works, is stopped.
 const RUNNING_SHARE: f64 = 0.75;
 
@@ -184,6 +213,20 @@ impl LinkFigures {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_stage_did_is_the_difference_of_two_looks() {
+        let look = |items, seconds: f64, cpu| StageFigures {
+            items,
+            send_seconds: seconds,
+            compute_cpu_seconds: cpu,
+            ..StageFigures::default()
+        };
+        let found = look(5, 2.5, Some(1.5)).since(&look(3, 1.0, Some(1.0)));
+        assert_eq!(found, look(2, 1.5, Some(0.5)));
+        // A node's word.
+        assert_eq!(look(3, 1.0, None).since(&look(5, 2.5, Some(1.0))), look(0, -1.5, None));
+    }
 
     #[test]
     fn figures_of_peers_are_figures() {

@@ -1,0 +1,122 @@
+//! A connected chain runs copies of an item before anything is promised of it, only so that it is seen how much longer its
+//! nodes compute in operation than when their stages were timed alone. Called while a pipeline is deployed, where no run
+//! before has taught it.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use tensor::Tensor;
+use wire::control::StageFigures;
+
+use super::{ItemError, Pending, Pipeline};
+use crate::calibrate::{MIN_ITEMS, slowdowns};
+use crate::cluster::NodeInfo;
+
+/// How long items flow while it is looked at; longer where enough of them take longer.
+const LASTS: Duration = Duration::from_secs(1);
+
+/// A chain is not rehearsed that would take longer for it, as it was planned, and no result is waited for longer: who
+/// waits for a minute wants results.
+const LONGEST: Duration = Duration::from_secs(20);
+
+/// What a rehearsal found of a node, while it ran a stage of the plan that was rehearsed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rehearsed {
+    /// The node.
+    pub node: NodeInfo,
+    /// Its device in the plan.
+    pub(super) device: usize,
+    /// The units of its stage.
+    pub units: Range<usize>,
+    /// How many times as long it computed as its stage was timed at alone; `None` if it mostly waited, or the rehearsal
+    /// came to nothing.
+    pub slowdown: Option<f64>,
+}
+
+/// Why a rehearsal came to nothing.
+enum Futile {
+    Item(ItemError),
+    Late,
+    Node(String),
+}
+
+/// Runs a chain on copies of an item, and gives what is found of its nodes, all of them; nothing where it would take too
+/// long.
+///
+/// # Errors
+/// When the chain breaks.
+pub(super) fn rehearse(pipeline: &Pipeline, item: &[Tensor]) -> Result<Vec<Rehearsed>, ItemError> {
+    let replicas = pipeline.plan.stages.iter().map(|stage| stage.replicas.len() as u64).max().unwrap_or(1);
+    // Nodes are looked at one after the other, while items flow: one may be a window behind.
+    let looked_at = replicas * (MIN_ITEMS + pipeline.window as u64);
+    let all = looked_at + 2 * pipeline.window as u64; // to fill it, and to empty it
+    if pipeline.plan.period * all as f64 > LONGEST.as_secs_f64() {
+        return Ok(Vec::new());
+    }
+    let figures = match run(pipeline, item, looked_at) {
+        Ok(figures) => Some(figures),
+        Err(Futile::Item(e @ ItemError::Broken(_))) => return Err(e),
+        Err(Futile::Item(e)) => {
+            tracing::debug!("the chain was not rehearsed: {e}");
+            None
+        }
+        Err(Futile::Late) => {
+            tracing::warn!("the chain was not rehearsed: a result did not come within {LONGEST:?}");
+            None
+        }
+        Err(Futile::Node(reason)) => {
+            tracing::warn!("the chain was not rehearsed: {reason}");
+            None
+        }
+    };
+    let found = figures.map(|figures| slowdowns(pipeline, &figures));
+    let found = found.unwrap_or_else(|| vec![None; pipeline.stages.len()]);
+    let of_stage = |(stage, slowdown): (&super::DeployedStage, Option<f64>)| {
+        let planned = &pipeline.plan.stages[stage.stage];
+        let device = planned.replicas[stage.replica].device;
+        Rehearsed { node: stage.node.clone(), device, units: planned.units.clone(), slowdown }
+    };
+    Ok(std::iter::zip(&pipeline.stages, found).map(of_stage).collect())
+}
+
+/// What each stage did while so many items came through a chain that was full, and for some time. No item is left in it,
+/// unless one is late.
+fn run(pipeline: &Pipeline, item: &[Tensor], items: u64) -> Result<Vec<StageFigures>, Futile> {
+    let mut waiting = VecDeque::with_capacity(pipeline.window);
+    let mut next = || {
+        while waiting.len() < pipeline.window {
+            waiting.push_back(pipeline.submit(item.to_vec()).map_err(Futile::Item)?);
+        }
+        wait(waiting.pop_front().expect("a window holds an item"))
+    };
+    let look = || pipeline.measure().map_err(|e| Futile::Node(e.to_string()));
+    let mut flow = || {
+        (0..pipeline.window).try_for_each(|_| next())?;
+        let (before, begun, mut done) = (look()?, Instant::now(), 0);
+        while done < items || begun.elapsed() < LASTS {
+            next()?;
+            done += 1;
+        }
+        Ok(std::iter::zip(&look()?, &before).map(|(after, before)| after.since(before)).collect())
+    };
+    let figures = flow();
+    let emptied = match figures {
+        // Of one that is late, others are too.
+        Err(Futile::Late) => Ok(()),
+        // One that fails tells no more than those before it, and none of the others is to be left.
+        Err(_) => {
+            waiting.into_iter().for_each(|pending| drop(wait(pending)));
+            Ok(())
+        }
+        Ok(_) => waiting.into_iter().try_for_each(wait),
+    };
+    emptied.and(figures)
+}
+
+fn wait(pending: Pending) -> Result<(), Futile> {
+    match pending.wait_for(LONGEST) {
+        None => Err(Futile::Late),
+        Some(result) => result.map(drop).map_err(Futile::Item),
+    }
+}
