@@ -23,9 +23,10 @@ const MOST_SOFTIRQ: f64 = 0.1;
 /// Share of the time that a hypervisor may have taken away.
 const MOST_STEAL: f64 = 0.02;
 
-/// How many times as much CPU time an item may have taken in one half of a run as in the other. Halves of calm runs differ
-/// by up to a sixth; on a host that changed its clock, or gave the core beside to somebody, one took half as much again.
-const MOST_DRIFT: f64 = 1.25;
+/// How many times as much CPU time an item may have taken in one half of a run as in the other, or in one of several equal
+/// runs. Halves of calm runs differ by up to a sixth; on a host that changed its clock, or gave the core beside to somebody,
+/// one took half as much again.
+pub(crate) const MOST_DRIFT: f64 = 1.25;
 
 /// What the machine and our processes did so far.
 #[derive(Clone, Debug)]

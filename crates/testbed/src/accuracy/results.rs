@@ -97,6 +97,10 @@ impl Row {
         }
     }
 
+    fn cpu_ms(&self) -> f64 {
+        self.stages.iter().map(|stage| stage.cpu_ms).sum()
+    }
+
     /// The stage that corrected figures call the slowest.
     fn limiting(&self) -> Option<&StageRow> {
         self.stages.iter().max_by(|a, b| busy(a).total_cmp(&busy(b)))
@@ -119,7 +123,8 @@ fn same_runs(rows: &[Row]) -> Vec<Vec<&Row>> {
 
 fn text(rows: &[Row]) -> String {
     let made = same_runs(rows);
-    let kinds: Vec<Vec<&Row>> = made.iter().map(|kind| counting(kind, |row| row.disturbed)).collect();
+    let kinds: Vec<Vec<&Row>> =
+        made.iter().map(|kind| counting(kind, |row| row.disturbed, Row::cpu_ms)).collect();
     let accuracy: Vec<Vec<String>> = std::iter::zip(&kinds, &made)
         .filter(|(kind, _)| kind[0].window.is_none())
         .map(|(kind, made)| accuracy(kind, made.len()))
