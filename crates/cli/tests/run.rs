@@ -233,6 +233,30 @@ fn onnxruntime_on_the_nodes() {
     assert!(!place.home().exists(), "something was written into the user's home folder");
 }
 
+/// Besides the weights, the program, its engine and the activations take some 65 MB; left to itself, the GNU allocator keeps
+/// another 40 of what weights are reordered from.
+#[test]
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn loading_a_stage_takes_no_more_than_the_stage() {
+    let Some(library) = onnxruntime() else { return };
+    let place = Place::new();
+    let (library, model) = (library.to_str().unwrap(), place.path("resnet50.onnx"));
+    place.defer(&["zoo", "resnet50", "-o", &model]).succeeded();
+    let engine = ["--engine", "onnxruntime", "--onnxruntime", library];
+    let node = ["node", "--json", "--name", "a", "--threads", "1", "--group", place.group()];
+    let node = common::Node::ready(place.start(&[&node[..], &engine].concat()));
+    // Timing stages would set the mark back.
+    let run = ["run", "--group", place.group(), "--profile", "none", "--random", "1", "--json", &model];
+    let (_, report) = place.defer(&[&run[..], &engine].concat()).succeeded().results();
+    let status = format!("/proc/{}/status", node.process.pid().as_raw_nonzero());
+    let status = std::fs::read_to_string(status).unwrap();
+    let mark = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let most = mark.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024;
+    let weights = report["stages"][0]["weight_bytes"].as_u64().unwrap();
+    assert!(weights > 100_000_000 && most < weights + 85_000_000, "{most} bytes for {weights} of weights");
+    node.stop();
+}
+
 #[expect(clippy::disallowed_methods, reason = "as the engines' tests: where the library is, is said here")]
 fn onnxruntime() -> Option<std::ffi::OsString> {
     let library = std::env::var_os("DEFER_ONNXRUNTIME");
@@ -242,7 +266,7 @@ fn onnxruntime() -> Option<std::ffi::OsString> {
             "no ONNX Runtime library was named: `make test` fetches one; or set DEFER_ONNXRUNTIME to the path of one; \
              or set DEFER_TEST_WITHOUT_ONNXRUNTIME=1 to test without it"
         );
-        announce("*** SKIPPED: onnxruntime_on_the_nodes: DEFER_ONNXRUNTIME names no library ***");
+        announce("*** SKIPPED: tests of nodes with ONNX Runtime: DEFER_ONNXRUNTIME names no library ***");
     }
     library
 }

@@ -28,9 +28,6 @@ pub(crate) fn give_back() {
     }
 }
 
-/// Blocks of so many bytes come from the system one by one.
-const LARGE_BLOCK: i32 = 1 << 20;
-
 /// From now on, large blocks of memory come from the system one by one and go back at once. The GNU allocator keeps them
 /// otherwise, among others what engines reorder weights from: loading ResNet50 took 165 MB, and takes 128. Elsewhere
 /// nothing is done.
@@ -39,9 +36,16 @@ const LARGE_BLOCK: i32 = 1 << 20;
 /// No other thread may run: the allocator reads without a lock what this sets.
 pub unsafe fn return_large_blocks() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: any number of bytes will do, and nobody allocates meanwhile, as this function asks (mallopt(3)).
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE_BLOCK);
+    {
+        const LARGE: i32 = 1 << 20;
+        // What is freed of smaller blocks is kept for the next ones up to here, unless it is asked for: see `give_back`.
+        // The allocator finds both numbers by itself until it is told one.
+        const KEPT: i32 = 32 << 20;
+        // SAFETY: any numbers of bytes will do, and nobody allocates meanwhile, as this function asks (mallopt(3)).
+        unsafe {
+            libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
+            libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT);
+        }
     }
 }
 

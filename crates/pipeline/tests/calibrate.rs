@@ -19,7 +19,7 @@ use pipeline::{
     PrepareOptions, Prepared, Progress, Slowdown, SplitOptions, arbitrary_item, calibrate, keep_operation,
     keep_rehearsal,
 };
-use plan::End;
+use plan::{End, Rule};
 use tensor::{DType, Shape, Tensor};
 use wire::control::StageFigures;
 
@@ -280,7 +280,8 @@ fn deploy_rehearsed(
         }
     };
     let options = Options {
-        split: SplitOptions { stages: Some(2), ..SplitOptions::default() },
+        // So that the plan that was rehearsed stands.
+        split: SplitOptions { rule: Some(Rule::EqualUnits), ..SplitOptions::default() },
         measured: Some(measured),
         rehearse: true,
         progress: Some(Arc::new(progress)),
@@ -303,25 +304,28 @@ fn a_chain_is_rehearsed_once() {
             count.fetch_add(1, Relaxed);
         })
     };
-    // Both nodes are in this process, whose CPU time each takes for its own; more than 1.5 times is not believed.
-    let assert_promises = |chain: &Pipeline| {
-        for (stage, planned) in std::iter::zip(chain.stages(), &chain.plan().stages) {
-            let factor = planned.replicas[0].compute_seconds / stage.time.unwrap().sustained_seconds();
-            assert!((factor - 1.5).abs() < 1e-6, "{factor}");
+    let assert_promises = |chain: &Pipeline, factors: [f64; 2]| {
+        for ((stage, planned), factor) in
+            std::iter::zip(std::iter::zip(chain.stages(), &chain.plan().stages), factors)
+        {
+            let promised = planned.replicas[0].compute_seconds / stage.time.unwrap().sustained_seconds();
+            assert!((promised - factor).abs() < 1e-6, "{promised}, not {factor}");
         }
     };
     let chain = deploy();
     assert_eq!(rehearsals.load(Relaxed), 1);
-    assert_promises(&chain);
     let found: Vec<_> = chain.rehearsed().iter().map(|found| (found.units.clone(), found.slowdown)).collect();
-    let [(first, Some(1.5)), (second, Some(1.5))] = &found[..] else { panic!("{found:?}") };
+    // How much depends on what else is in this process, whose CPU time each node takes for its own.
+    let [(first, Some(a)), (second, Some(b))] = &found[..] else { panic!("{found:?}") };
+    assert!([a, b].iter().all(|factor| (0.8..=1.5).contains(*factor)), "{found:?}");
     assert_eq!((first.start, first.end, second.end), (0, second.start, prepared.profile.units.len()));
+    assert_promises(&chain, [*a, *b]);
     keep_rehearsal(&prepared, &chain, &options);
     chain.close();
 
     let chain = deploy();
     assert_eq!((rehearsals.load(Relaxed), chain.rehearsed().len()), (1, 0));
-    assert_promises(&chain);
+    assert_promises(&chain, [*a, *b]);
     chain.close();
     assert_idle(&nodes);
 }

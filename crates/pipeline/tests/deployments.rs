@@ -40,8 +40,8 @@ fn apart(test: &str) -> Nodes {
 struct Lingering(Arc<AtomicUsize>);
 
 impl Drop for Lingering {
+    #[expect(clippy::disallowed_methods, reason = "as under a CPU quota, where it is stopped")]
     fn drop(&mut self) {
-        // As under a CPU quota, where to give memory back may wait for the next period.
         std::thread::sleep(Duration::from_millis(300));
         self.0.fetch_sub(1, SeqCst);
     }

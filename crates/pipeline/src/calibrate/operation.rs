@@ -110,26 +110,31 @@ pub fn keep_operation(
     let found = std::iter::zip(nodes, std::iter::zip(units, found));
     let found = found.filter_map(|(node, (units, factor))| Some((node, units, Some(factor?))));
     // What its own rehearsal has found is not from before.
-    let fresh = options.fresh && chain.rehearsed().is_empty();
-    keep(prepared, &CalibrateOptions { fresh, ..options.clone() }, found);
+    let rehearsed = |node: &NodeInfo| chain.rehearsed().iter().any(|found| found.node.id == node.id);
+    keep(prepared, options, &|node| options.fresh && !rehearsed(node), found);
 }
 
 /// Keeps what the rehearsal of a chain found of its nodes, if there was one, as [`keep_operation`] does with a run; and
 /// that there was one, so that there is no other.
 pub fn keep_rehearsal(prepared: &Prepared, chain: &Pipeline, options: &CalibrateOptions) {
     let found = chain.rehearsed().iter();
-    keep(prepared, options, found.map(|found| (&found.node, found.units.clone(), found.slowdown)));
+    let found = found.map(|found| (&found.node, found.units.clone(), found.slowdown));
+    keep(prepared, options, &|_| options.fresh, found);
 }
 
 fn keep<'a>(
     prepared: &Prepared,
     options: &CalibrateOptions,
+    is_fresh: &dyn Fn(&NodeInfo) -> bool,
     found: impl Iterator<Item = (&'a NodeInfo, Range<usize>, Option<f64>)>,
 ) {
     let Some(store) = options.store.clone().map(Store::new) else { return };
     let (model, all) = (format!("{:?}", prepared.model.hash()), prepared.profile.units.len());
     for (node, units, factor) in found {
-        let before = known(&store, &model, all, node, options.now).filter(|_| !options.fresh);
+        let before = known(&store, &model, all, node, options.now).filter(|_| !is_fresh(node));
+        if factor.is_none() && before.is_some() {
+            continue; // what is known grows old all the same
+        }
         let mut slowdown = before.unwrap_or_default();
         slowdown.take_in(units, factor);
         if let Err(e) = store.put(&key(&model, node), &(options.now, slowdown)) {
@@ -139,17 +144,16 @@ fn keep<'a>(
 }
 
 /// By stage, or by node where one has several: how many times as long it computed as it was timed at. Nothing of a node
-/// that mostly waited or says nonsense, and of none where one did few items or was not timed.
+/// that did few items, mostly waited or says nonsense, and of none where one did nothing or was not timed.
 pub(crate) fn slowdowns(chain: &Pipeline, figures: &[StageFigures]) -> Vec<Option<f64>> {
-    let enough = figures.iter().all(|stage| stage.items >= MIN_ITEMS);
     let times: Option<Vec<StageTime>> = chain.stages().iter().map(|stage| stage.time).collect();
-    let (Some(times), Some(operation)) = (times.filter(|_| enough), chain.in_operation(figures)) else {
+    let (Some(times), Some(operation)) = (times, chain.in_operation(figures)) else {
         return vec![None; figures.len()];
     };
     let found = std::iter::zip(factors(&times, &operation, figures), figures).enumerate();
     // Not finite is what a node says nonsense of itself by.
     let is_sound = |i: usize, factor: f64, figures: &StageFigures| {
-        factor.is_finite() && is_busy(operation.busy_seconds[i], figures)
+        factor.is_finite() && figures.items >= MIN_ITEMS && is_busy(operation.busy_seconds[i], figures)
     };
     found.map(|(i, (factor, figures))| is_sound(i, factor, figures).then_some(factor)).collect()
 }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use event_listener::IntoNotification;
@@ -56,9 +56,9 @@ impl Pending {
         self.reply.recv().unwrap_or_else(|_| Err(closed()))
     }
 
-    /// As [`Pending::wait`], but for so long at most; `None` if the result is not there then.
-    pub(super) fn wait_for(self, longest: Duration) -> Option<Reply> {
-        match self.reply.recv_timeout(longest) {
+    /// As [`Pending::wait`], but until then at most; `None` if the result is not there.
+    pub(super) fn wait_until(self, deadline: Instant) -> Option<Reply> {
+        match self.reply.recv_deadline(deadline) {
             Ok(reply) => Some(reply),
             Err(oneshot::RecvTimeoutError::Timeout) => None,
             Err(oneshot::RecvTimeoutError::Disconnected) => Some(Err(closed())),

@@ -230,8 +230,7 @@ impl Pipeline {
         Ok((pipeline, Stood { chosen, times, error, costs }))
     }
 
-    /// Whether it has a node that no chain with this model was seen on. Where stages were not timed, nothing is to be
-    /// learnt.
+    /// Whether it has a node of which nothing is known in operation. Where stages were not timed, nothing is to be learnt.
     fn needs_rehearsal(&self) -> bool {
         let mut replicas = self.plan.stages.iter().flat_map(|stage| &stage.replicas);
         self.stages.iter().all(|stage| stage.time.is_some())
@@ -260,8 +259,7 @@ impl Pipeline {
         }
         match settle::revise(prepared, cluster, options, stood, &found)? {
             Revised::Stands(stood) => {
-                self.plan = stood.chosen.plan;
-                self.costs = stood.costs;
+                (self.plan, self.costs) = (stood.chosen.plan, stood.costs);
                 Ok(self)
             }
             Revised::Better(better) => {

@@ -16,9 +16,11 @@ use crate::cluster::NodeInfo;
 /// How long items flow while it is looked at; longer where enough of them take longer.
 const LASTS: Duration = Duration::from_secs(1);
 
-/// A chain is not rehearsed that would take longer for it, as it was planned, and no result is waited for longer: who
-/// waits for a minute wants results.
+/// A chain is not rehearsed that would take longer for it, as it was planned: who waits for a minute wants results.
 const LONGEST: Duration = Duration::from_secs(20);
+
+/// A rehearsal is given up after so long, because plans may be wrong.
+const GIVEN_UP: Duration = Duration::from_secs(2 * LONGEST.as_secs());
 
 /// What a rehearsal found of a node, while it ran a stage of the plan that was rehearsed.
 #[derive(Clone, Debug, PartialEq)]
@@ -47,14 +49,14 @@ enum Futile {
 /// # Errors
 /// When the chain breaks.
 pub(super) fn rehearse(pipeline: &Pipeline, item: &[Tensor]) -> Result<Vec<Rehearsed>, ItemError> {
-    let replicas = pipeline.plan.stages.iter().map(|stage| stage.replicas.len() as u64).max().unwrap_or(1);
+    let shares = pipeline.plan.stages.iter().flat_map(|stage| &stage.replicas).map(|replica| replica.share);
     // Nodes are looked at one after the other, while items flow: one may be a window behind.
-    let looked_at = replicas * (MIN_ITEMS + pipeline.window as u64);
-    let all = looked_at + 2 * pipeline.window as u64; // to fill it, and to empty it
-    if pipeline.plan.period * all as f64 > LONGEST.as_secs_f64() {
+    let looked_at = (MIN_ITEMS + pipeline.window as u64) as f64 / shares.fold(1.0, f64::min);
+    let all = looked_at + 2.0 * pipeline.window as f64; // to fill it, and to empty it
+    if pipeline.plan.period * all > LONGEST.as_secs_f64() {
         return Ok(Vec::new());
     }
-    let figures = match run(pipeline, item, looked_at) {
+    let figures = match run(pipeline, item, looked_at.ceil() as u64) {
         Ok(figures) => Some(figures),
         Err(Futile::Item(e @ ItemError::Broken(_))) => return Err(e),
         Err(Futile::Item(e)) => {
@@ -62,7 +64,7 @@ pub(super) fn rehearse(pipeline: &Pipeline, item: &[Tensor]) -> Result<Vec<Rehea
             None
         }
         Err(Futile::Late) => {
-            tracing::warn!("the chain was not rehearsed: a result did not come within {LONGEST:?}");
+            tracing::warn!("the chain was not rehearsed: it would have taken longer than {GIVEN_UP:?}");
             None
         }
         Err(Futile::Node(reason)) => {
@@ -83,12 +85,13 @@ pub(super) fn rehearse(pipeline: &Pipeline, item: &[Tensor]) -> Result<Vec<Rehea
 /// What each stage did while so many items came through a chain that was full, and for some time. No item is left in it,
 /// unless one is late.
 fn run(pipeline: &Pipeline, item: &[Tensor], items: u64) -> Result<Vec<StageFigures>, Futile> {
+    let deadline = Instant::now() + GIVEN_UP;
     let mut waiting = VecDeque::with_capacity(pipeline.window);
     let mut next = || {
         while waiting.len() < pipeline.window {
             waiting.push_back(pipeline.submit(item.to_vec()).map_err(Futile::Item)?);
         }
-        wait(waiting.pop_front().expect("a window holds an item"))
+        wait(waiting.pop_front().expect("a window holds an item"), deadline)
     };
     let look = || pipeline.measure().map_err(|e| Futile::Node(e.to_string()));
     let mut flow = || {
@@ -101,21 +104,13 @@ fn run(pipeline: &Pipeline, item: &[Tensor], items: u64) -> Result<Vec<StageFigu
         Ok(std::iter::zip(&look()?, &before).map(|(after, before)| after.since(before)).collect())
     };
     let figures = flow();
-    let emptied = match figures {
-        // Of one that is late, others are too.
-        Err(Futile::Late) => Ok(()),
-        // One that fails tells no more than those before it, and none of the others is to be left.
-        Err(_) => {
-            waiting.into_iter().for_each(|pending| drop(wait(pending)));
-            Ok(())
-        }
-        Ok(_) => waiting.into_iter().try_for_each(wait),
-    };
-    emptied.and(figures)
+    // Others fail as one has, but none is to be left.
+    let late = waiting.into_iter().any(|pending| matches!(wait(pending, deadline), Err(Futile::Late)));
+    if late { figures.and(Err(Futile::Late)) } else { figures }
 }
 
-fn wait(pending: Pending) -> Result<(), Futile> {
-    match pending.wait_for(LONGEST) {
+fn wait(pending: Pending, deadline: Instant) -> Result<(), Futile> {
+    match pending.wait_until(deadline) {
         None => Err(Futile::Late),
         Some(result) => result.map(drop).map_err(Futile::Item),
     }

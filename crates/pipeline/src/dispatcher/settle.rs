@@ -108,7 +108,7 @@ pub(super) struct Stood {
 /// What a rehearsal makes of a plan.
 pub(super) enum Revised {
     /// It stands, with another promise.
-    Stands(Stood),
+    Stands(Box<Stood>),
     /// There is a better one to try: give it up and go on with [`Better::settle`].
     Better(Box<Better>),
 }
@@ -131,12 +131,12 @@ pub(super) fn revise(
     stood.costs.put_in_operation(found);
     let fits = judge(prepared, &mut stood.chosen, &stood.costs, options);
     if is_decided(cluster, options) {
-        return Ok(Revised::Stands(stood));
+        return Ok(Revised::Stands(Box::new(stood)));
     }
     let Stood { chosen, times, error, costs } = stood;
     let split = &options.split;
     match better(&chosen.plan, planned(prepared, &costs, options, split), split, fits)? {
-        None => Ok(Revised::Stands(Stood { chosen, times, error, costs })),
+        None => Ok(Revised::Stands(Box::new(Stood { chosen, times, error, costs }))),
         Some(better) => {
             let judgement = Judgement::of(&chosen.plan, error, fits, split);
             let stood = Timed { chosen, times, costs: costs.clone(), judgement };

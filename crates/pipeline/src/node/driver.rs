@@ -31,7 +31,7 @@ use crate::{coding, machine, memory, probe};
 /// behind answers that it is busy.
 const MAX_EVENTS: usize = 1024;
 
-/// A stage is built although one that was given up is still there, if it has been for so long: an item may never end.
+/// A stage is built although one that was given up so long ago is still there: an item may never end.
 const LONGEST_DISCARD: Duration = Duration::from_secs(10);
 
 /// A dispatcher that ships weights may pause this long: it hashes and reads them from disk.
@@ -80,8 +80,8 @@ pub(super) struct Driver {
     inquiries: HashMap<Ticket, Inquiry>,
     connections: HashMap<Ticket, TcpStream>,
     parts: BTreeMap<DeploymentId, Parts>,
-    /// Disconnected once a stage that was given up is gone.
-    discarding: Vec<Receiver<()>>,
+    /// Stages that were given up, and since when: disconnected once they are gone.
+    discarding: Vec<(Instant, Receiver<()>)>,
 }
 
 /// What a deployment has gathered so far.
@@ -93,6 +93,9 @@ struct Parts {
     sinks: Vec<TcpStream>,
     stage: Option<Stage>,
     recorder: Recorder,
+    /// Held by all that works on it, and heard of when nothing does any more.
+    there: Sender<()>,
+    gone: Receiver<()>,
 }
 
 impl Driver {
@@ -335,7 +338,9 @@ impl Driver {
         let (cache, skeleton, weights) = (self.cache.clone(), order.skeleton.clone(), order.weights.clone());
         let recorder = Recorder::default();
         let (sources, sinks) = (Vec::new(), Vec::new());
-        let parts = Parts { order, folder: None, session: None, sources, sinks, stage: None, recorder };
+        let (there, gone) = bounded(0);
+        let (session, stage) = (None, None);
+        let parts = Parts { order, folder: None, session, sources, sinks, stage, recorder, there, gone };
         self.parts.insert(id, parts);
         let failed = move |e| Incoming::LookedUp(id, Err(e));
         self.spawn("look-up", failed, move |events| {
@@ -376,13 +381,12 @@ impl Driver {
         let (allowed, limit) =
             (self.memory_before + self.description.memory_limit, self.description.memory_limit);
         let failed = move |e: io::Error| Incoming::Built(id, Err(e.to_string()));
-        self.discarding.retain(|going| going.try_recv() != Err(TryRecvError::Disconnected));
-        let going = self.discarding.clone();
+        let (there, discarding) = (parts.there.clone(), self.discarding.clone());
         self.spawn("build", failed, move |events| {
+            let _there = there;
             // Their memory was promised to this one already.
-            let deadline = Instant::now() + LONGEST_DISCARD;
-            for going in going {
-                let _ = going.recv_deadline(deadline);
+            for (since, gone) in discarding {
+                let _ = gone.recv_deadline(since + LONGEST_DISCARD);
             }
             // An engine's bug costs the deployment, not the node.
             let built = engine_thread::run(|| build_session(&*engine, &order, &folder, threads));
@@ -449,10 +453,12 @@ impl Driver {
         give.send(session).expect("there is room for it");
         let take = given.clone();
         let take = move || take.try_recv().expect("nobody else takes it");
+        let there = parts.there.clone();
         let failed = move |e: io::Error| {
             Incoming::Timed(id, given.try_recv().expect("nobody took it"), Err(e.to_string()))
         };
         self.spawn("time", failed, move |events| {
+            let _there = there;
             let mut session = take();
             // The session is only lent: what the engine says of made-up values is nothing against the stage.
             let timed =
@@ -498,10 +504,13 @@ impl Driver {
     fn discard(&mut self, id: DeploymentId) {
         let Some(parts) = self.parts.remove(&id) else { return };
         let cache = self.cache.clone();
-        let (gone, going) = bounded::<()>(0);
-        self.discarding.push(going);
+        let is_there = |(since, gone): &(Instant, Receiver<()>)| {
+            since.elapsed() < LONGEST_DISCARD && gone.try_recv() != Err(TryRecvError::Disconnected)
+        };
+        self.discarding.retain(is_there);
+        self.discarding.push((Instant::now(), parts.gone));
         let run = move || {
-            let _gone = gone; // heard of when it is dropped
+            let _there = parts.there;
             parts.stage.into_iter().for_each(Stage::stop);
             drop(parts.session);
             parts.folder.iter().for_each(|folder| cache.discard(folder));
