@@ -1,6 +1,7 @@
 //! A shell script plays the Python interpreter: these tests use no network.
 
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::thread;
 
 use super::*;
@@ -24,8 +25,13 @@ impl Fake {
         let folder = tempfile::tempdir().unwrap();
         let fake = Fake { folder };
         let script = format!("#!/bin/sh\nif [ \"$1\" = -m ]; then\n{pip}\nelse\n{unpack}\nfi\n");
-        fs::write(fake.python(), script).unwrap();
-        fs::set_permissions(fake.python(), fs::Permissions::from_mode(0o755)).unwrap();
+        let text = fake.folder.path().join("python3.text");
+        fs::write(&text, script).unwrap();
+        fs::set_permissions(&text, fs::Permissions::from_mode(0o755)).unwrap();
+        // By another process: what starts beside this test inherits files that are open here, and what is open to be
+        // written cannot be executed.
+        let copied = Command::new("cp").arg("-p").args([&text, &fake.python()]).status().unwrap();
+        assert!(copied.success());
         let mut library = vec![0; 64];
         library[..4].copy_from_slice(b"\x7fELF");
         library[16] = 3;

@@ -1,6 +1,5 @@
 //! Memory of this process, as Linux tells it. Called where models are measured and where a node keeps its limit, and once
-//! at the beginning of a process;
-//! elsewhere than on Linux nothing is known, which is an answer and no error.
+//! at the beginning of a process; elsewhere than on Linux nothing is known, which is an answer and no error.
 
 use std::fs;
 use std::sync::{Mutex, PoisonError};

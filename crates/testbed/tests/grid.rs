@@ -75,6 +75,9 @@ fn an_experiment_is_gone_on_with() {
     assert_eq!((stages(&rows[0]).len(), stages(&rows[1]).len()), (1, 2));
     for row in &rows {
         assert!(row["period_ms"].as_f64().unwrap() > 0.0);
+        // Between the halves of the run, whatever it is on a machine that does other things, too.
+        let drift = row["disturbance"]["cpu_drift"].as_f64().unwrap();
+        assert!((0.1..10.0).contains(&drift), "{drift}");
         for stage in stages(row) {
             let figure = |name: &str| stage[name].as_f64().unwrap();
             let peak_mb = figure("peak_bytes") / 1e6;

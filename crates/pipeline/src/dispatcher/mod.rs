@@ -46,7 +46,7 @@ pub use links::{CodecSwitch, RecodeError};
 pub use options::{DeployError, Options, Progress};
 use orders::Order;
 pub use rehearsal::Rehearsed;
-use settle::{Chosen, Revised, Settled, Standing, Stood};
+use settle::{Chosen, Revised, Settled, Standing, Timed};
 pub use trace::{Trace, TracedProcess, TracedStep, Tracing};
 
 /// The first epoch of a deployment.
@@ -145,9 +145,9 @@ impl Pipeline {
         }
         settle::check_alternatives(options, &|codec| prepared.profile.knows(codec))?;
         let settled = settle::settle(prepared, cluster, options)?;
-        let (mut pipeline, stood) = Pipeline::connect(prepared, cluster, options, settled)?;
+        let (mut pipeline, timed) = Pipeline::connect(prepared, cluster, options, settled)?;
         if options.rehearse && pipeline.needs_rehearsal() {
-            pipeline = pipeline.rehearse(prepared, cluster, options, stood)?;
+            pipeline = pipeline.rehearse(prepared, cluster, options, timed)?;
         }
         let named = options.layout.is_none() && matches!(options.accuracy, Accuracy::Only(_));
         if !named {
@@ -168,15 +168,15 @@ impl Pipeline {
         Ok(pipeline)
     }
 
-    /// Connects a plan that stands, and nothing more.
+    /// Connects a plan that stands, and nothing more; gives it back beside the pipeline.
     fn connect(
         prepared: &Prepared,
         cluster: &Cluster,
         options: &Options,
         settled: Settled,
-    ) -> Result<(Pipeline, Stood), DeployError> {
-        let Settled { chosen, building, times, error, costs, mut shipped } = settled;
-        let Chosen { plan, codecs, .. } = &chosen;
+    ) -> Result<(Pipeline, Timed), DeployError> {
+        let Settled { timed, building, mut shipped } = settled;
+        let Chosen { plan, codecs, .. } = &timed.chosen;
         let (control, orders) = (cluster.control().clone(), building.orders().clone());
         let opened = building.connect(&|p| options.tell(p)).map_err(DeployError::Node)?;
         shipped += opened.shipped;
@@ -196,7 +196,7 @@ impl Pipeline {
         };
         let flight = Flight::start(&opened.inputs, &opened.results, ends, window);
         let flight = flight.inspect_err(|_| deploy::release(&control, &orders))?;
-        let known = std::iter::zip(opened.engines, times.iter().copied());
+        let known = std::iter::zip(opened.engines, timed.times.iter().copied());
         let stages = std::iter::zip(orders.iter(), known).map(|(order, (engine, time))| DeployedStage {
             stage: order.message.stage as usize,
             replica: order.message.crossing.replica as usize,
@@ -221,13 +221,13 @@ impl Pipeline {
             window,
             shipped,
             codec_trial: None,
-            costs: costs.clone(),
+            costs: timed.costs.clone(),
             rehearsed: Vec::new(),
             adapting: None,
         };
         // Whatever fails from here on, dropping it releases the nodes.
         pipeline.inner.watch()?;
-        Ok((pipeline, Stood { chosen, times, error, costs }))
+        Ok((pipeline, timed))
     }
 
     /// Whether it has a node of which nothing is known in operation. Where stages were not timed, nothing is to be learnt.
@@ -244,7 +244,7 @@ impl Pipeline {
         prepared: &Prepared,
         cluster: &Cluster,
         options: &Options,
-        stood: Stood,
+        stood: Timed,
     ) -> Result<Pipeline, DeployError> {
         options.tell(Progress::Rehearsing);
         let item = match options.agreement.items.first() {

@@ -29,14 +29,8 @@ const MAX_ROUNDS: usize = 5;
 
 /// A plan that stands, loaded by its nodes.
 pub(super) struct Settled {
-    pub(super) chosen: Chosen,
+    pub(super) timed: Timed,
     pub(super) building: Building,
-    /// What each stage took as a whole on each of its nodes, where it was measured.
-    pub(super) times: Vec<Option<StageTime>>,
-    /// How far these may be wrong, as a share of the longest.
-    pub(super) error: f64,
-    /// What the plan was made with, corrected by these times.
-    pub(super) costs: Costs,
     /// Weights shipped for plans that were given up, even if one of them stands now.
     pub(super) shipped: Shipped,
 }
@@ -97,26 +91,17 @@ fn is_decided(cluster: &Cluster, options: &Options) -> bool {
     cluster.nodes().len() == 1 || one_stage || split.rule.is_some() || options.layout.is_some()
 }
 
-/// A plan that stood and was connected. Fields as in [`Settled`].
-pub(super) struct Stood {
-    pub(super) chosen: Chosen,
-    pub(super) times: Vec<Option<StageTime>>,
-    pub(super) error: f64,
-    pub(super) costs: Costs,
-}
-
 /// What a rehearsal makes of a plan.
 pub(super) enum Revised {
     /// It stands, with another promise.
-    Stands(Box<Stood>),
+    Stands(Box<Timed>),
     /// There is a better one to try: give it up and go on with [`Better::settle`].
     Better(Box<Better>),
 }
 
-/// A plan that is to be tried in place of one that stood.
+/// A plan that is to be tried in place of one that stood, and was made with the same costs.
 pub(super) struct Better {
     chosen: Chosen,
-    costs: Costs,
     stood: Timed,
 }
 
@@ -125,24 +110,21 @@ pub(super) fn revise(
     prepared: &Prepared,
     cluster: &Cluster,
     options: &Options,
-    mut stood: Stood,
+    mut stood: Timed,
     found: &[(usize, Range<usize>, f64)],
 ) -> Result<Revised, DeployError> {
-    stood.costs.put_in_operation(found);
-    let fits = judge(prepared, &mut stood.chosen, &stood.costs, options);
-    if is_decided(cluster, options) {
-        return Ok(Revised::Stands(Box::new(stood)));
-    }
-    let Stood { chosen, times, error, costs } = stood;
-    let split = &options.split;
-    match better(&chosen.plan, planned(prepared, &costs, options, split), split, fits)? {
-        None => Ok(Revised::Stands(Box::new(Stood { chosen, times, error, costs }))),
-        Some(better) => {
-            let judgement = Judgement::of(&chosen.plan, error, fits, split);
-            let stood = Timed { chosen, times, costs: costs.clone(), judgement };
-            Ok(Revised::Better(Box::new(Better { chosen: better, costs, stood })))
-        }
-    }
+    let Timed { chosen, costs, judgement, .. } = &mut stood;
+    costs.put_in_operation(found);
+    let (fits, split) = (judge(prepared, chosen, costs, options), &options.split);
+    *judgement = Judgement::of(&chosen.plan, judgement.error, fits, split);
+    let better = match is_decided(cluster, options) {
+        true => None,
+        false => better(&chosen.plan, planned(prepared, costs, options, split), split, fits)?,
+    };
+    Ok(match better {
+        Some(chosen) => Revised::Better(Box::new(Better { chosen, stood })),
+        None => Revised::Stands(Box::new(stood)),
+    })
 }
 
 impl Better {
@@ -154,7 +136,8 @@ impl Better {
         cluster: &Cluster,
         options: &Options,
     ) -> Result<Settled, DeployError> {
-        try_plans(prepared, cluster, options, MAX_ROUNDS, self.costs, self.chosen, Some(self.stood))
+        let costs = self.stood.costs.clone();
+        try_plans(prepared, cluster, options, MAX_ROUNDS, costs, self.chosen, Some(self.stood))
     }
 }
 
@@ -185,7 +168,8 @@ fn try_plans(
         };
         if rounds == 0 {
             let times = vec![None; chosen.plan.devices()];
-            return Ok(Settled { chosen, building, times, error: TIMING_ERROR, costs, shipped });
+            let judgement = Judgement::of(&chosen.plan, TIMING_ERROR, true, split);
+            return Ok(Settled { timed: Timed { chosen, times, costs, judgement }, building, shipped });
         }
         options.tell(Progress::Timing { round });
         let times = time(prepared, &chosen.plan, &building, cluster, options.measured.as_ref());
@@ -225,7 +209,7 @@ fn try_plans(
             return best.again(prepared, cluster, options, shipped);
         }
         return match last {
-            Ok(now) => Ok(now.with(building, shipped)),
+            Ok(timed) => Ok(Settled { timed, building, shipped }),
             Err(e) => {
                 building.release();
                 Err(e.into())
@@ -235,11 +219,13 @@ fn try_plans(
     unreachable!("the last round stands")
 }
 
-/// A plan that was loaded, with what its stages took, where they were timed, and the costs corrected by that.
-struct Timed {
-    chosen: Chosen,
-    times: Vec<Option<StageTime>>,
-    costs: Costs,
+/// A plan that was loaded.
+pub(super) struct Timed {
+    pub(super) chosen: Chosen,
+    /// What each stage took as a whole on each of its nodes, where it was measured.
+    pub(super) times: Vec<Option<StageTime>>,
+    /// What the plan was made with, corrected by these times.
+    pub(super) costs: Costs,
     judgement: Judgement,
 }
 
@@ -273,12 +259,6 @@ impl Judgement {
 }
 
 impl Timed {
-    /// As its nodes have it loaded now.
-    fn with(self, building: Building, shipped: Shipped) -> Settled {
-        let Timed { chosen, times, costs, judgement } = self;
-        Settled { chosen, building, times, error: judgement.error, costs, shipped }
-    }
-
     /// Loads it once more, in place of one that came after it.
     fn again(
         self,
@@ -288,7 +268,7 @@ impl Timed {
         shipped: Shipped,
     ) -> Result<Settled, DeployError> {
         let building = load(prepared, &self.chosen, cluster, options)?;
-        Ok(self.with(building, shipped))
+        Ok(Settled { timed: self, building, shipped })
     }
 }
 

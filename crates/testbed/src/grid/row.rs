@@ -343,6 +343,11 @@ impl Row {
         Some(all)
     }
 
+    /// CPU time of all nodes for computing; for all they do where that is not known apart.
+    pub(crate) fn compute_cpu_ms(&self) -> f64 {
+        self.cpu_ms_by_step().map_or_else(|| self.cpu_ms(), |[compute, ..]| compute)
+    }
+
     /// Energy of all nodes in use, modelled, joules.
     pub(crate) fn joules(&self) -> f64 {
         self.stages.iter().map(|stage| stage.modelled_joules).sum()

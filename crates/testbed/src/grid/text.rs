@@ -75,7 +75,7 @@ pub(super) fn page(
 
 /// The runs that count.
 pub(super) fn calm<'a>(kind: &[&'a Row]) -> Vec<&'a Row> {
-    counting(kind, |row| row.disturbed, Row::cpu_ms)
+    counting(kind, |row| row.disturbed, Row::compute_cpu_ms)
 }
 
 fn line(kind: &[&Row], first: f64) -> Vec<String> {

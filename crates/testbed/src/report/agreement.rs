@@ -21,7 +21,7 @@ struct Held {
 
 impl Held {
     fn of(experiment: &str, kind: &[&Row]) -> Option<Held> {
-        let rows = counting(kind, |row| row.disturbed, Row::cpu_ms);
+        let rows = counting(kind, |row| row.disturbed, Row::compute_cpu_ms);
         let first = rows[0];
         if first.side_by_side {
             return None; // nobody said anything of them

@@ -165,7 +165,7 @@ impl Place {
         let of = |row: &&Row| {
             (&*row.cluster, &*row.model, &*row.configuration) == (&*self.cluster, &*self.model, configuration)
         };
-        counting(&rows.iter().filter(of).collect::<Vec<_>>(), |row| row.disturbed, Row::cpu_ms)
+        counting(&rows.iter().filter(of).collect::<Vec<_>>(), |row| row.disturbed, Row::compute_cpu_ms)
     }
 }
 
