@@ -30,7 +30,7 @@ pub mod transport;
 
 pub use accuracy::{Accuracy, UnknownAccuracy, fidelity_on};
 pub use calibrate::{
-    CalibrateOptions, Costs, Measured, MeasuredLink, NobodyLeft, NodeTimes, Slowdown, calibrate,
+    CalibrateOptions, Costs, Extent, Measured, MeasuredLink, NobodyLeft, NodeTimes, Slowdown, calibrate,
     keep_operation, keep_rehearsal,
 };
 pub use cluster::{Cluster, DiscoverError, NodeInfo, Wanted};

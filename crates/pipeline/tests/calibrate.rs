@@ -15,7 +15,7 @@ use common::wrapped::wrapped;
 use common::{Nodes, deploy, join, small_model, start, start_with, vendored_model};
 use engine::Engine;
 use pipeline::{
-    CalibrateOptions, Cluster, DeployError, Measured, NodeTimes, Options, Pipeline, PrepareError,
+    CalibrateOptions, Cluster, DeployError, Extent, Measured, NodeTimes, Options, Pipeline, PrepareError,
     PrepareOptions, Prepared, Progress, Slowdown, SplitOptions, arbitrary_item, calibrate, keep_operation,
     keep_rehearsal,
 };
@@ -267,10 +267,16 @@ fn what_is_known_is_not_measured_again_unless_asked() {
     assert_eq!((measure(&prepared, &mut cluster, &options).nodes, sessions()), (again.nodes, 0));
 }
 
-/// Over two nodes, with a rehearsal where there is something to learn; `rehearsing` is called if there is.
+/// A plan that is made like this stands, whatever its rehearsal finds.
+fn by_rule() -> SplitOptions {
+    SplitOptions { rule: Some(Rule::EqualUnits), ..SplitOptions::default() }
+}
+
+/// With a rehearsal where there is something to learn; `rehearsing` is called if there is.
 fn deploy_rehearsed(
     prepared: &Prepared,
     cluster: &Cluster,
+    split: SplitOptions,
     measured: Measured,
     rehearsing: impl Fn() + 'static,
 ) -> Pipeline {
@@ -280,8 +286,7 @@ fn deploy_rehearsed(
         }
     };
     let options = Options {
-        // So that the plan that was rehearsed stands.
-        split: SplitOptions { rule: Some(Rule::EqualUnits), ..SplitOptions::default() },
+        split,
         measured: Some(measured),
         rehearse: true,
         progress: Some(Arc::new(progress)),
@@ -297,10 +302,10 @@ fn a_chain_is_rehearsed_once() {
     let folder = tempfile::tempdir().unwrap();
     let options = CalibrateOptions { store: Some(folder.path().to_owned()), ..CalibrateOptions::default() };
     let rehearsals = Arc::new(AtomicUsize::new(0));
-    let mut deploy = || {
+    let mut deploy = |split| {
         let measured = measure(&prepared, &mut cluster, &options);
         let count = rehearsals.clone();
-        deploy_rehearsed(&prepared, &cluster, measured, move || {
+        deploy_rehearsed(&prepared, &cluster, split, measured, move || {
             count.fetch_add(1, Relaxed);
         })
     };
@@ -312,8 +317,15 @@ fn a_chain_is_rehearsed_once() {
             assert!((promised - factor).abs() < 1e-6, "{promised}, not {factor}");
         }
     };
-    let chain = deploy();
-    assert_eq!(rehearsals.load(Relaxed), 1);
+    // What the whole model takes in operation says little of its parts.
+    for rehearsed in [1, 0] {
+        let whole = deploy(SplitOptions { stages: Some(1), ..SplitOptions::default() });
+        assert_eq!((rehearsals.load(Relaxed), whole.rehearsed().len()), (1, rehearsed));
+        keep_rehearsal(&prepared, &whole, &options);
+        whole.close();
+    }
+    let chain = deploy(by_rule());
+    assert_eq!(rehearsals.load(Relaxed), 2);
     let found: Vec<_> = chain.rehearsed().iter().map(|found| (found.units.clone(), found.slowdown)).collect();
     // How much depends on what else is in this process, whose CPU time each node takes for its own.
     let [(first, Some(a)), (second, Some(b))] = &found[..] else { panic!("{found:?}") };
@@ -323,8 +335,8 @@ fn a_chain_is_rehearsed_once() {
     keep_rehearsal(&prepared, &chain, &options);
     chain.close();
 
-    let chain = deploy();
-    assert_eq!((rehearsals.load(Relaxed), chain.rehearsed().len()), (1, 0));
+    let chain = deploy(by_rule());
+    assert_eq!((rehearsals.load(Relaxed), chain.rehearsed().len()), (2, 0));
     assert_promises(&chain, [*a, *b]);
     chain.close();
     assert_idle(&nodes);
@@ -353,7 +365,7 @@ fn a_model_that_fails_in_the_rehearsal_is_deployed_all_the_same() {
     let options = CalibrateOptions { store: Some(folder.path().to_owned()), ..CalibrateOptions::default() };
     let fail = failing.clone();
     let measured = measure(&prepared, &mut cluster, &options);
-    let chain = deploy_rehearsed(&prepared, &cluster, measured, move || fail.store(true, Relaxed));
+    let chain = deploy_rehearsed(&prepared, &cluster, by_rule(), measured, move || fail.store(true, Relaxed));
     assert_eq!(chain.rehearsed().iter().map(|found| found.slowdown).collect::<Vec<_>>(), [None; 2]);
     // None of its items is left to count as one of the user's, but for the last: a node counts an item when it is sent,
     // which its receiver may know before.
@@ -374,7 +386,7 @@ fn a_model_that_fails_in_the_rehearsal_is_deployed_all_the_same() {
     keep_rehearsal(&prepared, &chain, &options);
     chain.close();
     let measured = measure(&prepared, &mut cluster, &options);
-    let chain = deploy_rehearsed(&prepared, &cluster, measured, || panic!("a second rehearsal"));
+    let chain = deploy_rehearsed(&prepared, &cluster, by_rule(), measured, || panic!("a second rehearsal"));
     assert_eq!(chain.rehearsed(), []);
 }
 
@@ -390,8 +402,9 @@ fn what_nodes_take_in_operation_is_kept() {
         let options = Options { split, measured: Some(measured), ..Options::default() };
         Pipeline::deploy_prepared(&prepared, cluster, &options).unwrap()
     };
-    let operations =
-        |measured: &Measured| measured.nodes.iter().flatten().map(|n| n.slowdown.of(0)).collect();
+    let operations = |measured: &Measured| {
+        measured.nodes.iter().flatten().map(|n| n.slowdown.of(Extent::Part, 0)).collect()
+    };
     let first = measure(&prepared, &mut cluster, &options);
     let unknown: Vec<f64> = operations(&first);
     assert_eq!(unknown, [1.0; 2]);

@@ -7,7 +7,7 @@ use plan::{Device, End, Link, Resources};
 use wire::control::{LinkFigures, StageTime};
 
 use super::Measured;
-use super::operation::Slowdown;
+use super::operation::{Extent, Slowdown};
 use crate::accuracy::Accuracy;
 use crate::cluster::NodeInfo;
 use crate::coding::{CodecFactor, Coding};
@@ -145,7 +145,8 @@ impl Costs {
     /// # Panics
     /// When there is no such device or unit.
     pub fn correct(&mut self, device: usize, units: Range<usize>, measured: &StageTime) {
-        let timed = |unit: usize| self.units[device][unit] / self.slowdown[device].of(unit);
+        let extent = self.extent(&units);
+        let timed = |unit: usize| self.units[device][unit] / self.slowdown[device].of(extent, unit);
         let predicted: f64 = units.clone().map(timed).sum();
         if self.given[device] || predicted <= 0.0 {
             return;
@@ -162,22 +163,25 @@ impl Costs {
         }
     }
 
-    /// Whether this device was seen in operation before, or the user says how fast it is.
-    pub(crate) fn knows_slowdown(&self, device: usize) -> bool {
-        self.given[device] || self.slowdown[device].was_seen()
+    /// Whether this device was seen in operation before, with a stage that is as these units the whole model or a part of
+    /// it, or the user says how fast it is.
+    pub(crate) fn knows_slowdown(&self, device: usize, units: &Range<usize>) -> bool {
+        self.given[device] || self.slowdown[device].was_seen(self.extent(units))
     }
 
     /// Takes in how many times as long stages computed in operation as they were timed at, by device and units, in place of
-    /// what was known of these units. As with [`Costs::correct`], what holds for a device holds for those that began as its
-    /// equals.
+    /// what was known of these units: the stages of the plan that was timed last. As with [`Costs::correct`], what holds
+    /// for a device holds for those that began as its equals.
     pub(crate) fn put_in_operation(&mut self, found: &[(usize, Range<usize>, f64)]) {
+        let (all, Some((_, units, _))) = (self.profiled.len(), found.first()) else { return };
+        let extent = self.extent(units); // a plan has one whole model, on several devices or one, or parts
         for device in (0..self.units.len()).filter(|&device| !self.given[device]).collect::<Vec<_>>() {
             let of_kind = found.iter().filter(|(other, ..)| self.kinds[*other] == self.kinds[device]);
-            let seen = of_kind.map(|(_, units, factor)| Slowdown::of_stage(units.clone(), *factor));
+            let seen = of_kind.map(|(_, units, factor)| Slowdown::of_stage(units.clone(), all, *factor));
             let before = self.slowdown[device].clone();
             self.slowdown[device].replace(&Slowdown::mean(&seen.collect::<Vec<_>>()));
             for (unit, seconds) in self.units[device].iter_mut().enumerate() {
-                *seconds *= self.slowdown[device].of(unit) / before.of(unit);
+                *seconds *= self.slowdown[device].of(extent, unit) / before.of(extent, unit);
             }
         }
     }
@@ -195,6 +199,10 @@ impl Costs {
             let engine_bytes = &mut self.resources.devices[other].engine_bytes;
             *engine_bytes = more.max(*engine_bytes);
         }
+    }
+
+    fn extent(&self, units: &Range<usize>) -> Extent {
+        Extent::of(units, self.profiled.len())
     }
 
     /// The devices that began as equals of this one, which is one of them.
@@ -413,32 +421,50 @@ mod tests {
     fn what_was_found_in_operation_holds_for_stages_too() {
         let nodes = [node("a"), node("b")];
         let in_operation = |slowdown| times(&[3.0; 2]).map(|times| NodeTimes { slowdown, ..times });
-        let all = vec![in_operation(Slowdown::of_stage(0..2, 1.5)), in_operation(Slowdown::default())];
+        let all = vec![in_operation(Slowdown::of_stage(0..2, 2, 1.5)), in_operation(Slowdown::default())];
         let measured = Measured { nodes: all, ..Measured::default() };
         let costs = || Costs::new(&profile(&[1.0, 1.0]), &nodes, None, Some(&measured));
         for (device, expected) in [(0, [6.0, 6.0]), (1, [4.0, 4.0])] {
             let mut costs = costs();
-            assert_eq!(costs.knows_slowdown(device), device == 0);
+            assert_eq!(costs.knows_slowdown(device, &(0..2)), device == 0);
             costs.correct(device, 0..1, &took(4.0));
             assert_eq!([0, 1].map(|unit| costs.seconds(device, unit..unit + 1)), expected);
         }
     }
 
     #[test]
+    fn a_whole_model_in_operation_costs_what_such_stages_did() {
+        let slowdown = Slowdown::mean(&[Slowdown::of_stage(0..2, 2, 1.25), Slowdown::of_stage(0..1, 2, 1.5)]);
+        let all = vec![times(&[3.0; 2]).map(|times| NodeTimes { slowdown, ..times })];
+        let measured = Measured { nodes: all, ..Measured::default() };
+        let mut costs = Costs::new(&profile(&[1.0, 1.0]), &[node("a")], None, Some(&measured));
+        let of = |costs: &Costs| [0, 1].map(|unit| costs.seconds(0, unit..unit + 1));
+        costs.correct(0, 0..2, &took(4.0));
+        assert_eq!(of(&costs), [2.5; 2]);
+        costs.put_in_operation(&[(0, 0..2, 1.0)]);
+        assert_eq!(of(&costs), [2.0; 2]);
+        // Once it is cut, it is held against what parts are timed at.
+        costs.correct(0, 0..1, &took(4.0));
+        assert_eq!(of(&costs), [6.0, 2.0]);
+        costs.correct(0, 1..2, &took(2.0));
+        assert_eq!(of(&costs), [6.0, 3.0]);
+    }
+
+    #[test]
     fn each_stage_has_its_own_share_in_what_operation_costs() {
         let nodes = [node("a"), node("b"), node("c"), node("d")];
-        let all = vec![times(&[1.0; 4]), times(&[9.0; 4]), times(&[1.0; 4]), times(&[1.0; 4])];
+        let all = vec![times(&[1.0; 5]), times(&[9.0; 5]), times(&[1.0; 5]), times(&[1.0; 5])];
         let measured = Measured { nodes: all, ..Measured::default() };
-        let mut costs = Costs::new(&profile(&[1.0; 4]), &nodes, None, Some(&measured));
+        let mut costs = Costs::new(&profile(&[1.0; 5]), &nodes, None, Some(&measured));
         let of = |costs: &Costs, device: usize| [0, 1, 2, 3].map(|i| costs.seconds(device, i..i + 1));
         // The last two ran the same stage.
         costs.put_in_operation(&[(0, 0..1, 1.5), (2, 1..3, 1.0), (3, 1..3, 1.25)]);
         for equal in [0, 2, 3] {
             assert_eq!(of(&costs, equal), [1.5, 1.125, 1.125, 1.125]);
-            assert!(costs.knows_slowdown(equal));
+            assert!(costs.knows_slowdown(equal, &(3..5)) && !costs.knows_slowdown(equal, &(0..5)));
         }
         assert_eq!(of(&costs, 1), [9.0; 4]);
-        assert!(!costs.knows_slowdown(1));
+        assert!(!costs.knows_slowdown(1, &(3..5)));
         // What a stage is timed at then is held against what its units are timed at.
         costs.correct(0, 0..2, &took(4.0));
         assert_eq!(of(&costs, 2), [3.0, 2.25, 2.25, 2.25]);

@@ -23,8 +23,8 @@ use wire::Codec;
 use wire::control::{CodecTime, LinkFigures, Machine, StageTime};
 
 pub use costs::{Costs, MeasuredLink};
+pub use operation::{Extent, Slowdown, keep_operation, keep_rehearsal};
 pub(crate) use operation::{MIN_ITEMS, slowdowns};
-pub use operation::{Slowdown, keep_operation, keep_rehearsal};
 
 use crate::cluster::{Cluster, NodeInfo};
 use crate::coding::{self, CodecFactor};
@@ -78,7 +78,7 @@ pub struct Measured {
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeTimes {
     /// Seconds of each unit: those that were timed there, and the others by the factor of the timed one that is most
-    /// like them; all of them longer by `slowdown`.
+    /// like them; all of them longer by `slowdown`, as in parts of the model.
     pub unit_seconds: Vec<f64>,
     /// How many times as long they compute in operation as when their stage is timed, as found in runs before.
     pub slowdown: Slowdown,
@@ -91,10 +91,10 @@ pub struct NodeTimes {
 }
 
 impl NodeTimes {
-    /// Makes the times of units longer by what stages take longer in operation.
+    /// Makes the times of units longer by what parts of the model take longer in operation.
     fn put_in_operation(&mut self) {
         let units = self.unit_seconds.iter_mut().enumerate();
-        units.for_each(|(unit, seconds)| *seconds *= self.slowdown.of(unit));
+        units.for_each(|(unit, seconds)| *seconds *= self.slowdown.of(Extent::Part, unit));
     }
 }
 

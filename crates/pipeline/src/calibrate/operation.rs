@@ -32,47 +32,116 @@ const LEAST_BUSY: f64 = 0.5;
 /// Fewer items say more of how a chain fills than of what an item takes.
 pub(crate) const MIN_ITEMS: u64 = 20;
 
+/// How much of the model a stage has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// All of it.
+    Whole,
+    /// Some of its units.
+    Part,
+}
+
+impl Extent {
+    /// That of a stage of these units, in a model that has so many.
+    #[must_use]
+    pub fn of(units: &Range<usize>, all: usize) -> Extent {
+        if units.len() == all { Extent::Whole } else { Extent::Part }
+    }
+}
+
 /// How many times as long units compute in operation as when their stage is timed before it is connected, as far as it is
-/// known: those with large tensors are slowed down most by what moves these.
+/// known. A stage that is the whole model moves little, and says little of what the tensors between parts slow down.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
-pub struct Slowdown(Vec<Option<f64>>);
+pub struct Slowdown {
+    whole: ByUnit,
+    parts: ByUnit,
+}
 
 impl Slowdown {
-    /// A stage of these units computed so many times as long; of others nothing is known.
+    /// A stage of these units, in a model that has so many, computed so many times as long; of others nothing is known.
     #[must_use]
-    pub fn of_stage(units: Range<usize>, factor: f64) -> Slowdown {
+    pub fn of_stage(units: Range<usize>, all: usize, factor: f64) -> Slowdown {
         let mut slowdown = Slowdown::default();
-        slowdown.take_in(units, Some(factor));
+        slowdown.take_in(units, all, Some(factor));
         slowdown
     }
 
-    /// Whether it was looked for, even if nothing was found.
+    /// Whether it was looked for in a stage of this extent, even if nothing was found.
     #[must_use]
-    pub fn was_seen(&self) -> bool {
-        !self.0.is_empty()
+    pub fn was_seen(&self, extent: Extent) -> bool {
+        !self.known(extent).0.is_empty()
     }
 
-    /// That of a unit, or of the nearest one of which it is known; 1 if there is none.
+    /// That of a unit in a stage of this extent, or of the nearest one of which it is known; where none is, that in one of
+    /// the other, and 1 if that is not known either.
     #[must_use]
-    pub fn of(&self, unit: usize) -> f64 {
-        let known =
-            self.0.iter().enumerate().filter_map(|(at, factor)| Some((at.abs_diff(unit), (*factor)?)));
-        known.min_by_key(|(distance, _)| *distance).map_or(1.0, |(_, factor)| factor)
+    pub fn of(&self, extent: Extent, unit: usize) -> f64 {
+        let other = match extent {
+            Extent::Whole => Extent::Part,
+            Extent::Part => Extent::Whole,
+        };
+        let nearest = |extent| self.known(extent).nearest(unit);
+        nearest(extent).or_else(|| nearest(other)).unwrap_or(1.0)
     }
 
     /// By unit, the mean of those of which it is known.
     #[must_use]
     pub(super) fn mean(all: &[Slowdown]) -> Slowdown {
-        let units = all.iter().map(|slowdown| slowdown.0.len()).max().unwrap_or(0);
+        let mean =
+            |extent| ByUnit::mean(&all.iter().map(|slowdown| slowdown.known(extent)).collect::<Vec<_>>());
+        Slowdown { whole: mean(Extent::Whole), parts: mean(Extent::Part) }
+    }
+
+    /// A stage of these units, of so many in all, was found to compute so many times as long, or was looked at and nothing
+    /// was found.
+    fn take_in(&mut self, units: Range<usize>, all: usize, found: Option<f64>) {
+        match Extent::of(&units, all) {
+            Extent::Whole => self.whole.take_in(units, found),
+            Extent::Part => self.parts.take_in(units, found),
+        }
+    }
+
+    /// Forgets what was known of units of which `found` knows more.
+    pub(super) fn replace(&mut self, found: &Slowdown) {
+        self.whole.replace(&found.whole);
+        self.parts.replace(&found.parts);
+    }
+
+    /// Whether it can be that of a model of so many units.
+    fn is_sound(&self, units: usize) -> bool {
+        self.whole.is_sound(units) && self.parts.is_sound(units)
+    }
+
+    fn known(&self, extent: Extent) -> &ByUnit {
+        match extent {
+            Extent::Whole => &self.whole,
+            Extent::Part => &self.parts,
+        }
+    }
+}
+
+/// The factors of units in stages of one extent: units with large tensors are slowed down most by what moves these. Empty
+/// when nobody has looked.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+struct ByUnit(Vec<Option<f64>>);
+
+impl ByUnit {
+    fn nearest(&self, unit: usize) -> Option<f64> {
+        let known =
+            self.0.iter().enumerate().filter_map(|(at, factor)| Some((at.abs_diff(unit), (*factor)?)));
+        known.min_by_key(|(distance, _)| *distance).map(|(_, factor)| factor)
+    }
+
+    fn mean(all: &[&ByUnit]) -> ByUnit {
+        let units = all.iter().map(|by_unit| by_unit.0.len()).max().unwrap_or(0);
         let mean = |unit: usize| {
-            let known = all.iter().filter_map(|slowdown| *slowdown.0.get(unit)?);
+            let known = all.iter().filter_map(|by_unit| *by_unit.0.get(unit)?);
             let (sum, count) = known.fold((0.0, 0), |(sum, count), factor| (sum + factor, count + 1));
             (count > 0).then(|| sum / f64::from(count))
         };
-        Slowdown((0..units).map(mean).collect())
+        ByUnit((0..units).map(mean).collect())
     }
 
-    /// A stage of these units was found to compute so many times as long, or was looked at and nothing was found.
     fn take_in(&mut self, units: Range<usize>, found: Option<f64>) {
         self.0.resize(self.0.len().max(units.end), None);
         let Some(found) = found else { return };
@@ -81,15 +150,13 @@ impl Slowdown {
         }
     }
 
-    /// Forgets what was known of units of which `found` knows more.
-    pub(super) fn replace(&mut self, found: &Slowdown) {
+    fn replace(&mut self, found: &ByUnit) {
         self.0.resize(self.0.len().max(found.0.len()), None);
         for (known, found) in std::iter::zip(&mut self.0, &found.0) {
             *known = found.or(*known);
         }
     }
 
-    /// Whether it can be that of a model of so many units.
     fn is_sound(&self, units: usize) -> bool {
         self.0.len() <= units && self.0.iter().flatten().all(|factor| FACTORS.contains(factor))
     }
@@ -132,11 +199,11 @@ fn keep<'a>(
     let (model, all) = (format!("{:?}", prepared.model.hash()), prepared.profile.units.len());
     for (node, units, factor) in found {
         let before = known(&store, &model, all, node, options.now).filter(|_| !is_fresh(node));
-        if factor.is_none() && before.is_some() {
+        let mut slowdown = before.unwrap_or_default();
+        if factor.is_none() && slowdown.was_seen(Extent::of(&units, all)) {
             continue; // what is known grows old all the same
         }
-        let mut slowdown = before.unwrap_or_default();
-        slowdown.take_in(units, factor);
+        slowdown.take_in(units, all, factor);
         if let Err(e) = store.put(&key(&model, node), &(options.now, slowdown)) {
             tracing::warn!("figures could not be kept: {e}");
         }
@@ -197,26 +264,47 @@ fn factors(times: &[StageTime], operation: &Operation, figures: &[StageFigures])
 mod tests {
     use plan::Resource;
 
+    use super::Extent::{Part, Whole};
     use super::*;
 
     #[test]
     fn what_is_not_known_of_a_unit_is_taken_from_the_nearest() {
         let mut slowdown = Slowdown::default();
-        assert_eq!((slowdown.of(3), slowdown.was_seen()), (1.0, false));
-        slowdown.take_in(0..1, None);
-        assert_eq!((slowdown.of(3), slowdown.was_seen()), (1.0, true));
-        slowdown.take_in(1..2, Some(1.5));
-        slowdown.take_in(4..6, Some(1.2));
-        assert_eq!([0, 1, 2, 3, 4, 5, 9].map(|unit| slowdown.of(unit)), [1.5, 1.5, 1.5, 1.2, 1.2, 1.2, 1.2]);
-        slowdown.take_in(5..7, Some(1.5));
-        let found = [4, 5, 6].map(|unit| slowdown.of(unit));
+        assert_eq!((slowdown.of(Part, 3), slowdown.was_seen(Part)), (1.0, false));
+        slowdown.take_in(0..1, 9, None);
+        assert_eq!((slowdown.of(Part, 3), slowdown.was_seen(Part)), (1.0, true));
+        slowdown.take_in(1..2, 9, Some(1.5));
+        slowdown.take_in(4..6, 9, Some(1.2));
+        let expected = [1.5, 1.5, 1.5, 1.2, 1.2, 1.2, 1.2];
+        assert_eq!([0, 1, 2, 3, 4, 5, 9].map(|unit| slowdown.of(Part, unit)), expected);
+        slowdown.take_in(5..7, 9, Some(1.5));
+        let found = [4, 5, 6].map(|unit| slowdown.of(Part, unit));
         assert!(std::iter::zip(found, [1.2, 1.3, 1.5]).all(|(a, b)| (a - b).abs() < 1e-9), "{found:?}");
         assert!(slowdown.is_sound(7) && !slowdown.is_sound(6));
-        assert!(
-            !Slowdown::of_stage(0..1, 1.6).is_sound(1) && !Slowdown::of_stage(0..1, f64::NAN).is_sound(1)
-        );
-        let mean = Slowdown::mean(&[Slowdown::of_stage(0..2, 1.0), Slowdown::of_stage(1..3, 1.25)]);
-        assert_eq!([0, 1, 2].map(|unit| mean.of(unit)), [1.0, 1.125, 1.25]);
+        for unsound in [1.6, f64::NAN] {
+            let of_stages = [1, 2].map(|all| Slowdown::of_stage(0..1, all, unsound));
+            assert!(of_stages.iter().all(|slowdown| !slowdown.is_sound(2)), "{unsound}");
+        }
+        let mean = Slowdown::mean(&[Slowdown::of_stage(0..2, 9, 1.0), Slowdown::of_stage(1..3, 9, 1.25)]);
+        assert_eq!([0, 1, 2].map(|unit| mean.of(Part, unit)), [1.0, 1.125, 1.25]);
+    }
+
+    #[test]
+    fn a_whole_model_is_another_matter_than_its_parts() {
+        let mut slowdown = Slowdown::of_stage(0..2, 2, 1.1);
+        let all =
+            |slowdown: &Slowdown| [Whole, Part].map(|extent| [0, 1].map(|unit| slowdown.of(extent, unit)));
+        let seen = |slowdown: &Slowdown| [Whole, Part].map(|extent| slowdown.was_seen(extent));
+        assert_eq!((all(&slowdown), seen(&slowdown)), ([[1.1; 2]; 2], [true, false]));
+        slowdown.take_in(1..2, 2, Some(1.4));
+        assert_eq!((all(&slowdown), seen(&slowdown)), ([[1.1; 2], [1.4; 2]], [true; 2]));
+        slowdown.replace(&Slowdown::of_stage(0..2, 2, 1.2));
+        slowdown.replace(&Slowdown::of_stage(0..1, 2, 1.3));
+        assert_eq!(all(&slowdown), [[1.2; 2], [1.3, 1.4]]);
+        let mean = Slowdown::mean(&[slowdown, Slowdown::of_stage(0..1, 2, 1.5)]);
+        assert_eq!(all(&mean), [[1.2; 2], [1.4; 2]]);
+        let parts = Slowdown::of_stage(0..1, 2, 1.5);
+        assert_eq!((all(&parts), seen(&parts)), ([[1.5; 2]; 2], [false, true]));
     }
 
     #[test]

@@ -108,6 +108,7 @@ fn mean_codecs(nodes: &[NodeTimes]) -> Vec<CodecFactor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::calibrate::Extent;
 
     const CONV: usize = 0;
     const MATMUL: usize = 1;
@@ -172,13 +173,13 @@ mod tests {
 
         // What they did before makes no difference among equals, and is then that of all of them.
         let of = |factor| {
-            let (unit_seconds, slowdown) = (vec![1.0], Slowdown::of_stage(0..1, factor));
+            let (unit_seconds, slowdown) = (vec![1.0], Slowdown::of_stage(0..1, 1, factor));
             Some(NodeTimes { unit_seconds, slowdown, pace: 1.0, error: 0.0, codecs: vec![] })
         };
         let mut nodes = [of(1.0), of(1.5)];
         level(&mut nodes, &|_, _| true, 0.05);
         let found: Vec<(f64, f64)> =
-            nodes.iter().flatten().map(|n| (n.unit_seconds[0], n.slowdown.of(0))).collect();
+            nodes.iter().flatten().map(|n| (n.unit_seconds[0], n.slowdown.of(Extent::Whole, 0))).collect();
         assert_eq!(found, [(1.0, 1.25); 2]);
     }
 }

@@ -230,11 +230,13 @@ impl Pipeline {
         Ok((pipeline, timed))
     }
 
-    /// Whether it has a node of which nothing is known in operation. Where stages were not timed, nothing is to be learnt.
+    /// Whether it has a node of which it is not known what such a stage takes in operation. Where stages were not timed,
+    /// nothing is to be learnt.
     fn needs_rehearsal(&self) -> bool {
-        let mut replicas = self.plan.stages.iter().flat_map(|stage| &stage.replicas);
-        self.stages.iter().all(|stage| stage.time.is_some())
-            && replicas.any(|replica| !self.costs.knows_slowdown(replica.device))
+        let is_known = |stage: &plan::Stage| {
+            stage.replicas.iter().all(|replica| self.costs.knows_slowdown(replica.device, &stage.units))
+        };
+        self.stages.iter().all(|stage| stage.time.is_some()) && !self.plan.stages.iter().all(is_known)
     }
 
     /// Runs it on an item, promises what it does then, and makes way for a plan that is better by that. Gives what stands
