@@ -174,7 +174,7 @@ fn the_zoo_writes_the_same_file_for_the_same_seed() {
     assert!(first == file("b.onnx", "7"), "the same seed gave another file");
     assert!(first != file("c.onnx", "8"), "another seed gave the same file");
     let list = place.prints(&["zoo", "--list"]);
-    for name in ["resnet50", "vgg16", "vgg19", "mobilenetv2", "vit-b16", "bert-base"] {
+    for name in ["resnet50", "vgg16", "vgg19", "mobilenetv2", "vit-s16", "vit-b16", "bert-base"] {
         assert!(list.contains(name), "{list}");
     }
 }

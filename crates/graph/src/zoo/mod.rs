@@ -49,11 +49,12 @@ pub enum ZooError {
 /// Writes an architecture into an empty net and gives its outputs.
 type Architecture = fn(&mut Net) -> Vec<Value>;
 
-const TABLE: [(&str, &str, Architecture); 6] = [
+const TABLE: [(&str, &str, Architecture); 7] = [
     ("resnet50", "ResNet-50 v1.5, image classifier, 16 residual blocks", cnn::resnet50),
     ("vgg16", "VGG-16, image classifier, 13 convolutions in one line", cnn::vgg16),
     ("vgg19", "VGG-19, image classifier, 16 convolutions in one line", cnn::vgg19),
     ("mobilenetv2", "MobileNetV2 1.0, image classifier for small devices", cnn::mobilenetv2),
+    ("vit-s16", "ViT-S/16, image classifier, 12 narrower transformer blocks", transformer::vit_s16),
     ("vit-b16", "ViT-B/16, image classifier, 12 transformer blocks", transformer::vit_b16),
     ("bert-base", "BERT-base uncased, text encoder, 12 transformer blocks", transformer::bert_base),
 ];

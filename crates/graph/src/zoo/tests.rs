@@ -12,6 +12,7 @@ fn sizes_are_the_published_ones() {
         ("vgg16", 138_357_544, 15.47),
         ("vgg19", 143_667_240, 19.63),
         ("mobilenetv2", 3_504_872, 0.30),
+        ("vit-s16", 22_050_664, 4.60),
         ("vit-b16", 86_567_656, 17.56),
         ("bert-base", 109_482_240, 11.17),
     ];
@@ -29,7 +30,7 @@ fn an_unknown_name_is_answered_with_the_known_ones() {
     let error = proto("resnet-50", 0).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the zoo has no model `resnet-50`; it has resnet50, vgg16, vgg19, mobilenetv2, vit-b16, bert-base"
+        "the zoo has no model `resnet-50`; it has resnet50, vgg16, vgg19, mobilenetv2, vit-s16, vit-b16, bert-base"
     );
 }
 
@@ -51,7 +52,7 @@ fn models_are_built() {
 /// Node and tensor names are unique, and no operator reads what is not there yet.
 #[test]
 fn graphs_are_well_formed() {
-    for name in ["resnet50", "mobilenetv2", "vit-b16", "bert-base"] {
+    for name in ["resnet50", "mobilenetv2", "vit-s16", "vit-b16", "bert-base"] {
         let graph = proto(name, 0).unwrap().graph.unwrap();
         let inputs = graph.input.iter().map(|v| v.name());
         let mut known: HashSet<&str> = inputs.chain(graph.initializer.iter().map(|t| t.name())).collect();

@@ -1,4 +1,4 @@
-//! ViT-B/16 and BERT-base, layer for layer as their PyTorch exports.
+//! ViT-S/16, ViT-B/16 and BERT-base, layer for layer as their PyTorch exports.
 //!
 //! Called by the zoo's table. A node and its output bear the module's path (`blocks.0.attn.qkv`); sizes
 //! that the caller chooses stay open through the whole graph.
@@ -9,11 +9,13 @@ use super::net::{Net, Value, int};
 use super::weights::Init;
 use crate::proto::tensor_proto::DataType;
 
-const WIDTH: usize = 768;
 const LAYERS: usize = 12;
+/// Of the base size.
 const HEADS: usize = 12;
-const HEAD_WIDTH: usize = WIDTH / HEADS;
-const MLP: usize = 4 * WIDTH;
+const HEAD_WIDTH: usize = 64;
+const WIDTH: usize = HEADS * HEAD_WIDTH;
+/// The layer of a block that is between two is so many times as wide as they are.
+const MLP_RATIO: usize = 4;
 
 /// Scale of queries and keys: with 1 the attention of random weights is nearly flat, and averages away what
 /// tells one input from another.
@@ -21,64 +23,76 @@ const QUERY_GAIN: f64 = 1.5;
 /// Scale of what a residual branch adds, so that 24 branches do not drown the input.
 const BRANCH_GAIN: f64 = 0.5;
 
+/// Touvron et al. 2020 (DeiT-S without its distillation), patches of 16, names as in timm.
+pub(super) fn vit_s16(net: &mut Net) -> Vec<Value> {
+    vit(net, 6)
+}
+
 /// Dosovitskiy et al. 2020, base size, patches of 16, names as in timm.
 pub(super) fn vit_b16(net: &mut Net) -> Vec<Value> {
+    vit(net, HEADS)
+}
+
+fn vit(net: &mut Net, heads: usize) -> Vec<Value> {
     const PATCHES: usize = 14 * 14;
+    let width = heads * HEAD_WIDTH;
     let image = net.input("input", DataType::Float, [1, 3, 224, 224].map(Dim::Fixed).to_vec());
     let patch = super::net::Conv {
         stride: 16,
         pad: 0,
         bias: true,
         after_relu: false,
-        ..super::net::Conv::new(WIDTH, 16)
+        ..super::net::Conv::new(width, 16)
     };
     let x = net.conv("patch_embed.proj", &image, patch);
-    let flat = [1, WIDTH, PATCHES].map(Dim::Fixed).to_vec();
-    let x = net.reshape("patch_embed.flatten", &x, &[1, WIDTH as i64, -1], flat);
+    let flat = [1, width, PATCHES].map(Dim::Fixed).to_vec();
+    let x = net.reshape("patch_embed.flatten", &x, &[1, width as i64, -1], flat);
     let x = net.transpose("patch_embed.transpose", &x, &[0, 2, 1]);
-    let class = net.parameter("cls_token", &[1, 1, WIDTH], Init::around(0.0, 0.1));
-    let tokens = [1, PATCHES + 1, WIDTH].map(Dim::Fixed).to_vec();
+    let class = net.parameter("cls_token", &[1, 1, width], Init::around(0.0, 0.1));
+    let tokens = [1, PATCHES + 1, width].map(Dim::Fixed).to_vec();
     let x = net.op("cat", "Concat", &[&class, &x], vec![int("axis", 1)], tokens);
-    let positions = net.parameter("pos_embed", &[1, PATCHES + 1, WIDTH], Init::around(0.0, 0.1));
+    let positions = net.parameter("pos_embed", &[1, PATCHES + 1, width], Init::around(0.0, 0.1));
     let mut x = net.binary("pos_embed.add", "Add", &x, &positions);
     for layer in 0..LAYERS {
-        x = vit_block(net, &format!("blocks.{layer}"), &x);
+        x = vit_block(net, &format!("blocks.{layer}"), heads, &x);
     }
     let x = net.layer_norm("norm", &x, 1e-6);
     let first = net.constant_i64("class_index", &[], &[0]);
     let x = net.gather("class", &x, &first, 1);
-    let init = Init::lecun(WIDTH);
+    let init = Init::lecun(width);
     net.gemm("head", &x, 1000, init);
     vec![net.rename_last("logits")]
 }
 
-fn vit_block(net: &mut Net, path: &str, x: &Value) -> Value {
+fn vit_block(net: &mut Net, path: &str, heads: usize, x: &Value) -> Value {
+    let width = heads * HEAD_WIDTH;
     let name = |part: &str| format!("{path}.{part}");
     let y = net.layer_norm(&name("norm1"), x, 1e-6);
-    let y = vit_attention(net, &name("attn"), &y);
+    let y = vit_attention(net, &name("attn"), heads, &y);
     let x = net.binary(&name("add1"), "Add", x, &y);
     let y = net.layer_norm(&name("norm2"), &x, 1e-6);
-    let y = net.linear(&name("mlp.fc1"), &y, MLP, 1.0);
+    let y = net.linear(&name("mlp.fc1"), &y, MLP_RATIO * width, 1.0);
     let y = net.gelu(&name("mlp.act"), &y);
-    let y = net.linear(&name("mlp.fc2"), &y, WIDTH, BRANCH_GAIN);
+    let y = net.linear(&name("mlp.fc2"), &y, width, BRANCH_GAIN);
     net.binary(&name("add2"), "Add", &x, &y)
 }
 
 /// Queries, keys and values come from one product and are taken apart by `Gather`.
-fn vit_attention(net: &mut Net, path: &str, x: &Value) -> Value {
+fn vit_attention(net: &mut Net, path: &str, heads: usize, x: &Value) -> Value {
+    let width = heads * HEAD_WIDTH;
     let name = |part: &str| format!("{path}.{part}");
     let (batch, tokens) = (x.dims[0].clone(), x.dims[1].clone());
-    let qkv = net.linear(&name("qkv"), x, 3 * WIDTH, QUERY_GAIN);
-    let dims = vec![batch, tokens, Dim::Fixed(3), Dim::Fixed(HEADS), Dim::Fixed(HEAD_WIDTH)];
-    let qkv = net.reshape(&name("reshape"), &qkv, &[0, 0, 3, HEADS as i64, HEAD_WIDTH as i64], dims);
+    let qkv = net.linear(&name("qkv"), x, 3 * width, QUERY_GAIN);
+    let dims = vec![batch, tokens, Dim::Fixed(3), Dim::Fixed(heads), Dim::Fixed(HEAD_WIDTH)];
+    let qkv = net.reshape(&name("reshape"), &qkv, &[0, 0, 3, heads as i64, HEAD_WIDTH as i64], dims);
     let qkv = net.transpose(&name("permute"), &qkv, &[2, 0, 3, 1, 4]);
     let [q, k, v] = [("q", 0), ("k", 1), ("v", 2)].map(|(part, index)| {
         let index = net.constant_i64(&name(&format!("{part}.index")), &[], &[index]);
         net.gather(&name(part), &qkv, &index, 0)
     });
     let k = net.transpose(&name("k.transpose"), &k, &[0, 1, 3, 2]);
-    let y = attend(net, path, [&q, &k, &v], None);
-    net.linear(&name("proj"), &y, WIDTH, BRANCH_GAIN)
+    let y = attend(net, path, heads, [&q, &k, &v], None);
+    net.linear(&name("proj"), &y, width, BRANCH_GAIN)
 }
 
 /// Devlin, Chang, Lee and Toutanova 2018, base size, uncased vocabulary, names as in Hugging Face.
@@ -164,11 +178,11 @@ fn bert_layer(net: &mut Net, path: &str, x: &Value, mask: &Value) -> Value {
     let q = heads(net, "query", QUERY_GAIN, &[0, 2, 1, 3]);
     let k = heads(net, "key", QUERY_GAIN, &[0, 2, 3, 1]);
     let v = heads(net, "value", 1.0, &[0, 2, 1, 3]);
-    let y = attend(net, &name("attention.self"), [&q, &k, &v], Some(mask));
+    let y = attend(net, &name("attention.self"), HEADS, [&q, &k, &v], Some(mask));
     let y = net.linear(&name("attention.output.dense"), &y, WIDTH, 1.0);
     let y = net.binary(&name("attention.output.add"), "Add", &y, x);
     let x = net.layer_norm(&name("attention.output.LayerNorm"), &y, 1e-12);
-    let y = net.linear(&name("intermediate.dense"), &x, MLP, 1.0);
+    let y = net.linear(&name("intermediate.dense"), &x, MLP_RATIO * WIDTH, 1.0);
     let y = net.gelu(&name("intermediate.act"), &y);
     let y = net.linear(&name("output.dense"), &y, WIDTH, 1.0);
     let y = net.binary(&name("output.add"), "Add", &y, &x);
@@ -177,7 +191,8 @@ fn bert_layer(net: &mut Net, path: &str, x: &Value, mask: &Value) -> Value {
 
 /// Scaled dot-product attention over `[batch, heads, tokens, head width]`, the keys transposed; gives
 /// `[batch, tokens, width]`.
-fn attend(net: &mut Net, path: &str, [q, k, v]: [&Value; 3], mask: Option<&Value>) -> Value {
+fn attend(net: &mut Net, path: &str, heads: usize, [q, k, v]: [&Value; 3], mask: Option<&Value>) -> Value {
+    let width = heads * HEAD_WIDTH;
     let name = |part: &str| format!("{path}.{part}");
     let scores = net.matmul(&name("scores"), q, k);
     let root = net.constant_f32(&name("root"), (HEAD_WIDTH as f32).sqrt());
@@ -188,6 +203,6 @@ fn attend(net: &mut Net, path: &str, [q, k, v]: [&Value; 3], mask: Option<&Value
     let weights = net.softmax(&name("softmax"), &scores);
     let y = net.matmul(&name("context"), &weights, v);
     let y = net.transpose(&name("context.transpose"), &y, &[0, 2, 1, 3]);
-    let dims = vec![y.dims[0].clone(), y.dims[1].clone(), Dim::Fixed(WIDTH)];
-    net.reshape(&name("context.reshape"), &y, &[0, 0, WIDTH as i64], dims)
+    let dims = vec![y.dims[0].clone(), y.dims[1].clone(), Dim::Fixed(width)];
+    net.reshape(&name("context.reshape"), &y, &[0, 0, width as i64], dims)
 }
