@@ -26,6 +26,26 @@ pub struct NodeInfo {
     pub description: NodeDescription,
 }
 
+#[cfg(test)]
+impl NodeInfo {
+    /// A node that is nowhere.
+    pub(crate) fn imagined(name: &str, memory_limit: u64, memory_used: u64) -> NodeInfo {
+        let description = NodeDescription {
+            name: name.into(),
+            version: String::new(),
+            cores: 1,
+            threads: 1,
+            memory_limit,
+            memory_used,
+            engine: String::new(),
+            data_addresses: vec![],
+            machine: wire::control::Machine::default(),
+            stages: vec![],
+        };
+        NodeInfo { id: name.into(), description }
+    }
+}
+
 /// Which nodes to wait for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wanted {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use common::compose::{Run, compare};
 use common::engines::rten;
 use common::wrapped::wrapped;
-use common::{Nodes, deploy, join, small_model, start, start_with, vendored_model};
+use common::{Nodes, at_cuts, deploy, join, small_model, start, start_with, vendored_model};
 use engine::Engine;
 use pipeline::{
     CalibrateOptions, Cluster, DeployError, Extent, Measured, NodeTimes, Options, Pipeline, PrepareError,
@@ -300,7 +300,12 @@ fn a_chain_is_rehearsed_once() {
     let nodes = start("rehearsal", 2);
     let (mut cluster, prepared) = (join(&nodes), prepared());
     let folder = tempfile::tempdir().unwrap();
-    let options = CalibrateOptions { store: Some(folder.path().to_owned()), ..CalibrateOptions::default() };
+    // So that it does not matter which of them has the whole model.
+    let options = CalibrateOptions {
+        store: Some(folder.path().to_owned()),
+        alike: true,
+        ..CalibrateOptions::default()
+    };
     let rehearsals = Arc::new(AtomicUsize::new(0));
     let mut deploy = |split| {
         let measured = measure(&prepared, &mut cluster, &options);
@@ -388,6 +393,25 @@ fn a_model_that_fails_in_the_rehearsal_is_deployed_all_the_same() {
     let measured = measure(&prepared, &mut cluster, &options);
     let chain = deploy_rehearsed(&prepared, &cluster, by_rule(), measured, || panic!("a second rehearsal"));
     assert_eq!(chain.rehearsed(), []);
+}
+
+#[test]
+fn a_node_that_went_is_another_failure_than_one_that_refuses() {
+    let refuses = wrapped("refuses", || panic!("no room"));
+    let mut nodes = start_with("lost", 2, |i, config| {
+        if i == 1 {
+            config.engine = refuses.clone();
+        }
+    });
+    let cluster = join(&nodes);
+    let model = small_model("lookup");
+    let fails = || deploy(&model, &cluster, &at_cuts(&["rows"])).err();
+    let failed = fails();
+    let names_it = |reason: &str| reason.contains("node `n1` (stage 2 of 2)");
+    assert!(matches!(&failed, Some(DeployError::Refused(reason)) if names_it(reason)), "{failed:?}");
+    nodes.nodes.remove(1).stop();
+    let failed = fails();
+    assert!(matches!(&failed, Some(DeployError::Lost(reason)) if names_it(reason)), "{failed:?}");
 }
 
 /// What a run finds of its nodes in operation is where the next one starts.

@@ -42,6 +42,8 @@ pub(super) enum Fault {
     Item,
     /// Whoever looks after the nodes, one of which went or failed.
     Nodes,
+    /// The same, or whoever gave a node more than it can hold: it is gone.
+    Lost,
     /// Whoever chose how the model is deployed.
     Deployment,
     /// The error speaks for itself.
@@ -54,6 +56,7 @@ pub(super) fn fault(error: &Error) -> Fault {
     let of_cause = |cause: &(dyn std::error::Error + 'static)| match cause.downcast_ref::<DeployError>() {
         Some(DeployError::Trial(e) | DeployError::Rehearsal(e)) => Some(of_item(e)),
         Some(DeployError::Recode(_)) => Some(Fault::Nodes),
+        Some(DeployError::Lost(_)) => Some(Fault::Lost),
         Some(_) => Some(Fault::Deployment),
         None => cause.downcast_ref::<ItemError>().map(of_item),
     };
@@ -87,7 +90,8 @@ mod tests {
             (Error::new(DeployError::Trial(unfit.clone())), Fault::Item),
             (Error::new(DeployError::Rehearsal(broken.clone())), Fault::Nodes),
             (Error::new(DeployError::Recode(RecodeError::Node("n1".into()))), Fault::Nodes),
-            (Error::new(DeployError::Node("n1 has no room".into())), Fault::Deployment),
+            (Error::new(DeployError::Refused("n1 has no room".into())), Fault::Deployment),
+            (Error::new(DeployError::Lost("n1 is gone".into())), Fault::Lost),
             (Error::new(broken), Fault::Nodes),
             (Error::new(failed), Fault::Nodes),
             (Error::new(unfit), Fault::Item),

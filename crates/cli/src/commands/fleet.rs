@@ -133,10 +133,15 @@ impl Fleet {
 
     /// What to do when nodes fail.
     pub(super) fn look(&self) -> String {
-        self.look_or(match self.spawned {
+        self.look_or(self.messages())
+    }
+
+    /// Where more may be said of a failure.
+    pub(super) fn messages(&self) -> &'static str {
+        match self.spawned {
             Some(_) => "the nodes' own messages may say more",
             None => "the nodes' own messages may say more; `defer nodes` shows which are there",
-        })
+        }
     }
 
     /// What to do when something fails that nodes take part in: `otherwise`, unless a node that was started here is

@@ -287,11 +287,14 @@ fn trial_items(items: &Items, args: &Args, layout: Option<&Layout>) -> Result<Ve
     Ok(items.into_iter().map(|item| item.tensors).collect())
 }
 
-/// A deployment that failed, with what to do: `otherwise`, unless the first items had a part in it.
+/// A deployment that failed, with what to do: `otherwise`, unless the first items had a part in it, or a node failed.
 fn at_work(fleet: &Fleet, error: Error, otherwise: &str) -> Error {
     advise(error, &|fault| match fault {
         Fault::Item => Some(TAKES.to_owned()),
         Fault::Nodes => Some(fleet.look()),
+        Fault::Lost => {
+            Some(fleet.look_or(&format!("{}. If it ran out of memory: {otherwise}", fleet.messages())))
+        }
         Fault::Deployment | Fault::Other => Some(fleet.look_or(otherwise)),
     })
 }
@@ -300,7 +303,7 @@ fn at_work(fleet: &Fleet, error: Error, otherwise: &str) -> Error {
 fn streaming(fleet: &Fleet, error: Error) -> Error {
     advise(error, &|fault| match fault {
         Fault::Item => Some(TAKES.to_owned()),
-        Fault::Nodes | Fault::Deployment => Some(fleet.look()),
+        Fault::Nodes | Fault::Lost | Fault::Deployment => Some(fleet.look()),
         Fault::Other => None,
     })
 }

@@ -265,7 +265,6 @@ mod tests {
     use super::*;
     use crate::calibrate::NodeTimes;
     use crate::profile::UnitCost;
-    use wire::control::{Machine, NodeDescription};
 
     fn profile(seconds: &[f64]) -> Profile {
         let unit = |&seconds| UnitCost {
@@ -286,19 +285,7 @@ mod tests {
     }
 
     fn node(name: &str) -> NodeInfo {
-        let description = NodeDescription {
-            name: name.into(),
-            version: String::new(),
-            cores: 1,
-            threads: 1,
-            memory_limit: 100,
-            memory_used: 30,
-            engine: String::new(),
-            data_addresses: vec![],
-            machine: Machine::default(),
-            stages: vec![],
-        };
-        NodeInfo { id: name.into(), description }
+        NodeInfo::imagined(name, 100, 30)
     }
 
     fn times(unit_seconds: &[f64]) -> Option<NodeTimes> {

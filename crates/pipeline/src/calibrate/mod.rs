@@ -282,7 +282,11 @@ impl Job<'_> {
     /// what they take longer in operation.
     fn level(&self, nodes: &mut [Option<NodeTimes>]) {
         if self.options.alike {
-            let timed = nodes.iter().flatten().next().cloned();
+            let mut timed = nodes.iter().flatten().next().cloned();
+            if let Some(timed) = &mut timed {
+                let known: Vec<Slowdown> = self.cluster.nodes().iter().map(|n| self.slowdown(n)).collect();
+                timed.slowdown = Slowdown::mean(&known);
+            }
             nodes.fill(timed);
         } else {
             let fingerprint = |i: usize| self.cluster.nodes()[i].description.fingerprint();
@@ -398,7 +402,7 @@ impl Job<'_> {
     fn slowdown(&self, node: &NodeInfo) -> Slowdown {
         let store = self.store.as_ref().filter(|_| !self.options.fresh);
         let units = self.prepared.profile.units.len();
-        let known = store.and_then(|s| operation::known(s, &self.model, units, node, self.options.now));
+        let known = store.map(|s| operation::known(s, &self.model, units, node, self.options.now));
         known.unwrap_or_default()
     }
 

@@ -42,6 +42,15 @@ pub enum Extent {
 }
 
 impl Extent {
+    const ALL: [Extent; 2] = [Extent::Whole, Extent::Part];
+
+    fn other(self) -> Extent {
+        match self {
+            Extent::Whole => Extent::Part,
+            Extent::Part => Extent::Whole,
+        }
+    }
+
     /// That of a stage of these units, in a model that has so many.
     #[must_use]
     pub fn of(units: &Range<usize>, all: usize) -> Extent {
@@ -51,7 +60,7 @@ impl Extent {
 
 /// How many times as long units compute in operation as when their stage is timed before it is connected, as far as it is
 /// known. A stage that is the whole model moves little, and says little of what the tensors between parts slow down.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Slowdown {
     whole: ByUnit,
     parts: ByUnit,
@@ -61,8 +70,8 @@ impl Slowdown {
     /// A stage of these units, in a model that has so many, computed so many times as long; of others nothing is known.
     #[must_use]
     pub fn of_stage(units: Range<usize>, all: usize, factor: f64) -> Slowdown {
-        let mut slowdown = Slowdown::default();
-        slowdown.take_in(units, all, Some(factor));
+        let (extent, mut slowdown) = (Extent::of(&units, all), Slowdown::default());
+        slowdown.known_mut(extent).take_in(units, Some(factor));
         slowdown
     }
 
@@ -76,12 +85,8 @@ impl Slowdown {
     /// the other, and 1 if that is not known either.
     #[must_use]
     pub fn of(&self, extent: Extent, unit: usize) -> f64 {
-        let other = match extent {
-            Extent::Whole => Extent::Part,
-            Extent::Part => Extent::Whole,
-        };
         let nearest = |extent| self.known(extent).nearest(unit);
-        nearest(extent).or_else(|| nearest(other)).unwrap_or(1.0)
+        nearest(extent).or_else(|| nearest(extent.other())).unwrap_or(1.0)
     }
 
     /// By unit, the mean of those of which it is known.
@@ -92,30 +97,22 @@ impl Slowdown {
         Slowdown { whole: mean(Extent::Whole), parts: mean(Extent::Part) }
     }
 
-    /// A stage of these units, of so many in all, was found to compute so many times as long, or was looked at and nothing
-    /// was found.
-    fn take_in(&mut self, units: Range<usize>, all: usize, found: Option<f64>) {
-        match Extent::of(&units, all) {
-            Extent::Whole => self.whole.take_in(units, found),
-            Extent::Part => self.parts.take_in(units, found),
-        }
-    }
-
     /// Forgets what was known of units of which `found` knows more.
     pub(super) fn replace(&mut self, found: &Slowdown) {
-        self.whole.replace(&found.whole);
-        self.parts.replace(&found.parts);
-    }
-
-    /// Whether it can be that of a model of so many units.
-    fn is_sound(&self, units: usize) -> bool {
-        self.whole.is_sound(units) && self.parts.is_sound(units)
+        Extent::ALL.into_iter().for_each(|extent| self.known_mut(extent).replace(found.known(extent)));
     }
 
     fn known(&self, extent: Extent) -> &ByUnit {
         match extent {
             Extent::Whole => &self.whole,
             Extent::Part => &self.parts,
+        }
+    }
+
+    fn known_mut(&mut self, extent: Extent) -> &mut ByUnit {
+        match extent {
+            Extent::Whole => &mut self.whole,
+            Extent::Part => &mut self.parts,
         }
     }
 }
@@ -177,8 +174,11 @@ pub fn keep_operation(
     let found = std::iter::zip(nodes, std::iter::zip(units, found));
     let found = found.filter_map(|(node, (units, factor))| Some((node, units, Some(factor?))));
     // What its own rehearsal has found is not from before.
-    let rehearsed = |node: &NodeInfo| chain.rehearsed().iter().any(|found| found.node.id == node.id);
-    keep(prepared, options, &|node| options.fresh && !rehearsed(node), found);
+    let (all, rehearsed) = (prepared.profile.units.len(), chain.rehearsed());
+    let is_own = |node: &NodeInfo, extent| {
+        rehearsed.iter().any(|found| found.node.id == node.id && Extent::of(&found.units, all) == extent)
+    };
+    keep(prepared, options, &|node, extent| options.fresh && !is_own(node, extent), found);
 }
 
 /// Keeps what the rehearsal of a chain found of its nodes, if there was one, as [`keep_operation`] does with a run; and
@@ -186,25 +186,27 @@ pub fn keep_operation(
 pub fn keep_rehearsal(prepared: &Prepared, chain: &Pipeline, options: &CalibrateOptions) {
     let found = chain.rehearsed().iter();
     let found = found.map(|found| (&found.node, found.units.clone(), found.slowdown));
-    keep(prepared, options, &|_| options.fresh, found);
+    keep(prepared, options, &|_, _| options.fresh, found);
 }
 
+/// What was known of a node in stages of an extent is forgotten where `is_fresh`.
 fn keep<'a>(
     prepared: &Prepared,
     options: &CalibrateOptions,
-    is_fresh: &dyn Fn(&NodeInfo) -> bool,
+    is_fresh: &dyn Fn(&NodeInfo, Extent) -> bool,
     found: impl Iterator<Item = (&'a NodeInfo, Range<usize>, Option<f64>)>,
 ) {
     let Some(store) = options.store.clone().map(Store::new) else { return };
     let (model, all) = (format!("{:?}", prepared.model.hash()), prepared.profile.units.len());
     for (node, units, factor) in found {
-        let before = known(&store, &model, all, node, options.now).filter(|_| !is_fresh(node));
-        let mut slowdown = before.unwrap_or_default();
-        if factor.is_none() && slowdown.was_seen(Extent::of(&units, all)) {
+        let extent = Extent::of(&units, all);
+        let before = Some(kept(&store, &model, all, node, extent, options.now));
+        let mut known = before.filter(|_| !is_fresh(node, extent)).unwrap_or_default();
+        if factor.is_none() && !known.0.is_empty() {
             continue; // what is known grows old all the same
         }
-        slowdown.take_in(units, all, factor);
-        if let Err(e) = store.put(&key(&model, node), &(options.now, slowdown)) {
+        known.take_in(units, factor);
+        if let Err(e) = store.put(&key(&model, node, extent), &(options.now, known)) {
             tracing::warn!("figures could not be kept: {e}");
         }
     }
@@ -225,24 +227,28 @@ pub(crate) fn slowdowns(chain: &Pipeline, figures: &[StageFigures]) -> Vec<Optio
     found.map(|(i, (factor, figures))| is_sound(i, factor, figures).then_some(factor)).collect()
 }
 
-/// What is kept of a node, for a model of so many units.
-pub(super) fn known(
-    store: &Store,
-    model: &str,
-    units: usize,
-    node: &NodeInfo,
-    now: Duration,
-) -> Option<Slowdown> {
-    let (at, slowdown): (Duration, Slowdown) = store.get(&key(model, node))?;
-    let young = now.checked_sub(at).is_some_and(|age| age <= TIME_AGE);
-    (young && slowdown.is_sound(units)).then_some(slowdown)
+/// What is known of a node, for a model of so many units.
+pub(super) fn known(store: &Store, model: &str, units: usize, node: &NodeInfo, now: Duration) -> Slowdown {
+    let kept = |extent| kept(store, model, units, node, extent, now);
+    Slowdown { whole: kept(Extent::Whole), parts: kept(Extent::Part) }
+}
+
+/// What is kept of a node, and not too old.
+fn kept(store: &Store, model: &str, units: usize, node: &NodeInfo, extent: Extent, now: Duration) -> ByUnit {
+    let kept: Option<(Duration, ByUnit)> = store.get(&key(model, node, extent));
+    let young = |at| now.checked_sub(at).is_some_and(|age| age <= TIME_AGE);
+    kept.filter(|(at, known)| young(*at) && known.is_sound(units)).unwrap_or_default().1
 }
 
 /// By name too, as the times of units: see there. The engine is in the fingerprint.
-fn key(model: &str, node: &NodeInfo) -> String {
+fn key(model: &str, node: &NodeInfo, extent: Extent) -> String {
     let (name, version) = (&node.description.name, env!("CARGO_PKG_VERSION"));
     let fingerprint = node.description.fingerprint();
-    format!("version {version}, computing the units of {model} in operation on {name}: {fingerprint}")
+    let what = match extent {
+        Extent::Whole => "the whole",
+        Extent::Part => "parts",
+    };
+    format!("version {version}, computing {what} of {model} in operation on {name}: {fingerprint}")
 }
 
 /// Whether a node was busy for most of a run, at so many seconds for an item.
@@ -269,21 +275,20 @@ mod tests {
 
     #[test]
     fn what_is_not_known_of_a_unit_is_taken_from_the_nearest() {
-        let mut slowdown = Slowdown::default();
-        assert_eq!((slowdown.of(Part, 3), slowdown.was_seen(Part)), (1.0, false));
-        slowdown.take_in(0..1, 9, None);
-        assert_eq!((slowdown.of(Part, 3), slowdown.was_seen(Part)), (1.0, true));
-        slowdown.take_in(1..2, 9, Some(1.5));
-        slowdown.take_in(4..6, 9, Some(1.2));
-        let expected = [1.5, 1.5, 1.5, 1.2, 1.2, 1.2, 1.2];
-        assert_eq!([0, 1, 2, 3, 4, 5, 9].map(|unit| slowdown.of(Part, unit)), expected);
-        slowdown.take_in(5..7, 9, Some(1.5));
-        let found = [4, 5, 6].map(|unit| slowdown.of(Part, unit));
+        let mut known = ByUnit::default();
+        assert_eq!(known.nearest(3), None);
+        known.take_in(0..1, None);
+        assert_eq!((known.nearest(3), known.0.is_empty()), (None, false));
+        known.take_in(1..2, Some(1.5));
+        known.take_in(4..6, Some(1.2));
+        let expected = [1.5, 1.5, 1.5, 1.2, 1.2, 1.2, 1.2].map(Some);
+        assert_eq!([0, 1, 2, 3, 4, 5, 9].map(|unit| known.nearest(unit)), expected);
+        known.take_in(5..7, Some(1.5));
+        let found = [4, 5, 6].map(|unit| known.nearest(unit).unwrap());
         assert!(std::iter::zip(found, [1.2, 1.3, 1.5]).all(|(a, b)| (a - b).abs() < 1e-9), "{found:?}");
-        assert!(slowdown.is_sound(7) && !slowdown.is_sound(6));
+        assert!(known.is_sound(7) && !known.is_sound(6));
         for unsound in [1.6, f64::NAN] {
-            let of_stages = [1, 2].map(|all| Slowdown::of_stage(0..1, all, unsound));
-            assert!(of_stages.iter().all(|slowdown| !slowdown.is_sound(2)), "{unsound}");
+            assert!(!ByUnit(vec![Some(unsound)]).is_sound(1), "{unsound}");
         }
         let mean = Slowdown::mean(&[Slowdown::of_stage(0..2, 9, 1.0), Slowdown::of_stage(1..3, 9, 1.25)]);
         assert_eq!([0, 1, 2].map(|unit| mean.of(Part, unit)), [1.0, 1.125, 1.25]);
@@ -291,12 +296,14 @@ mod tests {
 
     #[test]
     fn a_whole_model_is_another_matter_than_its_parts() {
-        let mut slowdown = Slowdown::of_stage(0..2, 2, 1.1);
         let all =
             |slowdown: &Slowdown| [Whole, Part].map(|extent| [0, 1].map(|unit| slowdown.of(extent, unit)));
         let seen = |slowdown: &Slowdown| [Whole, Part].map(|extent| slowdown.was_seen(extent));
+        let nothing = Slowdown::default();
+        assert_eq!((all(&nothing), seen(&nothing)), ([[1.0; 2]; 2], [false; 2]));
+        let mut slowdown = Slowdown::of_stage(0..2, 2, 1.1);
         assert_eq!((all(&slowdown), seen(&slowdown)), ([[1.1; 2]; 2], [true, false]));
-        slowdown.take_in(1..2, 2, Some(1.4));
+        slowdown.replace(&Slowdown::of_stage(1..2, 2, 1.4));
         assert_eq!((all(&slowdown), seen(&slowdown)), ([[1.1; 2], [1.4; 2]], [true; 2]));
         slowdown.replace(&Slowdown::of_stage(0..2, 2, 1.2));
         slowdown.replace(&Slowdown::of_stage(0..1, 2, 1.3));
@@ -305,6 +312,20 @@ mod tests {
         assert_eq!(all(&mean), [[1.2; 2], [1.4; 2]]);
         let parts = Slowdown::of_stage(0..1, 2, 1.5);
         assert_eq!((all(&parts), seen(&parts)), ([[1.5; 2]; 2], [false, true]));
+    }
+
+    #[test]
+    fn what_is_kept_of_the_whole_grows_old_by_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, node) = (Store::new(folder.path().to_owned()), NodeInfo::imagined("a", 1, 0));
+        let day = |days: u64| Duration::from_secs(days * 86_400);
+        for (extent, at) in [(Whole, day(0)), (Part, day(6))] {
+            store.put(&key("m", &node, extent), &(at, ByUnit(vec![Some(1.25)]))).unwrap();
+        }
+        for (now, seen) in [(6, [true, true]), (8, [false, true]), (14, [false, false])] {
+            let known = known(&store, "m", 1, &node, day(now));
+            assert_eq!([Whole, Part].map(|extent| known.was_seen(extent)), seen, "day {now}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! connections. Each step runs on a thread of its own and reports back as an event.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -14,9 +15,10 @@ use wire::weights::Width;
 
 use super::Progress;
 use super::orders::Order;
-use super::state::{Action, Event, State};
+use super::state::{Action, Event, Failure, State};
 use crate::cluster::NodeInfo;
 use crate::control::{AskError, Control};
+use crate::node::state::UNREACHED;
 use crate::transport::weights::{self, Outgoing, Packing};
 use crate::transport::{Shipped, Timeouts, connect};
 
@@ -64,7 +66,7 @@ impl Building {
         control: &Arc<Control>,
         orders: &Arc<Vec<Order>>,
         progress: &dyn Fn(Progress),
-    ) -> Result<Building, String> {
+    ) -> Result<Building, Failure> {
         // Steps that report wait for the loop below, which does nothing but read them.
         let (sender, receiver) = bounded(64);
         let done = Done { engines: vec![String::new(); orders.len()], ..Done::default() };
@@ -75,7 +77,7 @@ impl Building {
     }
 
     /// Connects the loaded stages to a chain; on failure as above.
-    pub(super) fn connect(mut self, progress: &dyn Fn(Progress)) -> Result<Opened, String> {
+    pub(super) fn connect(mut self, progress: &dyn Fn(Progress)) -> Result<Opened, Failure> {
         self.drive(Event::Approved, progress)?;
         let (inputs, results) = self.done.streams.take().expect("opened before running");
         let Done { engines, shipped, .. } = self.done;
@@ -96,14 +98,14 @@ impl Building {
     }
 
     /// Takes an event in and does what follows from it, until there is something to decide or the chain runs.
-    fn drive(&mut self, event: Event, progress: &dyn Fn(Progress)) -> Result<(), String> {
+    fn drive(&mut self, event: Event, progress: &dyn Fn(Progress)) -> Result<(), Failure> {
         let mut actions = self.state.on_event(event);
         loop {
             for action in std::mem::take(&mut actions) {
                 match action {
                     Action::Decide | Action::Run => return Ok(()),
                     Action::Release => release(&self.control, &self.orders),
-                    Action::Fail(reason) => return Err(reason),
+                    Action::Fail(failure) => return Err(failure),
                     step => start(step, &self.control, &self.orders, &self.sender),
                 }
             }
@@ -165,12 +167,12 @@ fn start(action: Action, control: &Arc<Control>, orders: &Arc<Vec<Order>>, repor
     let (control, orders, sender) = (control.clone(), orders.clone(), reports.clone());
     let step = move || {
         let report = step(action, &control, &orders, &sender);
-        let failed = |reason| Report::Event(Event::Failed(reason));
+        let failed = |failure| Report::Event(Event::Failed(failure));
         // The receiver is gone when another step has failed.
         let _ = sender.send(report.unwrap_or_else(failed));
     };
     if let Err(e) = std::thread::Builder::new().name("deploy".to_owned()).spawn(step) {
-        let failed = Event::Failed(format!("cannot start a thread: {e}"));
+        let failed = Event::Failed(Failure::Own(format!("cannot start a thread: {e}")));
         let _ = reports.try_send(Report::Event(failed));
     }
 }
@@ -180,7 +182,7 @@ fn step(
     control: &Control,
     orders: &[Order],
     reports: &Sender<Report>,
-) -> Result<Report, String> {
+) -> Result<Report, Failure> {
     let id = orders[0].message.deployment;
     match action {
         Action::Prepare(i) => {
@@ -191,25 +193,28 @@ fn step(
             }
         }
         Action::Ship(i, missing) => {
-            ship(control, &orders[i], &missing, reports)
-                .map_err(|e| format!("{}: shipping its weights failed: {e}", place(orders, i)))?;
+            ship(control, &orders[i], &missing, reports).map_err(|e| {
+                not_shipped(&e, format!("{}: shipping its weights failed: {e}", place(orders, i)))
+            })?;
             Ok(Report::Event(Event::Shipped(i)))
         }
         Action::Load(i) => match ask(control, orders, i, &Request::Load(id), LOAD_TIMEOUT)? {
             Response::Loaded { engine } => Ok(Report::Loaded(i, engine)),
             other => Err(unexpected(orders, i, &other)),
         },
-        Action::Connect(i) => match ask(control, orders, i, &Request::Connect(id), CONNECT_TIMEOUT)? {
-            Response::Connected => Ok(Report::Event(Event::Connected(i))),
-            other => Err(unexpected(orders, i, &other)),
+        Action::Connect(i) => match ask(control, orders, i, &Request::Connect(id), CONNECT_TIMEOUT) {
+            Ok(Response::Connected) => Ok(Report::Event(Event::Connected(i))),
+            Ok(other) => Err(unexpected(orders, i, &other)),
+            Err(Failure::Refused(reason)) if reason.contains(UNREACHED) => Err(Failure::Lost(reason)),
+            Err(failure) => Err(failure),
         },
         Action::Open => {
             let last = orders[0].message.stages - 1;
-            let open = |stage: u32, purpose| -> Result<Vec<TcpStream>, String> {
+            let open = |stage: u32, purpose| -> Result<Vec<TcpStream>, Failure> {
                 let replicas = (0..orders.len()).filter(|&i| orders[i].message.stage == stage);
                 let open = |i| {
                     open(control, &orders[i], purpose)
-                        .map_err(|e| format!("{}: cannot connect: {e}", place(orders, i)))
+                        .map_err(|e| lost(orders, i, format_args!("cannot connect: {e}")))
                 };
                 replicas.map(open).collect()
             };
@@ -218,6 +223,15 @@ fn step(
         Action::Decide | Action::Run | Action::Release | Action::Fail(_) => {
             unreachable!("carried out by the loop")
         }
+    }
+}
+
+/// A connection that broke is a node's that went, or of a link that did.
+fn not_shipped(error: &io::Error, reason: String) -> Failure {
+    use io::ErrorKind::{InvalidData, Other};
+    match error.kind() {
+        InvalidData | Other => Failure::Refused(reason),
+        _ => Failure::Lost(reason),
     }
 }
 
@@ -269,17 +283,23 @@ pub(super) fn ask(
     i: usize,
     request: &Request,
     timeout: Duration,
-) -> Result<Response, String> {
+) -> Result<Response, Failure> {
     match control.ask(&orders[i].node.id, request, timeout) {
         Ok(Response::Refused(reason)) => {
-            Err(gone(control, orders).unwrap_or_else(|| format!("{}: {reason}", place(orders, i))))
+            let refused = || Failure::Refused(format!("{}: {reason}", place(orders, i)));
+            Err(gone(control, orders).map_or_else(refused, Failure::Lost))
         }
         Ok(response) => Ok(response),
         Err(e @ AskError::Silence(_)) => {
-            Err(format!("{}: {e}; is the node still running and reachable?", place(orders, i)))
+            Err(lost(orders, i, format_args!("{e}; is the node still running and reachable?")))
         }
-        Err(e) => Err(format!("{}: {e}", place(orders, i))),
+        Err(e @ AskError::Control(_)) => Err(Failure::Refused(format!("{}: {e}", place(orders, i)))),
+        Err(e) => Err(lost(orders, i, e)),
     }
+}
+
+fn lost(orders: &[Order], i: usize, reason: impl fmt::Display) -> Failure {
+    Failure::Lost(format!("{}: {reason}", place(orders, i)))
 }
 
 /// Says which node has left, if one has: then that is why its neighbours fail, whatever they say themselves.
@@ -290,8 +310,8 @@ fn gone(control: &Control, orders: &[Order]) -> Option<String> {
     orders.iter().position(left).map(|i| format!("{} is gone", place(orders, i)))
 }
 
-pub(super) fn unexpected(orders: &[Order], i: usize, response: &Response) -> String {
-    format!("{}: an answer to another question: {response:?}", place(orders, i))
+pub(super) fn unexpected(orders: &[Order], i: usize, response: &Response) -> Failure {
+    Failure::Refused(format!("{}: an answer to another question: {response:?}", place(orders, i)))
 }
 
 /// A stage's place, for messages.

@@ -47,6 +47,7 @@ pub use options::{DeployError, Options, Progress};
 use orders::Order;
 pub use rehearsal::Rehearsed;
 use settle::{Chosen, Revised, Settled, Standing, Timed};
+use state::Failure;
 pub use trace::{Trace, TracedProcess, TracedStep, Tracing};
 
 /// The first epoch of a deployment.
@@ -178,7 +179,7 @@ impl Pipeline {
         let Settled { timed, building, mut shipped } = settled;
         let Chosen { plan, codecs, .. } = &timed.chosen;
         let (control, orders) = (cluster.control().clone(), building.orders().clone());
-        let opened = building.connect(&|p| options.tell(p)).map_err(DeployError::Node)?;
+        let opened = building.connect(&|p| options.tell(p))?;
         shipped += opened.shipped;
 
         // Two for each node: while one is in work, another waits or is on its way.
@@ -259,7 +260,8 @@ impl Pipeline {
         if found.is_empty() {
             return Ok(self);
         }
-        match settle::revise(prepared, cluster, options, stood, &found)? {
+        let decided = settle::is_decided(cluster, options);
+        match settle::revise(prepared, options, decided, stood, &found)? {
             Revised::Stands(stood) => {
                 (self.plan, self.costs) = (stood.chosen.plan, stood.costs);
                 Ok(self)
@@ -411,7 +413,7 @@ impl Pipeline {
     /// # Errors
     /// Names the node that does not answer.
     pub fn measure(&self) -> Result<Vec<StageFigures>, DeployError> {
-        self.inner.measure().map_err(DeployError::Node)
+        Ok(self.inner.measure()?)
     }
 
     /// What the plan promises by what its stages take in operation: `figures` is what each did in some time, from
@@ -427,7 +429,7 @@ impl Pipeline {
     /// # Errors
     /// Names the node that does not answer.
     pub fn trace(&self) -> Result<Tracing, DeployError> {
-        Tracing::begin(&self.inner).map_err(DeployError::Node)
+        Ok(Tracing::begin(&self.inner)?)
     }
 
     /// Waits until every result was handed out, then releases the nodes.
@@ -490,7 +492,7 @@ impl Inner {
             .map_err(|e| NetworkError::Declare(format!("cannot start a thread: {e}")))
     }
 
-    fn measure(&self) -> Result<Vec<StageFigures>, String> {
+    fn measure(&self) -> Result<Vec<StageFigures>, Failure> {
         (0..self.orders.len()).map(|i| self.measure_stage(i)).collect()
     }
 
@@ -510,7 +512,7 @@ impl Inner {
         replicas.try_for_each(|i| {
             match deploy::ask(&self.control, &self.orders, i, &request, deploy::SHORT_TIMEOUT)? {
                 Response::Recoded => Ok(()),
-                other => Err(deploy::unexpected(&self.orders, i, &other)),
+                other => Err(deploy::unexpected(&self.orders, i, &other).into()),
             }
         })
     }
@@ -519,19 +521,17 @@ impl Inner {
     /// out by asking. What a stage says of its output is only the echo of what happened behind it.
     fn cause(&self) -> Option<String> {
         let reasons: Vec<String> =
-            (0..self.orders.len()).filter_map(|i| self.measure_stage(i).err()).collect();
+            (0..self.orders.len()).filter_map(|i| self.measure_stage(i).err()).map(String::from).collect();
         let is_echo = |reason: &&String| reason.contains(OUTPUT_FAILED) || reason.contains(ENDED);
         reasons.iter().rfind(|reason| !is_echo(reason)).or(reasons.first()).cloned()
     }
 
-    fn measure_stage(&self, i: usize) -> Result<StageFigures, String> {
+    fn measure_stage(&self, i: usize) -> Result<StageFigures, Failure> {
         const TIMEOUT: Duration = Duration::from_secs(3);
         let request = Request::Measure(self.orders[0].message.deployment);
         match deploy::ask(&self.control, &self.orders, i, &request, TIMEOUT)? {
             Response::Measured(figures) => Ok(figures),
-            other => {
-                Err(format!("{}: an answer to another question: {other:?}", deploy::place(&self.orders, i)))
-            }
+            other => Err(deploy::unexpected(&self.orders, i, &other)),
         }
     }
 }

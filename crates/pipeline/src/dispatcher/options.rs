@@ -8,6 +8,7 @@ use graph::StageError;
 use wire::CodecList;
 use wire::codec::CodecListError;
 
+use super::state::Failure;
 use super::{Agreement, ItemError, RecodeError};
 use crate::accuracy::Accuracy;
 use crate::calibrate::Measured;
@@ -166,10 +167,23 @@ pub enum DeployError {
         /// Units measured.
         units: usize,
     },
-    /// A node refused, failed or left.
+    /// A node refused, or failed at what it was asked to do.
     #[error("{0}")]
-    Node(String),
+    Refused(String),
+    /// A node went, keeps silent, or cannot be reached.
+    #[error("{0}")]
+    Lost(String),
     /// A thread or a connection of the dispatcher's own.
     #[error("the dispatcher failed: {0}")]
     Local(#[from] std::io::Error),
+}
+
+impl From<Failure> for DeployError {
+    fn from(failure: Failure) -> DeployError {
+        match failure {
+            Failure::Refused(reason) => DeployError::Refused(reason),
+            Failure::Lost(reason) => DeployError::Lost(reason),
+            Failure::Own(reason) => DeployError::Local(std::io::Error::other(reason)),
+        }
+    }
 }

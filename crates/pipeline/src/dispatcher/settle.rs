@@ -85,7 +85,7 @@ pub(super) fn settle(
 
 /// Whether there is nothing to choose: with one node, for one stage, which the calibration has chosen, and where a rule or
 /// a layout has decided. There, what the stages take is only of interest for what the plan promises.
-fn is_decided(cluster: &Cluster, options: &Options) -> bool {
+pub(super) fn is_decided(cluster: &Cluster, options: &Options) -> bool {
     let split = &options.split;
     let one_stage = split.stages == Some(1) && !split.replicas;
     cluster.nodes().len() == 1 || one_stage || split.rule.is_some() || options.layout.is_some()
@@ -105,11 +105,12 @@ pub(super) struct Better {
     stood: Timed,
 }
 
-/// Takes in how many times as long stages compute in operation as they were timed at, by device and units.
+/// Takes in how many times as long stages compute in operation as they were timed at, by device and units. There is no
+/// other plan where it is `decided`.
 pub(super) fn revise(
     prepared: &Prepared,
-    cluster: &Cluster,
     options: &Options,
+    decided: bool,
     mut stood: Timed,
     found: &[(usize, Range<usize>, f64)],
 ) -> Result<Revised, DeployError> {
@@ -117,7 +118,7 @@ pub(super) fn revise(
     costs.put_in_operation(found);
     let (fits, split) = (judge(prepared, chosen, costs, options), &options.split);
     *judgement = Judgement::of(&chosen.plan, judgement.error, fits, split);
-    let better = match is_decided(cluster, options) {
+    let better = match decided {
         true => None,
         false => better(&chosen.plan, planned(prepared, costs, options, split), split, fits)?,
     };
@@ -419,7 +420,7 @@ fn load(
     let others = CodecList::new(options.alternatives.iter().chain(others.iter().copied()))?;
     let links = LinkCodecs::all(codecs, &others)?;
     let orders: Vec<Order> = orders::orders(prepared, plan, &links, cluster.nodes(), &common)?;
-    Building::load(control, &orders.into(), &|p| options.tell(p)).map_err(DeployError::Node)
+    Ok(Building::load(control, &orders.into(), &|p| options.tell(p))?)
 }
 
 /// Times the loaded stages, those of one machine one after the other where it has no cores for all of them. A stage that
@@ -493,7 +494,59 @@ fn is_better(worth: f64, current: f64, error: f64) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use graph::Model;
+
     use super::*;
+    use crate::cluster::NodeInfo;
+    use crate::prepare::PrepareOptions;
+
+    #[test]
+    fn a_plan_that_operation_makes_lopsided_gives_way() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/resnet20_mnist.onnx");
+        let options = Options::default();
+        let model = Model::load(&path).unwrap();
+        let prepared = Prepared::new(model, "m", &*options.engine, &PrepareOptions::default(), &|_, _| {});
+        let mut prepared = prepared.unwrap();
+        prepared.profile.units.iter_mut().for_each(|unit| unit.seconds = 1.0);
+        let nodes = ["a", "b"].map(|name| NodeInfo::imagined(name, 1 << 30, 0));
+        let units = prepared.profile.units.len();
+        // Units before the cut at first, how many times as long the period is then, and the units before another cut.
+        let revised = |decided, factors: [f64; 2]| {
+            let costs = Costs::new(&prepared.profile, &nodes, None, None);
+            let chosen = planned(&prepared, &costs, &options, &options.split).unwrap();
+            let stages = chosen.plan.stages.iter().map(|s| (s.replicas[0].device, s.units.clone()));
+            let found = std::iter::zip(stages, factors).map(|((device, units), f)| (device, units, f));
+            let (found, period): (Vec<_>, f64) = (found.collect(), chosen.plan.period);
+            let cut = |plan: &Plan| plan.stages[0].units.end;
+            let (before, judgement) =
+                (cut(&chosen.plan), Judgement::of(&chosen.plan, TIMING_ERROR, true, &options.split));
+            let stood = Timed { chosen, times: vec![None; 2], costs, judgement };
+            let (stood, better) = match revise(&prepared, &options, decided, stood, &found).unwrap() {
+                Revised::Stands(stood) => (*stood, None),
+                Revised::Better(better) => (better.stood, Some(cut(&better.chosen.plan))),
+            };
+            (before, stood.chosen.plan.period / period, better)
+        };
+        let close = |a: f64, b: f64| (a / b - 1.0).abs() < 1e-3;
+        let longest =
+            |cut: usize, first: f64, second: f64| (first * cut as f64).max(second * (units - cut) as f64);
+        for (decided, [first, second]) in [(false, [1.25, 1.25]), (true, [1.5, 1.0])] {
+            let (before, longer, better) = revised(decided, [first, second]);
+            let expected = longest(before, first, second) / longest(before, 1.0, 1.0);
+            assert!(close(longer, expected) && better.is_none(), "{longer}, not {expected}; {better:?}");
+        }
+        let (before, _, better) = revised(false, [1.5, 1.0]);
+        let period = |cut: usize| {
+            let slow = |units: usize| 1.5 * units as f64;
+            let moved = before.saturating_sub(cut);
+            slow(before - moved).max(slow(moved) + (units - before) as f64)
+        };
+        let best = (1..=before).map(period).fold(f64::INFINITY, f64::min);
+        let better = better.expect("a plan with another cut");
+        assert!(period(better) <= best * (1.0 + TIMING_ERROR), "{better} of {before}: {}", period(better));
+    }
 
     #[test]
     fn alternatives_have_to_fit_beside_what_the_plan_may_choose() {

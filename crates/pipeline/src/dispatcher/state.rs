@@ -7,6 +7,25 @@
 
 use wire::control::WeightHash;
 
+/// Why a deployment came to nothing; the reason names the node that did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// A node refused, or failed at what it was asked to do.
+    Refused(String),
+    /// A node went, keeps silent, or cannot be reached.
+    Lost(String),
+    /// It is the dispatcher's own.
+    Own(String),
+}
+
+impl From<Failure> for String {
+    fn from(failure: Failure) -> String {
+        match failure {
+            Failure::Refused(reason) | Failure::Lost(reason) | Failure::Own(reason) => reason,
+        }
+    }
+}
+
 /// Something happened. Stages are numbered along the chain, each replica of one for itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -25,7 +44,7 @@ pub enum Event {
     /// The dispatcher is connected to both ends of the chain.
     Opened,
     /// A step failed, a node left, a link broke.
-    Failed(String),
+    Failed(Failure),
     /// The user is done, and every result was handed out.
     Finished,
 }
@@ -50,7 +69,7 @@ pub enum Action {
     /// Have every node give its stage up.
     Release,
     /// Tell the user: nothing more can be done with this deployment.
-    Fail(String),
+    Fail(Failure),
 }
 
 /// The state of one deployment.
@@ -137,9 +156,9 @@ impl State {
                 self.enter(Phase::Opening, Phase::Running);
                 vec![Action::Run]
             }
-            Event::Failed(reason) => {
+            Event::Failed(failure) => {
                 self.phase = Phase::Over;
-                vec![Action::Release, Action::Fail(reason)]
+                vec![Action::Release, Action::Fail(failure)]
             }
             Event::Finished => {
                 self.phase = Phase::Over;
@@ -168,6 +187,10 @@ impl State {
 mod tests {
     use super::*;
 
+    fn lost(reason: &str) -> Failure {
+        Failure::Lost(reason.to_owned())
+    }
+
     fn hash(n: u8) -> WeightHash {
         [n; 32]
     }
@@ -187,16 +210,16 @@ mod tests {
         expect(Event::Connected(1), &[Action::Open]);
         expect(Event::Opened, &[Action::Run]);
         expect(Event::Finished, &[Action::Release]);
-        expect(Event::Failed("late".into()), &[]);
+        expect(Event::Failed(lost("late")), &[]);
     }
 
     #[test]
     fn a_failure_releases_everything_once_and_late_answers_change_nothing() {
         let mut s = State::new(2);
         s.on_event(Event::Begun);
-        let failed = s.on_event(Event::Failed("gone".into()));
-        assert_eq!(failed, [Action::Release, Action::Fail("gone".into())]);
-        for late in [Event::Prepared(0, vec![]), Event::Loaded(1), Event::Failed("again".into())] {
+        let failed = s.on_event(Event::Failed(lost("gone")));
+        assert_eq!(failed, [Action::Release, Action::Fail(lost("gone"))]);
+        for late in [Event::Prepared(0, vec![]), Event::Loaded(1), Event::Failed(lost("again"))] {
             assert_eq!(s.on_event(late), []);
         }
     }

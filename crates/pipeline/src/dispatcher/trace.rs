@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use wire::control::{LATEST_NANOS, MAX_SPANS, Request, Response, Span, Spans, Step};
 
+use super::state::Failure;
 use super::{DeployError, Inner, deploy};
 use crate::recorder::{KEPT, nanos};
 
@@ -75,7 +76,7 @@ struct Gathered {
 }
 
 impl Tracing {
-    pub(super) fn begin(inner: &Arc<Inner>) -> Result<Tracing, String> {
+    pub(super) fn begin(inner: &Arc<Inner>) -> Result<Tracing, Failure> {
         let (inner, started) = (inner.clone(), Instant::now());
         (0..inner.orders.len()).try_for_each(|stage| inner.begin_trace(stage))?;
         inner.flight.recorder().begin();
@@ -90,24 +91,25 @@ impl Tracing {
     /// # Errors
     /// Names the node that does not answer, or whose answer cannot be.
     pub fn finish(self) -> Result<Trace, DeployError> {
-        self.gather().map(on_one_axis).map_err(DeployError::Node)
+        Ok(on_one_axis(self.gather()?))
     }
 
-    fn gather(self) -> Result<Vec<Gathered>, String> {
+    fn gather(self) -> Result<Vec<Gathered>, Failure> {
         let Tracing { inner, started, first, clocks } = self;
-        let own = take_all(|| Ok(inner.flight.recorder().report(started)))?;
+        let own = take_all(|| Ok::<_, Failure>(inner.flight.recorder().report(started)))?;
         let items = first..inner.flight.next_sequence();
         let now = nanos(started, Instant::now());
         let process = |name, stage, error, lost| {
             let clock_error = Duration::from_nanos(error);
             TracedProcess { name, stage, clock_error, lost, steps: Vec::new() }
         };
-        let spans = told(own.spans, &items, &Axis::OURS, now)?;
+        let spans = told(own.spans, &items, &Axis::OURS, now).map_err(Failure::Own)?;
         let mut gathered =
             vec![Gathered { process: process("dispatcher".to_owned(), None, 0, own.lost), spans }];
         let clocks_now = inner.look_at_clocks(started)?;
         for (stage, looks) in std::iter::zip(clocks, clocks_now).enumerate() {
-            let named = |reason| format!("{}: {reason}", deploy::place(&inner.orders, stage));
+            let named =
+                |reason| Failure::Refused(format!("{}: {reason}", deploy::place(&inner.orders, stage)));
             let axis = Axis::through(looks.0, looks.1).map_err(named)?;
             let kept = take_all(|| inner.spans(stage))?;
             let spans = told(kept.spans, &items, &axis, now).map_err(named)?;
@@ -120,7 +122,7 @@ impl Tracing {
 }
 
 impl Inner {
-    fn begin_trace(&self, stage: usize) -> Result<(), String> {
+    fn begin_trace(&self, stage: usize) -> Result<(), Failure> {
         match self.ask(stage, &Request::Trace(self.orders[0].message.deployment))? {
             Response::Tracing => Ok(()),
             other => Err(deploy::unexpected(&self.orders, stage, &other)),
@@ -128,21 +130,22 @@ impl Inner {
     }
 
     /// The next spans that a stage kept.
-    fn spans(&self, stage: usize) -> Result<Spans, String> {
+    fn spans(&self, stage: usize) -> Result<Spans, Failure> {
         let spans = match self.ask(stage, &Request::Spans(self.orders[0].message.deployment))? {
             Response::Spans(spans) => spans,
             other => return Err(deploy::unexpected(&self.orders, stage, &other)),
         };
-        spans.check().map_err(|e| format!("{}: {e}", deploy::place(&self.orders, stage)))?;
+        let named = |e| Failure::Refused(format!("{}: {e}", deploy::place(&self.orders, stage)));
+        spans.check().map_err(named)?;
         Ok(spans)
     }
 
     /// Looks at the clocks of all nodes, by one that started then.
-    fn look_at_clocks(&self, started: Instant) -> Result<Vec<Look>, String> {
+    fn look_at_clocks(&self, started: Instant) -> Result<Vec<Look>, Failure> {
         (0..self.orders.len()).map(|stage| self.look_at_clock(stage, started)).collect()
     }
 
-    fn look_at_clock(&self, stage: usize, started: Instant) -> Result<Look, String> {
+    fn look_at_clock(&self, stage: usize, started: Instant) -> Result<Look, Failure> {
         let mut best: Option<Look> = None;
         for _ in 0..LOOKS {
             let before = nanos(started, Instant::now());
@@ -156,13 +159,13 @@ impl Inner {
         Ok(best.expect("there was a look"))
     }
 
-    fn ask(&self, stage: usize, request: &Request) -> Result<Response, String> {
+    fn ask(&self, stage: usize, request: &Request) -> Result<Response, Failure> {
         deploy::ask(&self.control, &self.orders, stage, request, deploy::SHORT_TIMEOUT)
     }
 }
 
 /// Takes what was kept, part by part, and no more than can have been kept.
-fn take_all(mut next: impl FnMut() -> Result<Spans, String>) -> Result<Spans, String> {
+fn take_all<E>(mut next: impl FnMut() -> Result<Spans, E>) -> Result<Spans, E> {
     let mut all = Spans::default();
     for _ in 0..KEPT.div_ceil(MAX_SPANS) {
         let mut part = next()?;
@@ -352,12 +355,12 @@ mod tests {
         let mut asked = 0;
         let endless = || {
             asked += 1;
-            Ok(Spans { lost: 3, spans: vec![span(0, 0, 0); MAX_SPANS] })
+            Ok::<_, Failure>(Spans { lost: 3, spans: vec![span(0, 0, 0); MAX_SPANS] })
         };
         let all = take_all(endless).unwrap();
         assert_eq!((all.spans.len(), all.lost, asked), (KEPT, 3, KEPT / MAX_SPANS));
         let mut parts = [MAX_SPANS, 2, 5].into_iter();
-        let few = || Ok(Spans { lost: 0, spans: vec![span(0, 0, 0); parts.next().unwrap()] });
+        let few = || Ok::<_, Failure>(Spans { lost: 0, spans: vec![span(0, 0, 0); parts.next().unwrap()] });
         assert_eq!(take_all(few).unwrap().spans.len(), MAX_SPANS + 2);
     }
 }

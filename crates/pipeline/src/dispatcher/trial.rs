@@ -56,7 +56,7 @@ pub(super) fn time(
         Response::Timed(time) => {
             time.check().map(|()| time).map_err(|reason| format!("{}: {reason}", place(orders, i)))
         }
-        other => Err(unexpected(orders, i, &other)),
+        other => Err(unexpected(orders, i, &other).into()),
     }
 }
 

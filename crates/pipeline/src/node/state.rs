@@ -39,6 +39,9 @@ const STILL_TIMED: &str = "the stage is still being timed: one run of it takes m
 /// Why a stage is no longer there when nothing went wrong in it.
 pub(crate) const ENDED: &str = "the stage ended";
 
+/// The beginning of what a stage says that does not reach the next.
+pub(crate) const UNREACHED: &str = "cannot connect to the next stage";
+
 /// Something happened.
 #[derive(Debug)]
 pub enum Event {
@@ -472,7 +475,7 @@ impl State {
                 actions.extend(deployment.start(id));
                 actions
             }
-            Err(reason) => self.discard(id, &format!("cannot connect to the next stage: {reason}")),
+            Err(reason) => self.discard(id, &format!("{UNREACHED}: {reason}")),
         }
     }
 
