@@ -72,7 +72,8 @@ const LONE_ITEMS: usize = 20;
 pub(crate) fn execute(args: &Args) -> Result<()> {
     let experiment = read(&args.experiment)?;
     let folder = args.experiment.parent().unwrap_or(Path::new("."));
-    let lab = Lab::new(folder, &experiment.engine, &args.programs, Way::Groups)?;
+    let mut lab = Lab::new(folder, &experiment.engine, &args.programs, Way::Groups)?;
+    lab.keep_awake();
     let bench = Bench { experiment: &experiment, lab, repeats: args.repeats };
     let mut rows = Vec::new();
     for run in &experiment.run {

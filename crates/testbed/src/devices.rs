@@ -73,6 +73,8 @@ pub struct Devices<'a> {
     network: Option<Network>,
     /// What happens to them while something is measured.
     pub(crate) schedule: Vec<Entry>,
+    /// Ids of processes beside them that are ours, too.
+    pub(crate) beside: Vec<u32>,
 }
 
 impl<'a> Devices<'a> {
@@ -88,7 +90,8 @@ impl<'a> Devices<'a> {
         let cluster = &cluster.name;
         let group = format!("testbed-{}-{cluster}", std::process::id());
         let (nodes, dispatchers) = (Vec::new(), Mutex::default());
-        let mut started = Devices { limits, nodes, dispatchers, pacer: None, group, network, schedule };
+        let mut started =
+            Devices { limits, nodes, dispatchers, pacer: None, group, network, schedule, beside: Vec::new() };
         for (i, device) in devices.iter().enumerate() {
             interrupt.check()?;
             let name = node_name(cluster, i);
@@ -181,11 +184,14 @@ impl<'a> Devices<'a> {
         self.nodes.get(device).with_context(|| format!("there is no device {}", device + 1))
     }
 
-    /// Ids of the processes that were started for and with them.
+    /// Ids of the processes that were started for, with and beside them.
     #[must_use]
     pub fn processes(&self) -> Vec<u32> {
         let nodes = self.nodes.iter().map(|(_, child)| child.id());
-        nodes.chain(self.dispatchers.lock().expect("nobody panics with it").iter().copied()).collect()
+        nodes
+            .chain(self.beside.iter().copied())
+            .chain(self.dispatchers.lock().expect("nobody panics with it").iter().copied())
+            .collect()
     }
 }
 

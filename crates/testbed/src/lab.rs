@@ -1,11 +1,12 @@
 //! What experiments with real nodes share: the programs, a place to work in, and runs that nothing disturbed.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::awake::Awake;
 use crate::common::{self, Origin, Programs};
 use crate::devices::{Cluster, Devices, Program, cluster_file, cluster_file_of};
 use crate::interrupt::Interrupt;
@@ -24,6 +25,8 @@ pub struct Lab {
     pub(crate) origin: Origin,
     limits: Limits,
     interrupt: Interrupt,
+    /// While there is something to measure.
+    awake: Option<Awake>,
     cache: PathBuf,
     defer: PathBuf,
     engine: String,
@@ -45,10 +48,29 @@ impl Lab {
             cache: limits.folder().join("cache"),
             limits,
             interrupt,
+            awake: None,
             defer,
             engine: engine.to_owned(),
             onnxruntime: programs.onnxruntime.clone(),
         })
+    }
+
+    /// Keeps the cores of this machine from sleeping, from now on: what is measured is then the same whether many devices
+    /// work or one. Called from the main thread.
+    pub(crate) fn keep_awake(&mut self) {
+        match Awake::start() {
+            Ok(awake) => {
+                self.awake = Some(awake);
+                // Runs of a machine that may sleep are those of another.
+                self.origin.machine += ", kept awake";
+            }
+            Err(e) => {
+                let _ = writeln!(
+                    io::stderr(),
+                    "warning: cores may sleep, and one device be slower than one of many: {e:#}"
+                );
+            }
+        }
     }
 
     /// The file of a model: one in `models/` beside the folder of the experiment, or one of the zoo, made now.
@@ -166,7 +188,9 @@ impl Lab {
     /// # Errors
     /// When one does not start.
     pub fn start(&self, cluster: &Cluster) -> Result<Devices<'_>> {
-        Devices::start(cluster, &self.limits, &self.program(), &self.interrupt)
+        let mut devices = Devices::start(cluster, &self.limits, &self.program(), &self.interrupt)?;
+        devices.beside = self.awake.iter().flat_map(Awake::processes).collect();
+        Ok(devices)
     }
 
     /// Runs a job on devices, to which happens what their schedule says; `heard` is told of each result, by how many there

@@ -6,6 +6,7 @@
 //! devices.
 
 mod accuracy;
+mod awake;
 mod cgroup;
 mod chart;
 mod cluster;

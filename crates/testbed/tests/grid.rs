@@ -75,6 +75,10 @@ fn an_experiment_is_gone_on_with() {
     assert_eq!((stages(&rows[0]).len(), stages(&rows[1]).len()), (1, 2));
     for row in &rows {
         assert!(row["period_ms"].as_f64().unwrap() > 0.0);
+        // What keeps the cores awake takes all that is left of them, and disturbs nobody.
+        assert!(row["machine"].as_str().unwrap().ends_with("kept awake"), "{row}");
+        let foreign = row["disturbance"]["foreign_cores"].as_f64().unwrap();
+        assert!(foreign < 0.5 * std::thread::available_parallelism().unwrap().get() as f64, "{foreign}");
         // Between the halves of the run, whatever it is on a machine that does other things, too.
         let drift = row["disturbance"]["cpu_drift"].as_f64().unwrap();
         assert!((0.1..10.0).contains(&drift), "{drift}");

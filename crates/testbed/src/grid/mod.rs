@@ -46,6 +46,10 @@ pub(crate) struct Args {
     /// Clusters with a network, or with limits of memory, cannot be run so
     #[arg(long)]
     paced: bool,
+    /// Let cores sleep that have nothing to do, instead of keeping each awake with a process that runs when no other
+    /// wants to: for comparison, as one device is then slower than one of many on many machines
+    #[arg(long)]
+    sleep: bool,
     /// Only write the page anew from the results that are there
     #[arg(long, conflicts_with = "fresh")]
     page: bool,
@@ -77,7 +81,10 @@ pub(crate) fn execute(args: &Args) -> Result<()> {
     if let Some(other) = done.rows.iter().map(|row| row.emulation.way()).find(|other| *other != way) {
         bail!("runs in `{}` are of devices {other}; --fresh forgets them", results.display());
     }
-    let lab = Lab::new(folder, &experiment.engine, &args.programs, way)?;
+    let mut lab = Lab::new(folder, &experiment.engine, &args.programs, way)?;
+    if !args.sleep {
+        lab.keep_awake();
+    }
     let here = &lab.origin.machine;
     if let Some(other) = done.rows.iter().map(|row| &row.machine).find(|machine| *machine != here)
         && !cells.is_empty()
