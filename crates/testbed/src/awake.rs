@@ -2,17 +2,18 @@
 //! that nobody else wants.
 //!
 //! A virtual machine gives a core back that has nothing to do, and gets it again with the caches of somebody else. So one
-//! device at work, on a machine that mostly waits, took up to twice the CPU time for an item that it takes beside seven
-//! others, and every speed-up over it was too large. Called by [`crate::lab`]; it is no reason to fail.
+//! device at work, on a machine that mostly waits, takes more CPU time for an item than beside seven others, and every
+//! speed-up over it is too large. Called by [`crate::lab`]; it is no reason to fail.
 
 use std::process::{Child, Command, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::paced;
 
-/// Becomes a process of the class that runs when no other wants to (`SCHED_IDLE`), which is given as the next arguments.
-const IDLE: [&str; 3] = ["chrt", "--idle", "0"];
+/// Becomes a process of the class that runs when no other wants to (`SCHED_IDLE`), on the core whose number comes next, and
+/// then the program that comes after that.
+const IDLE: [&str; 5] = ["chrt", "--idle", "0", "taskset", "-c"];
 
 /// What never waits.
 const BUSY: [&str; 3] = ["sh", "-c", "while :; do :; done"];
@@ -27,14 +28,19 @@ impl Awake {
     /// # Errors
     /// Where there are no such processes.
     pub(crate) fn start() -> Result<Awake> {
-        let [program, arguments @ ..] = IDLE;
-        let tried = Command::new(program).args(arguments).arg("true").status();
-        let works = tried.is_ok_and(|status| status.success());
-        anyhow::ensure!(works, "`chrt --idle 0` does not work here; it is in the package util-linux");
         let mut awake = Awake(Vec::new());
         for core in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            let core = core.to_string();
+            let [program, arguments @ ..] = IDLE;
+            let tried = Command::new(program).args(arguments).args([&core, "true"]).status();
+            let works = tried.is_ok_and(|status| status.success());
+            ensure!(
+                works,
+                "`{} {core} true` does not work; both are in the package util-linux",
+                IDLE.join(" ")
+            );
             let mut command = paced::leash()?;
-            command.args(IDLE).args(["taskset", "-c", &core.to_string()]).args(BUSY);
+            command.args(IDLE).arg(&core).args(BUSY);
             command.stdin(Stdio::null()).stdout(Stdio::null());
             awake.0.push(command.spawn().context("cannot start a process")?);
         }

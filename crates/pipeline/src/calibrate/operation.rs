@@ -200,8 +200,10 @@ fn keep<'a>(
     let (model, all) = (format!("{:?}", prepared.model.hash()), prepared.profile.units.len());
     for (node, units, factor) in found {
         let extent = Extent::of(&units, all);
-        let before = Some(kept(&store, &model, all, node, extent, options.now));
-        let mut known = before.filter(|_| !is_fresh(node, extent)).unwrap_or_default();
+        let mut known = match is_fresh(node, extent) {
+            true => ByUnit::default(),
+            false => kept(&store, &model, all, node, extent, options.now),
+        };
         if factor.is_none() && !known.0.is_empty() {
             continue; // what is known grows old all the same
         }
