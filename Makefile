@@ -1,7 +1,10 @@
 # What people and .ci/run call. Everything is built in release, so that all targets share their artefacts.
 
 CARGO ?= cargo
-DEFER := target/release/defer
+# Where cargo puts what it builds.
+TARGET := $(or $(CARGO_TARGET_DIR),$(CARGO_BUILD_TARGET_DIR),target)
+DEFER := $(TARGET)/release/defer
+TESTBED := $(TARGET)/release/defer-testbed
 # Items that `make demo` streams; there are 8 photos, so they go round.
 ITEMS ?= 200
 # How long `make fuzz` takes for each target.
@@ -41,11 +44,11 @@ test: build
 	    echo "test: *** NO NETWORK NAMESPACES (needs root, and ip from iproute2): THE TEST OVER THREE MACHINES DOES NOT RUN ***"; \
 	    export DEFER_TEST_WITHOUT_ROOT=1; \
 	fi; \
-	if ! target/release/defer-testbed quotas >/dev/null 2>&1; then \
+	if ! $(TESTBED) quotas >/dev/null 2>&1; then \
 	    echo "test: *** NO CPU QUOTAS (needs root and control groups): THE TESTS ON EMULATED DEVICES DO NOT RUN ***"; \
 	    export DEFER_TEST_WITHOUT_QUOTAS=1; \
 	fi; \
-	if ! target/release/defer-testbed links --probe >/dev/null 2>&1; then \
+	if ! $(TESTBED) links --probe >/dev/null 2>&1; then \
 	    echo "test: *** NO SHAPED LINKS (needs root, control groups, ip and tc from iproute2, and HTB in the kernel): THE TESTS ON EMULATED LINKS DO NOT RUN ***"; \
 	    export DEFER_TEST_WITHOUT_LINKS=1; \
 	fi; \
@@ -107,8 +110,8 @@ evaluation: BUILD = --workspace --bins
 evaluation: build
 	@library=$$($(DEFER) engine install) && export DEFER_ONNXRUNTIME="$$library" && set -x && \
 	    for experiment in $(EVALUATION); do \
-	        target/release/defer-testbed run $(FRESH) experiments/$$experiment.toml || exit 1; \
-	    done && target/release/defer-testbed report
+	        $(TESTBED) run $(FRESH) experiments/$$experiment.toml || exit 1; \
+	    done && $(TESTBED) report
 
 ## Format, lints, documentation.
 check:
