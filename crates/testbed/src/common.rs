@@ -122,11 +122,20 @@ fn vectors() -> &'static str {
     ""
 }
 
-/// The commit that is checked out, with a mark when files differ from it; empty without git.
+/// The commit that is checked out, with a mark when files differ from it, but for those that experiments write; empty
+/// without git.
 fn commit() -> String {
-    let described = Command::new("git").args(["describe", "--always", "--dirty", "--abbrev=12"]).output();
-    let described = described.ok().filter(|output| output.status.success());
-    described.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
+    let git = |args: &[&str]| Command::new("git").args(args).output().ok();
+    let described = git(&["describe", "--always", "--abbrev=12"]).filter(|output| output.status.success());
+    let Some(described) = described else { return String::new() };
+    let commit = String::from_utf8_lossy(&described.stdout).trim().to_owned();
+    let written = ["experiments/results", "experiments/figures", "experiments/*.md", "docs/evaluation.*"];
+    let but_for = written.map(|paths| format!(":(top,exclude,glob){paths}"));
+    let all = ["diff", "--quiet", "HEAD", "--", ":/"].into_iter().chain(but_for.iter().map(String::as_str));
+    match git(&all.collect::<Vec<_>>()) {
+        Some(output) if output.status.success() => commit,
+        _ => commit + "-dirty",
+    }
 }
 
 /// Writes `results/NAME.ndjson`, a line for each row, and `NAME.md` into the folder of experiments.

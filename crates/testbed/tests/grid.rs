@@ -103,11 +103,19 @@ fn an_experiment_is_gone_on_with() {
     assert_eq!(run(r#"["one", "bytes"]"#), both, "nothing is done again");
     let page = fs::read_to_string(experiments.join("two.md")).unwrap();
     assert!(page.contains("# Two devices") && page.contains("## resnet20_mnist, two"), "{page}");
+    let refused = |reasons: &[&str]| {
+        let run = Command::new(testbed()).arg("run").arg(&file).stdin(Stdio::null()).output().unwrap();
+        let said = String::from_utf8_lossy(&run.stderr);
+        assert!(!run.status.success() && reasons.iter().all(|reason| said.contains(reason)), "{said}");
+    };
+    // Somebody else is at it.
+    let held = fs::File::open(&file).unwrap();
+    held.lock().unwrap();
+    refused(&["two.toml", "is being run already"]);
+    drop(held);
     // Runs of another machine are none to go on with.
     let mut row = rows[0].clone();
     row["machine"] = "another one".into();
     fs::write(experiments.join("results/two.ndjson"), format!("{row}\n")).unwrap();
-    let run = Command::new(testbed()).arg("run").arg(&file).stdin(Stdio::null()).output().unwrap();
-    let said = String::from_utf8_lossy(&run.stderr);
-    assert!(!run.status.success() && said.contains("another one") && said.contains("--fresh"), "{said}");
+    refused(&["another one", "--fresh"]);
 }

@@ -10,7 +10,7 @@ mod row;
 mod text;
 
 use std::collections::HashSet;
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -60,16 +60,18 @@ pub(crate) fn execute(args: &Args) -> Result<()> {
     let name = args.experiment.file_stem().context("an experiment without a name")?.to_string_lossy();
     let folder = args.experiment.parent().unwrap_or(Path::new("."));
     let results = common::results(folder, &name)?;
-    if args.fresh && results.exists() {
-        fs::remove_file(&results).with_context(|| format!("cannot remove `{}`", results.display()))?;
-    }
-    let mut done = read_results(&results)?;
     let write_page = |done: &Results| page(folder, &name, &experiment, done);
     if args.page {
+        let done = read_results(&results)?;
         let none = done.rows.is_empty() && done.failures.is_empty();
         ensure!(!none, "there are no results of `{}` yet", args.experiment.display());
         return write_page(&done);
     }
+    let _held = hold(&args.experiment)?;
+    if args.fresh && results.exists() {
+        fs::remove_file(&results).with_context(|| format!("cannot remove `{}`", results.display()))?;
+    }
+    let mut done = read_results(&results)?;
     let wanted = |cell: &Cell<'_>| {
         args.cluster.as_ref().is_none_or(|name| *name == cell.cluster.name)
             && args.repeats.is_none_or(|repeats| cell.repeat < repeats.get())
@@ -117,6 +119,17 @@ pub(crate) fn execute(args: &Args) -> Result<()> {
         write_page(&done)?;
     }
     Ok(())
+}
+
+/// An experiment for this process alone: two would write the same results, and disturb each other.
+fn hold(experiment: &Path) -> Result<File> {
+    let shown = experiment.display();
+    let file = File::open(experiment).with_context(|| format!("cannot read `{shown}`"))?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => bail!("`{shown}` is being run already: wait for that, or end it"),
+        // Some file systems have no locks.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+    }
 }
 
 /// What was written down.
