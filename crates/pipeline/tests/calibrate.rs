@@ -15,9 +15,9 @@ use common::wrapped::wrapped;
 use common::{Nodes, at_cuts, deploy, join, small_model, start, start_with, vendored_model};
 use engine::Engine;
 use pipeline::{
-    CalibrateOptions, Cluster, DeployError, Extent, Measured, NodeTimes, Options, Pipeline, PrepareError,
-    PrepareOptions, Prepared, Progress, Slowdown, SplitOptions, arbitrary_item, calibrate, keep_operation,
-    keep_rehearsal,
+    CalibrateOptions, Cluster, DeployError, Measured, Moved, NodeTimes, Options, Overhead, OverheadCosts,
+    Pipeline, PrepareError, PrepareOptions, Prepared, Progress, SplitOptions, arbitrary_item, calibrate,
+    keep_operation, keep_rehearsal,
 };
 use plan::{End, Rule};
 use tensor::{DType, Shape, Tensor};
@@ -25,7 +25,7 @@ use wire::control::StageFigures;
 
 /// A node whose units take so long, and of which nothing else is known.
 fn times_of(unit_seconds: Vec<f64>) -> NodeTimes {
-    NodeTimes { unit_seconds, slowdown: Slowdown::default(), pace: 1.0, error: 0.0, codecs: vec![] }
+    NodeTimes { unit_seconds, overhead: None, pace: 1.0, error: 0.0, codecs: vec![] }
 }
 
 /// How often a slow engine does what others do once.
@@ -295,12 +295,23 @@ fn deploy_rehearsed(
     Pipeline::deploy_prepared(prepared, cluster, &options).unwrap()
 }
 
+/// A model that moves much for what it computes, wherever it is cut, and as a whole hardly anything.
+fn wide() -> Prepared {
+    let (model, options) = (small_model("wide"), PrepareOptions::default());
+    Prepared::new(model, "wide", &*rten(), &options, &|_, _| {}).unwrap()
+}
+
+/// What moving costs devices besides, seconds for each byte of tensors and for each frame.
+fn planned_overhead(chain: &Pipeline) -> Vec<[f64; 2]> {
+    let devices = chain.costs().resources().devices;
+    devices.iter().map(|device| [device.host.interference_per_byte, device.host.seconds_per_frame]).collect()
+}
+
 #[test]
 fn a_chain_is_rehearsed_once() {
     let nodes = start("rehearsal", 2);
-    let (mut cluster, prepared) = (join(&nodes), prepared());
+    let (mut cluster, prepared) = (join(&nodes), wide());
     let folder = tempfile::tempdir().unwrap();
-    // So that it does not matter which of them has the whole model.
     let options = CalibrateOptions {
         store: Some(folder.path().to_owned()),
         alike: true,
@@ -309,40 +320,46 @@ fn a_chain_is_rehearsed_once() {
     let rehearsals = Arc::new(AtomicUsize::new(0));
     let mut deploy = |split| {
         let measured = measure(&prepared, &mut cluster, &options);
-        let count = rehearsals.clone();
-        deploy_rehearsed(&prepared, &cluster, split, measured, move || {
+        let (count, pace) = (rehearsals.clone(), measured.nodes[0].as_ref().unwrap().pace);
+        let chain = deploy_rehearsed(&prepared, &cluster, split, measured, move || {
             count.fetch_add(1, Relaxed);
-        })
+        });
+        (chain, pace)
     };
-    let assert_promises = |chain: &Pipeline, factors: [f64; 2]| {
-        for ((stage, planned), factor) in
-            std::iter::zip(std::iter::zip(chain.stages(), &chain.plan().stages), factors)
-        {
-            let promised = planned.replicas[0].compute_seconds / stage.time.unwrap().sustained_seconds();
-            assert!((promised - factor).abs() < 1e-6, "{promised}, not {factor}");
-        }
-    };
-    // What the whole model takes in operation says little of its parts.
-    for rehearsed in [1, 0] {
-        let whole = deploy(SplitOptions { stages: Some(1), ..SplitOptions::default() });
-        assert_eq!((rehearsals.load(Relaxed), whole.rehearsed().len()), (1, rehearsed));
-        keep_rehearsal(&prepared, &whole, &options);
-        whole.close();
-    }
-    let chain = deploy(by_rule());
-    assert_eq!(rehearsals.load(Relaxed), 2);
-    let found: Vec<_> = chain.rehearsed().iter().map(|found| (found.units.clone(), found.slowdown)).collect();
+    // The whole model would show nothing.
+    let (whole, _) = deploy(SplitOptions { stages: Some(1), ..SplitOptions::default() });
+    assert_eq!((rehearsals.load(Relaxed), whole.rehearsed().len()), (0, 0));
+    assert_eq!(planned_overhead(&whole), [[0.0; 2]; 2]);
+    whole.close();
+
+    let (chain, pace) = deploy(by_rule());
+    assert_eq!(rehearsals.load(Relaxed), 1);
+    let found: Vec<(&str, Option<Overhead>)> =
+        chain.rehearsed().iter().map(|r| (&*r.node.description.name, r.overhead)).collect();
+    let [("n0" | "n1", Some(a)), ("n0" | "n1", Some(b))] = found[..] else { panic!("{found:?}") };
     // How much depends on what else is in this process, whose CPU time each node takes for its own.
-    let [(first, Some(a)), (second, Some(b))] = &found[..] else { panic!("{found:?}") };
-    assert!([a, b].iter().all(|factor| (0.8..=1.5).contains(*factor)), "{found:?}");
-    assert_eq!((first.start, first.end, second.end), (0, second.start, prepared.profile.units.len()));
-    assert_promises(&chain, [*a, *b]);
+    let OverheadCosts { per_byte, per_frame } = (a + b).costs();
+    let expected = [per_byte * pace, per_frame * pace];
+    let assert_promises = |chain: &Pipeline| {
+        let found = planned_overhead(chain);
+        let close = |found: &[f64; 2]| {
+            std::iter::zip(found, expected)
+                .all(|(found, expected)| (found - expected).abs() <= 1e-9 * expected)
+        };
+        assert!(found.iter().all(close), "{found:?}, not {expected:?}");
+        let hop = &chain.plan().hops[1];
+        let least =
+            0.999 * (expected[0] * prepared.profile.boundary_bytes(hop.boundary) as f64 + expected[1]);
+        let moved = [hop.links[0].send_seconds, hop.links[0].receive_seconds];
+        assert!(least > 0.0 && moved.iter().all(|&seconds| seconds >= least), "{moved:?}, not {least}");
+    };
+    assert_promises(&chain);
     keep_rehearsal(&prepared, &chain, &options);
     chain.close();
 
-    let chain = deploy(by_rule());
-    assert_eq!((rehearsals.load(Relaxed), chain.rehearsed().len()), (2, 0));
-    assert_promises(&chain, [*a, *b]);
+    let (chain, _) = deploy(by_rule());
+    assert_eq!((rehearsals.load(Relaxed), chain.rehearsed().len()), (1, 0));
+    assert_promises(&chain);
     chain.close();
     assert_idle(&nodes);
 }
@@ -365,13 +382,13 @@ fn a_model_that_fails_in_the_rehearsal_is_deployed_all_the_same() {
         })
     });
     let nodes = start_with("stage-fright", 2, |i, config| config.engine = engines[i].clone());
-    let (mut cluster, prepared) = (join(&nodes), prepared());
+    let (mut cluster, prepared) = (join(&nodes), wide());
     let folder = tempfile::tempdir().unwrap();
     let options = CalibrateOptions { store: Some(folder.path().to_owned()), ..CalibrateOptions::default() };
     let fail = failing.clone();
     let measured = measure(&prepared, &mut cluster, &options);
     let chain = deploy_rehearsed(&prepared, &cluster, by_rule(), measured, move || fail.store(true, Relaxed));
-    assert_eq!(chain.rehearsed().iter().map(|found| found.slowdown).collect::<Vec<_>>(), [None; 2]);
+    assert_eq!(chain.rehearsed().iter().map(|found| found.overhead).collect::<Vec<_>>(), [None; 2]);
     // None of its items is left to count as one of the user's, but for the last: a node counts an item when it is sent,
     // which its receiver may know before.
     let left =
@@ -418,69 +435,81 @@ fn a_node_that_went_is_another_failure_than_one_that_refuses() {
 #[test]
 fn what_nodes_take_in_operation_is_kept() {
     let nodes = start("operation", 2);
-    let (mut cluster, prepared) = (join(&nodes), prepared());
+    let (mut cluster, prepared) = (join(&nodes), wide());
     let folder = tempfile::tempdir().unwrap();
-    let options = CalibrateOptions { store: Some(folder.path().to_owned()), ..CalibrateOptions::default() };
-    let deploy = |cluster: &Cluster, measured| {
-        let split = SplitOptions { stages: Some(2), ..SplitOptions::default() };
-        let options = Options { split, measured: Some(measured), ..Options::default() };
-        Pipeline::deploy_prepared(&prepared, cluster, &options).unwrap()
+    // Of both together, whichever had which stage.
+    let options = CalibrateOptions {
+        store: Some(folder.path().to_owned()),
+        alike: true,
+        ..CalibrateOptions::default()
     };
-    let operations = |measured: &Measured| {
-        measured.nodes.iter().flatten().map(|n| n.slowdown.of(Extent::Part, 0)).collect()
+    let at = |days: u64| CalibrateOptions { now: Duration::from_secs(days * 86_400), ..options.clone() };
+    let known = |cluster: &mut Cluster, options: &CalibrateOptions| {
+        let measured = measure(&prepared, cluster, options);
+        measured.nodes[0].as_ref().unwrap().overhead
     };
-    let first = measure(&prepared, &mut cluster, &options);
-    let unknown: Vec<f64> = operations(&first);
-    assert_eq!(unknown, [1.0; 2]);
-    let chain = deploy(&cluster, first.clone());
+    let measured = measure(&prepared, &mut cluster, &options);
+    let run = Options { split: by_rule(), measured: Some(measured), ..Options::default() };
+    let chain = Pipeline::deploy_prepared(&prepared, &cluster, &run).unwrap();
     let did = |items: u64, cpu_seconds: f64| {
         let process_cpu_seconds = items as f64 * cpu_seconds;
         vec![StageFigures { items, process_cpu_seconds, ..StageFigures::default() }; 2]
     };
-    let later = |days: u64| CalibrateOptions { now: Duration::from_secs(days * 86_400), ..options.clone() };
-    let fresh = CalibrateOptions { fresh: true, store: options.store.clone(), ..later(3) };
-    // Of what is found a third of the difference is taken in, but for the first time.
-    let second = 1.5 + (0.8 - 1.5) / 3.0;
-    let last = second + (1.5 - second) / 3.0;
-    for (items, cpu_seconds, expected) in [
-        (19, 1e3, 1.0), // too few
-        (0, 1e3, 1.0),
-        (20, 1e3, 1.5),
-        (20, f64::NAN, 1.5), // nonsense
-        (20, 1e-9, second),
-        (200, 1e3, last),
-    ] {
-        keep_operation(&prepared, &chain, &did(items, cpu_seconds), &later(2));
-        let found: Vec<f64> = operations(&measure(&prepared, &mut cluster, &later(3)));
-        let off = found.iter().map(|factor| (factor - expected).abs()).fold(0.0, f64::max);
-        assert!(off < 1e-9, "{found:?}, not {expected}: {items} items, {cpu_seconds} s each");
-    }
+    // Stages took longer by as much as is believed, or shorter.
+    let (longer, shorter) = (1e3, 1e-9);
+    let shown = |stage: &pipeline::DeployedStage, excess| {
+        let time = stage.time.unwrap();
+        let cpu_seconds = time.sustained_seconds() / time.pace();
+        let (bytes, frames) = (stage.tensor_bytes as f64 / cpu_seconds, 2.0 / cpu_seconds);
+        Overhead::of_stage(Moved { bytes, frames }, excess)
+    };
+    // Of the first stage.
+    let seconds = |overhead: Overhead| {
+        let OverheadCosts { per_byte, per_frame } = overhead.costs();
+        per_byte * chain.stages()[0].tensor_bytes as f64 + 2.0 * per_frame
+    };
+    let most = seconds(chain.stages().iter().map(|stage| shown(stage, 0.5)).sum());
     // A node that waited for most of the time, or whose figures are nonsense, teaches nothing.
     let waited = |figures: StageFigures| StageFigures { elapsed_seconds: 1e9, ..figures };
     let nonsense = |figures: StageFigures| StageFigures { move_cpu_seconds: f64::NAN, ..figures };
-    for useless in [waited as fn(StageFigures) -> StageFigures, nonsense] {
-        let figures: Vec<StageFigures> = did(20, 1e-9).into_iter().map(useless).collect();
-        keep_operation(&prepared, &chain, &figures, &later(2));
-        let found: Vec<f64> = operations(&measure(&prepared, &mut cluster, &later(3)));
-        assert!(found.iter().all(|factor| (factor - last).abs() < 1e-9), "{found:?}");
+    let each = |change: fn(StageFigures) -> StageFigures| did(20, longer).into_iter().map(change).collect();
+    let mut before = None;
+    for (figures, expected) in [
+        (did(19, longer), None), // too few
+        (did(0, longer), None),
+        (each(waited), None),
+        (each(nonsense), None),
+        (did(20, f64::NAN), None),
+        (did(20, longer), Some(most..most * 1.001)),
+        (each(nonsense), Some(most..most * 1.001)),
+        (did(20, shorter), Some(most * 0.01..most * 0.2)),
+        (each(waited), Some(most * 0.01..most * 0.2)),
+        (did(200, longer), Some(most * 0.4..most * 0.8)),
+    ] {
+        keep_operation(&prepared, &chain, &figures, &at(2));
+        let found = known(&mut cluster, &at(3)).map(seconds);
+        let is_expected = match (&expected, found) {
+            (None, None) => true,
+            (Some(expected), Some(found)) => (expected.start * 0.999..expected.end).contains(&found),
+            _ => false,
+        };
+        assert!(is_expected, "{found:?}, not {expected:?}, after {before:?}: {figures:?}");
+        before = found;
     }
     // Of what is measured anew nothing before counts.
-    let anew = CalibrateOptions { fresh: true, ..later(2) };
-    keep_operation(&prepared, &chain, &did(20, 1e-9), &anew);
-    assert_eq!(operations(&measure(&prepared, &mut cluster, &later(3))) as Vec<f64>, [0.8; 2]);
-    keep_operation(&prepared, &chain, &did(20, 1e3), &anew);
-    let last = 1.5;
-    chain.close();
-    for (options, expected) in [(later(9), last), (later(10), 1.0), (later(1), 1.0), (fresh, 1.0)] {
-        let found: Vec<f64> = operations(&measure(&prepared, &mut cluster, &options));
-        let off = found.iter().map(|factor| (factor - expected).abs()).fold(0.0, f64::max);
-        assert!(off < 1e-9, "{found:?}, not {expected}: at {:?}", options.now);
-    }
-    let known = measure(&prepared, &mut cluster, &later(3));
-    let chain = deploy(&cluster, known);
-    for (stage, planned) in std::iter::zip(chain.stages(), &chain.plan().stages) {
-        let factor = planned.replicas[0].compute_seconds / stage.time.unwrap().sustained_seconds();
-        assert!((factor - last).abs() < 1e-6, "{factor}");
+    let fresh = |days: u64| CalibrateOptions { fresh: true, ..at(days) };
+    keep_operation(&prepared, &chain, &did(20, longer), &fresh(2));
+    for (options, is_known) in
+        [(at(3), true), (at(9), true), (at(10), false), (at(1), false), (fresh(3), false)]
+    {
+        let found = known(&mut cluster, &options).map(seconds);
+        let expected = is_known.then_some(most);
+        let is_expected = std::iter::zip(found, expected).all(|(a, b)| (a / b - 1.0).abs() < 1e-3);
+        assert!(
+            is_expected && found.is_some() == is_known,
+            "{found:?}, not {expected:?}, at {:?}",
+            options.now
+        );
     }
 }
 

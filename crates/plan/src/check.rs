@@ -110,9 +110,18 @@ fn counts(problem: &Problem) -> Result<(), PlanError> {
 }
 
 fn host(host: &Host, name: &str) -> Result<(), PlanError> {
-    let Host { bandwidth, seconds_per_byte, idle_watts, busy_watts } = *host;
+    let Host {
+        bandwidth,
+        seconds_per_byte,
+        seconds_per_frame,
+        interference_per_byte,
+        idle_watts,
+        busy_watts,
+    } = *host;
     require(bandwidth >= LEAST, bandwidth, "at least 1e-18", || format!("the bandwidth of {name}"))?;
     not_negative(seconds_per_byte, || format!("the time per byte of {name}"))?;
+    not_negative(seconds_per_frame, || format!("the time per frame of {name}"))?;
+    not_negative(interference_per_byte, || format!("the interference per byte of {name}"))?;
     not_negative(idle_watts, || format!("the idle power of {name}"))?;
     not_negative(busy_watts, || format!("the busy power of {name}"))
 }

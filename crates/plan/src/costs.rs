@@ -164,16 +164,20 @@ impl<'a> Costs<'a> {
         }
     }
 
-    /// CPU time of one end to encode and send what crosses a boundary.
+    /// CPU time of one end to encode and send what crosses a boundary, and what it slows down by that.
     pub(crate) fn send_seconds(&self, end: End, boundary: usize, codec: usize) -> f64 {
-        self.raw_bytes(boundary) * self.problem.codecs[codec].cost(end).encode_seconds
-            + self.bytes(boundary, codec) * self.problem.host(end).seconds_per_byte
+        self.moving_seconds(end, boundary, codec, self.problem.codecs[codec].cost(end).encode_seconds)
     }
 
-    /// CPU time of one end to receive and decode what crosses a boundary.
+    /// CPU time of one end to receive and decode what crosses a boundary, and what it slows down by that.
     pub(crate) fn receive_seconds(&self, end: End, boundary: usize, codec: usize) -> f64 {
-        self.raw_bytes(boundary) * self.problem.codecs[codec].cost(end).decode_seconds
-            + self.bytes(boundary, codec) * self.problem.host(end).seconds_per_byte
+        self.moving_seconds(end, boundary, codec, self.problem.codecs[codec].cost(end).decode_seconds)
+    }
+
+    fn moving_seconds(&self, end: End, boundary: usize, codec: usize, coding_per_byte: f64) -> f64 {
+        let host = self.problem.host(end);
+        self.raw_bytes(boundary) * (coding_per_byte + host.interference_per_byte)
+            + (self.bytes(boundary, codec) * host.seconds_per_byte + host.seconds_per_frame)
     }
 
     /// Time that one member is busy with an item that is its own.

@@ -381,12 +381,14 @@ mod tests {
 
     #[test]
     fn every_figure_of_a_device_tells_it_apart() {
-        let changes: [fn(&mut Problem); 6] = [
+        let changes: [fn(&mut Problem); 8] = [
             |p| p.devices[1].speed = 2.0,
             |p| p.devices[1].unit_seconds = Some(Vec::new()),
             |p| p.devices[1].memory_bytes = Some(5),
             |p| p.devices[1].engine_bytes = 5,
             |p| p.devices[1].host.seconds_per_byte = 5.0,
+            |p| p.devices[1].host.seconds_per_frame = 5.0,
+            |p| p.devices[1].host.interference_per_byte = 5.0,
             |p| p.codecs[0].devices[1].encode_seconds = 5.0,
         ];
         for (i, change) in changes.into_iter().enumerate() {

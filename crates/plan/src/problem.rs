@@ -98,6 +98,11 @@ pub struct Host {
     pub bandwidth: f64,
     /// CPU seconds that sending or receiving one byte takes from the computation.
     pub seconds_per_byte: f64,
+    /// CPU seconds that sending or receiving one frame takes from the computation, besides its bytes.
+    pub seconds_per_frame: f64,
+    /// Seconds by which each byte of tensors that comes in or goes out, counted before any codec, makes the computation
+    /// longer: it goes through the caches that this computes from.
+    pub interference_per_byte: f64,
     /// Power when it does nothing, watts.
     pub idle_watts: f64,
     /// Power when it computes, watts.
@@ -107,7 +112,14 @@ pub struct Host {
 impl Default for Host {
     /// No limit, no cost.
     fn default() -> Host {
-        Host { bandwidth: f64::INFINITY, seconds_per_byte: 0.0, idle_watts: 0.0, busy_watts: 0.0 }
+        Host {
+            bandwidth: f64::INFINITY,
+            seconds_per_byte: 0.0,
+            seconds_per_frame: 0.0,
+            interference_per_byte: 0.0,
+            idle_watts: 0.0,
+            busy_watts: 0.0,
+        }
     }
 }
 

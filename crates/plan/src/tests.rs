@@ -337,6 +337,24 @@ fn devices_of_which_no_order_is_better_stand_as_given() {
 }
 
 #[test]
+fn frames_and_their_tensors_slow_down_who_moves_them_however_they_travel() {
+    let mut problem = chain(&[1.0, 2.0], 2);
+    resize(&mut problem, 1, 300);
+    let tenth = Codec { name: "tenth".into(), bytes: vec![10, 30, 10], ..problem.codecs[0].clone() };
+    problem.codecs.push(tenth);
+    problem.devices[1].host.interference_per_byte = 0.25;
+    problem.devices[1].host.seconds_per_frame = 0.5;
+    for codecs in [[0, 0, 0], [0, 1, 0], [1, 1, 1]] {
+        let assignment = Assignment { codecs: codecs.to_vec(), ..stages(&[(0, 0..1), (1, 1..2)]) };
+        let plan = predict(&problem, &assignment).unwrap();
+        let [first, second] = [0, 1].map(|stage: usize| &plan.stages[stage].replicas[0]);
+        assert_eq!((first.busy_seconds, second.compute_seconds), (1.0, 2.0));
+        assert_eq!((second.busy_seconds, plan.period), (2.0 + 400.0 * 0.25 + 2.0 * 0.5, 103.0));
+        assert_eq!((plan.hops[1].links[0].receive_seconds, plan.hops[2].links[0].send_seconds), (75.5, 25.5));
+    }
+}
+
+#[test]
 fn slack_buys_less_work_and_no_more_than_allowed() {
     // The cut in the middle balances best, but carries ten times the bytes of the one before it.
     let mut problem = chain(&[4.0, 0.1, 4.1], 2);
@@ -384,6 +402,14 @@ fn unusable_problems_are_refused() {
         "the time per byte of device `d2` must be 0 or between 1e-18 and 1e18, not -1",
     );
     check(
+        |p| p.devices[2].host.seconds_per_frame = -1.0,
+        "the time per frame of device `d2` must be 0 or between 1e-18 and 1e18, not -1",
+    );
+    check(
+        |p| p.devices[2].host.interference_per_byte = f64::NAN,
+        "the interference per byte of device `d2` must be 0 or between 1e-18 and 1e18, not NaN",
+    );
+    check(
         |p| p.links.set(End::Device(0), End::Dispatcher, link(0.0, 0.0)),
         "the bandwidth of the link from `d0` to the dispatcher must be at least 1e-18, not 0",
     );
@@ -399,7 +425,13 @@ fn extreme_figures_are_planned_with() {
     problem.queues = Queues { inputs: u64::MAX, outputs: 1 };
     for (device, speed) in problem.devices.iter_mut().zip([1e-18, 1e18, 1.0]) {
         device.speed = speed;
-        device.host = Host { idle_watts: 1e18, busy_watts: 1e18, ..Host::default() };
+        device.host = Host {
+            idle_watts: 1e18,
+            busy_watts: 1e18,
+            seconds_per_frame: 1e18,
+            interference_per_byte: 1e18,
+            ..Host::default()
+        };
     }
     problem.devices[1].unit_seconds = Some(vec![0.0; 3]);
     for objective in [Objective::Throughput, Objective::Latency, Objective::Energy, Objective::Devices] {

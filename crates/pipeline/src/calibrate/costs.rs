@@ -7,7 +7,7 @@ use plan::{Device, End, Link, Resources};
 use wire::control::{LinkFigures, StageTime};
 
 use super::Measured;
-use super::operation::{Extent, Slowdown};
+use super::operation::{Overhead, OverheadCosts};
 use crate::accuracy::Accuracy;
 use crate::cluster::NodeInfo;
 use crate::coding::{CodecFactor, Coding};
@@ -26,8 +26,10 @@ pub struct Costs {
     units: Vec<Vec<f64>>,
     /// By device: the first that cost the same in the beginning. What is learnt of one is true of all.
     kinds: Vec<usize>,
-    /// By device: how many times as long its units compute in operation as when their stage is timed.
-    slowdown: Vec<Slowdown>,
+    /// By device: what moving tensors costs it in operation besides; `None` if nobody has looked.
+    overhead: Vec<Option<Overhead>>,
+    /// By device: seconds that pass while it gets one of CPU time; 0 where nothing that is measured counts.
+    paces: Vec<f64>,
     /// By device: which units were in a stage that was measured.
     settled: Vec<Vec<bool>>,
     /// By device: how much longer it takes for codecs than the machine that profiled.
@@ -61,35 +63,33 @@ impl Costs {
         let profiled: Vec<f64> = profile.units.iter().map(|unit| unit.seconds).collect();
         let speeds = devices.iter().any(|device| device.speed != 1.0);
         let given: Vec<bool> = devices.iter().map(|d| speeds || d.unit_seconds.is_some()).collect();
+        let timed = |i: usize| measured.and_then(|m| m.nodes[i].as_ref()).filter(|_| !given[i]);
         let times = |(i, device): (usize, &Device)| {
-            let timed = measured.and_then(|m| m.nodes[i].as_ref()).filter(|_| !given[i]);
             // Times of another number of units are the planner's to refuse.
             let described = device.unit_seconds.clone().filter(|times| times.len() == profiled.len());
-            let times = described.or_else(|| timed.map(|times| times.unit_seconds.clone()));
+            let times = described.or_else(|| timed(i).map(|times| times.unit_seconds.clone()));
             times.unwrap_or_else(|| profiled.iter().map(|seconds| seconds / device.speed).collect())
         };
         let units: Vec<Vec<f64>> = devices.iter().enumerate().map(times).collect();
-        let factors = |i: usize| {
-            let timed = measured.and_then(|m| m.nodes[i].as_ref()).filter(|_| !given[i]);
-            timed.map_or(Vec::new(), |times| times.codecs.clone())
-        };
+        let factors = |i: usize| timed(i).map_or(Vec::new(), |times| times.codecs.clone());
         let factors = (0..nodes.len()).map(factors).collect();
         assert!(units.iter().all(|times| times.len() == profiled.len()), "times of other units");
-        let slowdown = |i: usize| measured.and_then(|m| m.nodes[i].as_ref()).map(|n| n.slowdown.clone());
-        let slowdown: Vec<Slowdown> = (0..units.len()).map(|i| slowdown(i).unwrap_or_default()).collect();
-        let alike = |i: usize, j: usize| units[i] == units[j] && slowdown[i] == slowdown[j];
+        let overhead = (0..units.len()).map(|i| timed(i)?.overhead).collect::<Vec<_>>();
+        let alike = |i: usize, j: usize| units[i] == units[j] && overhead[i] == overhead[j];
         let first = |i: usize| (0..i).find(|&other| alike(other, i)).unwrap_or(i);
         let kinds: Vec<usize> = (0..units.len()).map(first).collect();
-        let seconds_per_byte = |i: usize| {
-            let pace = measured?.nodes[i].as_ref().filter(|_| !given[i])?.pace;
-            Some(cpu_seconds_per_byte(&measured?.links, End::Device(i))? * pace)
+        // What is noise among equals sets no order among them.
+        let of_equals = |i: usize, known: &dyn Fn(usize) -> Option<f64>| {
+            mean((0..kinds.len()).filter(|&j| kinds[j] == kinds[i]).filter_map(known))
         };
-        let known: Vec<Option<f64>> = (0..units.len()).map(seconds_per_byte).collect();
+        let seconds_per_byte =
+            |i: usize| Some(cpu_seconds_per_byte(&measured?.links, End::Device(i))? * timed(i)?.pace);
         for (i, device) in resources.devices.iter_mut().enumerate() {
-            // What is noise among equals sets no order among them.
-            let equals = (0..kinds.len()).filter(|&j| kinds[j] == kinds[i]).filter_map(|j| known[j]);
-            device.host.seconds_per_byte = mean(equals).unwrap_or(device.host.seconds_per_byte);
+            let known = of_equals(i, &seconds_per_byte);
+            device.host.seconds_per_byte = known.unwrap_or(device.host.seconds_per_byte);
         }
+        let pace = |i: usize| of_equals(i, &|j| Some(timed(j)?.pace)).unwrap_or(0.0);
+        let paces = (0..units.len()).map(pace).collect();
         let known = measured.and_then(|measured| cpu_seconds_per_byte(&measured.links, End::Dispatcher));
         let dispatcher = &mut resources.dispatcher;
         dispatcher.seconds_per_byte = known.unwrap_or(dispatcher.seconds_per_byte);
@@ -105,7 +105,8 @@ impl Costs {
             units,
             kinds,
             factors,
-            slowdown,
+            overhead,
+            paces,
             given,
         }
     }
@@ -118,18 +119,18 @@ impl Costs {
     /// Devices and links as the planner takes them.
     pub fn resources(&self) -> Resources {
         let mut resources = self.resources.clone();
-        let known = std::iter::zip(&self.units, &self.given);
-        for (device, (units, _)) in
-            std::iter::zip(&mut resources.devices, known).filter(|(_, (_, given))| !**given)
-        {
+        for (i, device) in resources.devices.iter_mut().enumerate().filter(|(i, _)| !self.given[*i]) {
+            let units = &self.units[i];
             // What takes part of a processor besides the units, such as sending, goes by the speed.
             device.speed = self.profiled.iter().sum::<f64>() / units.iter().sum::<f64>();
             device.unit_seconds = Some(units.clone());
+            let OverheadCosts { per_byte, per_frame } = self.overhead_costs(i);
+            (device.host.interference_per_byte, device.host.seconds_per_frame) = (per_byte, per_frame);
         }
         resources
     }
 
-    /// Seconds that a device needs for these units.
+    /// Seconds that a device computes these units, if nothing else goes on.
     ///
     /// # Panics
     /// When there is no such device or unit.
@@ -137,17 +138,14 @@ impl Costs {
         self.units[device][units].iter().sum()
     }
 
-    /// Takes in what a whole stage took, timed before it is connected: with what runs before have found of this device in
-    /// operation, its units cost so much more or less there, and, for want of better knowledge, so do those that were in
-    /// no measured stage yet. The same holds for devices that began as its equals: that keeps them equal, so that what is
-    /// noise in one stage does not set an order among them.
+    /// Takes in what a whole stage took, timed before it is connected: its units cost so much more or less on this device,
+    /// and, for want of better knowledge, so do those that were in no measured stage yet. The same holds for devices that
+    /// began as its equals: that keeps them equal, so that what is noise in one stage does not set an order among them.
     ///
     /// # Panics
     /// When there is no such device or unit.
     pub fn correct(&mut self, device: usize, units: Range<usize>, measured: &StageTime) {
-        let extent = self.extent(&units);
-        let timed = |unit: usize| self.units[device][unit] / self.slowdown[device].of(extent, unit);
-        let predicted: f64 = units.clone().map(timed).sum();
+        let predicted = self.seconds(device, units.clone());
         if self.given[device] || predicted <= 0.0 {
             return;
         }
@@ -163,26 +161,32 @@ impl Costs {
         }
     }
 
-    /// Whether this device was seen in operation before, with a stage that is as these units the whole model or a part of
-    /// it, or the user says how fast it is.
-    pub(crate) fn knows_slowdown(&self, device: usize, units: &Range<usize>) -> bool {
-        self.given[device] || self.slowdown[device].was_seen(self.extent(units))
+    /// Seconds that a device is busy besides with an item of which so many bytes of tensors come in and go out, in a frame
+    /// each.
+    pub(crate) fn overhead_seconds(&self, device: usize, tensor_bytes: u64) -> f64 {
+        let OverheadCosts { per_byte, per_frame } = self.overhead_costs(device);
+        tensor_bytes as f64 * per_byte + 2.0 * per_frame
     }
 
-    /// Takes in how many times as long stages computed in operation as they were timed at, by device and units, in place of
-    /// what was known of these units: the stages of the plan that was timed last. As with [`Costs::correct`], what holds
-    /// for a device holds for those that began as its equals.
-    pub(crate) fn put_in_operation(&mut self, found: &[(usize, Range<usize>, f64)]) {
-        let (all, Some((_, units, _))) = (self.profiled.len(), found.first()) else { return };
-        let extent = self.extent(units); // a plan has one whole model, on several devices or one, or parts
-        for device in (0..self.units.len()).filter(|&device| !self.given[device]).collect::<Vec<_>>() {
-            let of_kind = found.iter().filter(|(other, ..)| self.kinds[*other] == self.kinds[device]);
-            let seen = of_kind.map(|(_, units, factor)| Slowdown::of_stage(units.clone(), all, *factor));
-            let before = self.slowdown[device].clone();
-            self.slowdown[device].replace(&Slowdown::mean(&seen.collect::<Vec<_>>()));
-            for (unit, seconds) in self.units[device].iter_mut().enumerate() {
-                *seconds *= self.slowdown[device].of(extent, unit) / before.of(extent, unit);
-            }
+    /// Seconds at the device's pace.
+    fn overhead_costs(&self, device: usize) -> OverheadCosts {
+        let known = self.overhead[device].filter(|_| !self.given[device]).unwrap_or_default().costs();
+        let pace = self.paces[device];
+        OverheadCosts { per_byte: known.per_byte * pace, per_frame: known.per_frame * pace }
+    }
+
+    /// Whether it was looked for what moving tensors costs this device besides, or the user says how fast it is.
+    pub(crate) fn knows_overhead(&self, device: usize) -> bool {
+        self.given[device] || self.overhead[device].is_some()
+    }
+
+    /// Takes in what stages showed in operation, by device, in place of what was known of these devices: as with
+    /// [`Costs::correct`], what holds for one holds for those that began as its equals.
+    pub(crate) fn put_in_operation(&mut self, found: &[(usize, Overhead)]) {
+        for device in 0..self.units.len() {
+            let of_kind = found.iter().filter(|(other, _)| self.kinds[*other] == self.kinds[device]);
+            let of_kind = of_kind.map(|(_, found)| *found).reduce(|a, b| a + b);
+            self.overhead[device] = of_kind.or(self.overhead[device]);
         }
     }
 
@@ -199,10 +203,6 @@ impl Costs {
             let engine_bytes = &mut self.resources.devices[other].engine_bytes;
             *engine_bytes = more.max(*engine_bytes);
         }
-    }
-
-    fn extent(&self, units: &Range<usize>) -> Extent {
-        Extent::of(units, self.profiled.len())
     }
 
     /// The devices that began as equals of this one, which is one of them.
@@ -263,7 +263,7 @@ impl MeasuredLink {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::calibrate::NodeTimes;
+    use crate::calibrate::{Moved, NodeTimes};
     use crate::profile::UnitCost;
 
     fn profile(seconds: &[f64]) -> Profile {
@@ -291,7 +291,7 @@ mod tests {
     fn times(unit_seconds: &[f64]) -> Option<NodeTimes> {
         Some(NodeTimes {
             unit_seconds: unit_seconds.to_vec(),
-            slowdown: Slowdown::default(),
+            overhead: None,
             pace: 1.0,
             error: 0.0,
             codecs: vec![],
@@ -405,62 +405,50 @@ mod tests {
     }
 
     #[test]
-    fn what_was_found_in_operation_holds_for_stages_too() {
-        let nodes = [node("a"), node("b")];
-        let in_operation = |slowdown| times(&[3.0; 2]).map(|times| NodeTimes { slowdown, ..times });
-        let all = vec![in_operation(Slowdown::of_stage(0..2, 2, 1.5)), in_operation(Slowdown::default())];
-        let measured = Measured { nodes: all, ..Measured::default() };
-        let costs = || Costs::new(&profile(&[1.0, 1.0]), &nodes, None, Some(&measured));
-        for (device, expected) in [(0, [6.0, 6.0]), (1, [4.0, 4.0])] {
-            let mut costs = costs();
-            assert_eq!(costs.knows_slowdown(device, &(0..2)), device == 0);
-            costs.correct(device, 0..1, &took(4.0));
-            assert_eq!([0, 1].map(|unit| costs.seconds(device, unit..unit + 1)), expected);
-        }
-    }
-
-    #[test]
-    fn a_whole_model_in_operation_costs_what_such_stages_did() {
-        let slowdown = Slowdown::mean(&[Slowdown::of_stage(0..2, 2, 1.25), Slowdown::of_stage(0..1, 2, 1.5)]);
-        let all = vec![times(&[3.0; 2]).map(|times| NodeTimes { slowdown, ..times })];
-        let measured = Measured { nodes: all, ..Measured::default() };
-        let mut costs = Costs::new(&profile(&[1.0, 1.0]), &[node("a")], None, Some(&measured));
-        let of = |costs: &Costs| [0, 1].map(|unit| costs.seconds(0, unit..unit + 1));
-        costs.correct(0, 0..2, &took(4.0));
-        assert_eq!(of(&costs), [2.5; 2]);
-        costs.put_in_operation(&[(0, 0..2, 1.0)]);
-        assert_eq!(of(&costs), [2.0; 2]);
-        // Once it is cut, it is held against what parts are timed at.
-        costs.correct(0, 0..1, &took(4.0));
-        assert_eq!(of(&costs), [6.0, 2.0]);
-        costs.correct(0, 1..2, &took(2.0));
-        assert_eq!(of(&costs), [6.0, 3.0]);
-    }
-
-    #[test]
-    fn each_stage_has_its_own_share_in_what_operation_costs() {
+    fn what_moving_costs_besides_is_what_runs_have_found_at_the_pace_of_the_node() {
         let nodes = [node("a"), node("b"), node("c"), node("d")];
-        let all = vec![times(&[1.0; 5]), times(&[9.0; 5]), times(&[1.0; 5]), times(&[1.0; 5])];
+        let [one, other] = [(1e9, 0.1), (3e8, 0.2)]
+            .map(|(bytes, excess)| Overhead::of_stage(Moved { bytes, frames: 200.0 }, excess));
+        let at =
+            |overhead, pace, seconds| times(&[seconds; 2]).map(|times| NodeTimes { overhead, pace, ..times });
+        let all = vec![at(Some(one), 4.0, 1.0), at(None, 2.0, 9.0), at(Some(one), 4.0, 1.0), None];
         let measured = Measured { nodes: all, ..Measured::default() };
-        let mut costs = Costs::new(&profile(&[1.0; 5]), &nodes, None, Some(&measured));
-        let of = |costs: &Costs, device: usize| [0, 1, 2, 3].map(|i| costs.seconds(device, i..i + 1));
-        // The last two ran the same stage.
-        costs.put_in_operation(&[(0, 0..1, 1.5), (2, 1..3, 1.0), (3, 1..3, 1.25)]);
-        for equal in [0, 2, 3] {
-            assert_eq!(of(&costs, equal), [1.5, 1.125, 1.125, 1.125]);
-            assert!(costs.knows_slowdown(equal, &(3..5)) && !costs.knows_slowdown(equal, &(0..5)));
-        }
-        assert_eq!(of(&costs, 1), [9.0; 4]);
-        assert!(!costs.knows_slowdown(1, &(3..5)));
-        // What a stage is timed at then is held against what its units are timed at.
-        costs.correct(0, 0..2, &took(4.0));
-        assert_eq!(of(&costs, 2), [3.0, 2.25, 2.25, 2.25]);
-        // Once more, from there on.
-        costs.put_in_operation(&[(2, 0..4, 1.25)]);
-        assert_eq!(of(&costs, 0), [2.5; 4]);
-        // What else was known stays.
-        costs.put_in_operation(&[(2, 3..4, 1.5)]);
-        assert_eq!(of(&costs, 0), [2.5, 2.5, 2.5, 3.0]);
+        let own = "version = 1\n[[device]]\nname = 'a'\n[[device]]\nname = 'b'\nunit_times_ms = [1.0, 1.0]\n\
+                   [[device]]\nname = 'c'\n[[device]]\nname = 'd'\n";
+        let own = plan::Cluster::from_toml(own).unwrap();
+        let costs = |own| Costs::new(&profile(&[1.0; 2]), &nodes, own, Some(&measured));
+        let of = |costs: &Costs| -> Vec<(f64, f64)> {
+            let devices = costs.resources().devices;
+            let hosts = devices.iter().map(|device| device.host);
+            hosts.map(|host| (host.interference_per_byte, host.seconds_per_frame)).collect()
+        };
+        let at_pace = |known: Overhead, pace: f64| {
+            let OverheadCosts { per_byte, per_frame } = known.costs();
+            assert!(per_byte > 0.0 && per_frame > 0.0, "{known:?}");
+            (pace * per_byte, pace * per_frame)
+        };
+        let known = |costs: &Costs| [0, 1, 2, 3].map(|device| costs.knows_overhead(device));
+        let nothing = (0.0, 0.0);
+        let mut free = costs(None);
+        assert_eq!(of(&free), [at_pace(one, 4.0), nothing, at_pace(one, 4.0), nothing]);
+        assert_eq!(known(&free), [true, false, true, false]);
+        // The first and the third are equals; what one of them shows later counts in place of what was known.
+        free.put_in_operation(&[(2, other)]);
+        assert_eq!(of(&free), [at_pace(other, 4.0), nothing, at_pace(other, 4.0), nothing]);
+        free.put_in_operation(&[(0, one), (2, other), (1, one)]);
+        let both = at_pace(one + other, 4.0);
+        assert_eq!(
+            (of(&free), known(&free)),
+            (vec![both, at_pace(one, 2.0), both, nothing], [true, true, true, false])
+        );
+        assert_eq!(free.overhead_seconds(2, 1000), 1000.0 * both.0 + 2.0 * both.1);
+        // What stages are timed at is another matter.
+        free.correct(0, 0..1, &took(3.0));
+        assert_eq!((free.seconds(2, 0..2), of(&free)[2]), (6.0, both));
+        // Nothing that is measured changes what the user says.
+        let mut given = costs(Some(&own));
+        given.put_in_operation(&[(1, one)]);
+        assert_eq!((of(&given)[1], known(&given)[1], given.overhead_seconds(1, 1000)), (nothing, true, 0.0));
     }
 
     #[test]

@@ -23,8 +23,8 @@ use wire::Codec;
 use wire::control::{CodecTime, LinkFigures, Machine, StageTime};
 
 pub use costs::{Costs, MeasuredLink};
-pub use operation::{Extent, Slowdown, keep_operation, keep_rehearsal};
-pub(crate) use operation::{MIN_ITEMS, slowdowns};
+pub(crate) use operation::{MIN_ITEMS, overheads};
+pub use operation::{Moved, Overhead, OverheadCosts, keep_operation, keep_rehearsal};
 
 use crate::cluster::{Cluster, NodeInfo};
 use crate::coding::{self, CodecFactor};
@@ -78,10 +78,10 @@ pub struct Measured {
 #[derive(Clone, Debug, PartialEq)]
 pub struct NodeTimes {
     /// Seconds of each unit: those that were timed there, and the others by the factor of the timed one that is most
-    /// like them; all of them longer by `slowdown`, as in parts of the model.
+    /// like them.
     pub unit_seconds: Vec<f64>,
-    /// How many times as long they compute in operation as when their stage is timed, as found in runs before.
-    pub slowdown: Slowdown,
+    /// What moving tensors costs it besides, as found in runs before; `None` if nobody has looked.
+    pub overhead: Option<Overhead>,
     /// Seconds that pass while it gets one of CPU time.
     pub pace: f64,
     /// The widest interval of those that were timed, as a share of the time.
@@ -90,12 +90,9 @@ pub struct NodeTimes {
     pub codecs: Vec<CodecFactor>,
 }
 
-impl NodeTimes {
-    /// Makes the times of units longer by what parts of the model take longer in operation.
-    fn put_in_operation(&mut self) {
-        let units = self.unit_seconds.iter_mut().enumerate();
-        units.for_each(|(unit, seconds)| *seconds *= self.slowdown.of(Extent::Part, unit));
-    }
+/// What is known of nodes that are equal: what runs have found of any of them.
+fn together(nodes: impl Iterator<Item = Option<Overhead>>) -> Option<Overhead> {
+    nodes.flatten().reduce(|a, b| a + b)
 }
 
 /// All nodes went while they were measured.
@@ -278,22 +275,18 @@ impl Job<'_> {
         }
     }
 
-    /// Takes for equal what the measurements cannot tell apart, and all nodes where they are said to be alike; then adds
-    /// what they take longer in operation.
+    /// Takes for equal what the measurements cannot tell apart, and all nodes where they are said to be alike.
     fn level(&self, nodes: &mut [Option<NodeTimes>]) {
         if self.options.alike {
             let mut timed = nodes.iter().flatten().next().cloned();
             if let Some(timed) = &mut timed {
-                let known: Vec<Slowdown> = self.cluster.nodes().iter().map(|n| self.slowdown(n)).collect();
-                timed.slowdown = Slowdown::mean(&known);
+                timed.overhead = together(self.cluster.nodes().iter().map(|n| self.overhead(n)));
             }
             nodes.fill(timed);
         } else {
             let fingerprint = |i: usize| self.cluster.nodes()[i].description.fingerprint();
             units::level(nodes, &|a, b| fingerprint(a) == fingerprint(b), TOLERANCE);
         }
-        // Only now: what a node took longer in operation is as much its stage's doing as its own.
-        nodes.iter_mut().flatten().for_each(NodeTimes::put_in_operation);
     }
 
     /// Takes in what was found of the links between the nodes that are still there.
@@ -352,10 +345,10 @@ impl Job<'_> {
             found.unknown.push(format!("codecs were not timed: {reason}"));
             Vec::new()
         });
-        let slowdown = self.slowdown(node);
+        let overhead = self.overhead(node);
         found.times = unit_seconds.map(|unit_seconds| {
             let pace = paces.iter().sum::<f64>() / paces.len() as f64;
-            NodeTimes { unit_seconds, slowdown, pace, error, codecs }
+            NodeTimes { unit_seconds, overhead, pace, error, codecs }
         });
         found
     }
@@ -398,12 +391,10 @@ impl Job<'_> {
         Ok(times)
     }
 
-    /// What a run before has found of this model on a node.
-    fn slowdown(&self, node: &NodeInfo) -> Slowdown {
-        let store = self.store.as_ref().filter(|_| !self.options.fresh);
-        let units = self.prepared.profile.units.len();
-        let known = store.map(|s| operation::known(s, &self.model, units, node, self.options.now));
-        known.unwrap_or_default()
+    /// What runs before have found of this model on a node.
+    fn overhead(&self, node: &NodeInfo) -> Option<Overhead> {
+        let store = self.store.as_ref().filter(|_| !self.options.fresh)?;
+        operation::known(store, &self.model, node, self.options.now)
     }
 
     fn kind(&self, unit: usize) -> usize {

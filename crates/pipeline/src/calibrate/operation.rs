@@ -1,11 +1,12 @@
-//! How much longer nodes take in operation than when their stages were timed before: learnt from runs for those after
-//! them. Called after a run by whoever looked at its chain, and before the next one by the calibration.
+//! How much longer nodes are busy in operation than plans say: learnt from runs for those after them. Called after a run
+//! by whoever looked at its chain, and before the next one by the calibration.
 //!
-//! A stage that is timed before it is connected takes no turns with threads that receive and send. The factor is that of
-//! its computation: all CPU time of the node but what it took for encoding, decoding and moving, by the node's own clocks
-//! and not by what the plan said of them. Where a plan is wrong of a codec, the next one, with other codecs, is not.
+//! A stage that is timed before it is connected takes no turns with threads that receive and send, and finds in the
+//! caches what it left there; and what moving and coding take is known from bursts. What a stage takes besides goes by the
+//! bytes of its tensors, before any codec, and by the frame: [`Overhead`].
 
-use std::ops::{Range, RangeInclusive};
+use std::iter::Sum;
+use std::ops::{Add, RangeInclusive};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -13,16 +14,28 @@ use wire::control::{StageFigures, StageTime};
 
 use super::{CalibrateOptions, TIME_AGE};
 use crate::cluster::NodeInfo;
-use crate::dispatcher::Pipeline;
-use crate::operation::Operation;
+use crate::dispatcher::{DeployedStage, Pipeline};
 use crate::prepare::Prepared;
 use crate::store::Store;
 
-/// Factors beyond these are those of a machine that did something else as well.
-const FACTORS: RangeInclusive<f64> = 0.8..=1.5;
+/// By such a share of what it computes a stage is busy longer. Beyond, its machine did something else as well.
+const EXCESS: RangeInclusive<f64> = -0.2..=0.5;
 
-/// How much of what a run finds is taken in, of the difference to what those before it found: a machine is some per cent
-/// faster or slower from one run to the next.
+/// Bytes of tensors in and out for each CPU second that a stage computes, where it says something of what they cost. With
+/// fewer, such as of whole models, even the nanosecond a byte that is three times what was found makes no more than
+/// timing errs by; with more, a stage hardly computes.
+const TRAFFIC: RangeInclusive<f64> = 3e7..=2e9;
+
+/// Moving and coding take no larger part of what a stage computes; beyond, plans are wrong of them, as of ZFP, more than of
+/// all else.
+const MOST_MOVING: f64 = 0.5;
+
+/// What is found counts as if a stage of so many bytes and frames for each CPU second had shown nothing: from stages that
+/// hardly move anything, little is concluded of those that do.
+const PRIOR: Moved = Moved { bytes: 1e8, frames: 200.0 };
+
+/// How much of what a run finds is taken in, against what those before it found, once there were many: a machine is some
+/// per cent faster or slower from one run to the next.
 const TAKEN_IN: f64 = 1.0 / 3.0;
 
 /// A node that waited for more of its time says little of what an item takes: what it does whether items come or not is
@@ -32,225 +45,220 @@ const LEAST_BUSY: f64 = 0.5;
 /// Fewer items say more of how a chain fills than of what an item takes.
 pub(crate) const MIN_ITEMS: u64 = 20;
 
-/// How much of the model a stage has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extent {
-    /// All of it.
-    Whole,
-    /// Some of its units.
-    Part,
+/// What goes through a stage for each CPU second that it computes, in and out.
+#[derive(Clone, Copy, Debug)]
+pub struct Moved {
+    /// Bytes of tensors, before any codec.
+    pub bytes: f64,
+    /// Frames.
+    pub frames: f64,
 }
 
-impl Extent {
-    const ALL: [Extent; 2] = [Extent::Whole, Extent::Part];
+/// CPU time that moving tensors costs a node in operation, beyond what plans know of codecs and bytes, as found in runs
+/// before: the least squares of the shares by which stages were busy longer than they compute, over what went through
+/// each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Deserialize, Serialize)]
+pub struct Overhead {
+    // Sums of products, of what is in the names.
+    bytes_bytes: f64,
+    bytes_frames: f64,
+    frames_frames: f64,
+    bytes_excess: f64,
+    frames_excess: f64,
+}
 
-    fn other(self) -> Extent {
-        match self {
-            Extent::Whole => Extent::Part,
-            Extent::Part => Extent::Whole,
+/// CPU seconds that a node takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct OverheadCosts {
+    /// For each byte of tensors in or out, before any codec.
+    pub per_byte: f64,
+    /// For each frame in or out.
+    pub per_frame: f64,
+}
+
+impl Overhead {
+    /// What a stage shows through which so much goes, and that was busy longer by a share `excess` of what it computes:
+    /// nothing where it hardly moves tensors, or hardly computes.
+    #[must_use]
+    pub fn of_stage(moved: Moved, excess: f64) -> Overhead {
+        let Moved { bytes, frames } = moved;
+        if !TRAFFIC.contains(&bytes) || !frames.is_finite() || !excess.is_finite() {
+            return Overhead::default();
+        }
+        let excess = excess.clamp(*EXCESS.start(), *EXCESS.end());
+        Overhead {
+            bytes_bytes: bytes * bytes,
+            bytes_frames: bytes * frames,
+            frames_frames: frames * frames,
+            bytes_excess: bytes * excess,
+            frames_excess: frames * excess,
         }
     }
 
-    /// That of a stage of these units, in a model that has so many.
+    /// What explains it best; nothing costs less than nothing.
     #[must_use]
-    pub fn of(units: &Range<usize>, all: usize) -> Extent {
-        if units.len() == all { Extent::Whole } else { Extent::Part }
-    }
-}
-
-/// How many times as long units compute in operation as when their stage is timed before it is connected, as far as it is
-/// known. A stage that is the whole model moves little, and says little of what the tensors between parts slow down.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Slowdown {
-    whole: ByUnit,
-    parts: ByUnit,
-}
-
-impl Slowdown {
-    /// A stage of these units, in a model that has so many, computed so many times as long; of others nothing is known.
-    #[must_use]
-    pub fn of_stage(units: Range<usize>, all: usize, factor: f64) -> Slowdown {
-        let (extent, mut slowdown) = (Extent::of(&units, all), Slowdown::default());
-        slowdown.known_mut(extent).take_in(units, Some(factor));
-        slowdown
-    }
-
-    /// Whether it was looked for in a stage of this extent, even if nothing was found.
-    #[must_use]
-    pub fn was_seen(&self, extent: Extent) -> bool {
-        !self.known(extent).0.is_empty()
-    }
-
-    /// That of a unit in a stage of this extent, or of the nearest one of which it is known; where none is, that in one of
-    /// the other, and 1 if that is not known either.
-    #[must_use]
-    pub fn of(&self, extent: Extent, unit: usize) -> f64 {
-        let nearest = |extent| self.known(extent).nearest(unit);
-        nearest(extent).or_else(|| nearest(extent.other())).unwrap_or(1.0)
-    }
-
-    /// By unit, the mean of those of which it is known.
-    #[must_use]
-    pub(super) fn mean(all: &[Slowdown]) -> Slowdown {
-        let mean =
-            |extent| ByUnit::mean(&all.iter().map(|slowdown| slowdown.known(extent)).collect::<Vec<_>>());
-        Slowdown { whole: mean(Extent::Whole), parts: mean(Extent::Part) }
-    }
-
-    /// Forgets what was known of units of which `found` knows more.
-    pub(super) fn replace(&mut self, found: &Slowdown) {
-        Extent::ALL.into_iter().for_each(|extent| self.known_mut(extent).replace(found.known(extent)));
-    }
-
-    fn known(&self, extent: Extent) -> &ByUnit {
-        match extent {
-            Extent::Whole => &self.whole,
-            Extent::Part => &self.parts,
-        }
-    }
-
-    fn known_mut(&mut self, extent: Extent) -> &mut ByUnit {
-        match extent {
-            Extent::Whole => &mut self.whole,
-            Extent::Part => &mut self.parts,
-        }
-    }
-}
-
-/// The factors of units in stages of one extent: units with large tensors are slowed down most by what moves these. Empty
-/// when nobody has looked.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
-struct ByUnit(Vec<Option<f64>>);
-
-impl ByUnit {
-    fn nearest(&self, unit: usize) -> Option<f64> {
-        let known =
-            self.0.iter().enumerate().filter_map(|(at, factor)| Some((at.abs_diff(unit), (*factor)?)));
-        known.min_by_key(|(distance, _)| *distance).map(|(_, factor)| factor)
-    }
-
-    fn mean(all: &[&ByUnit]) -> ByUnit {
-        let units = all.iter().map(|by_unit| by_unit.0.len()).max().unwrap_or(0);
-        let mean = |unit: usize| {
-            let known = all.iter().filter_map(|by_unit| *by_unit.0.get(unit)?);
-            let (sum, count) = known.fold((0.0, 0), |(sum, count), factor| (sum + factor, count + 1));
-            (count > 0).then(|| sum / f64::from(count))
+    pub fn costs(self) -> OverheadCosts {
+        let (bytes, frames) =
+            (self.bytes_bytes + PRIOR.bytes * PRIOR.bytes, self.frames_frames + PRIOR.frames * PRIOR.frames);
+        // Above 0: what is prior is in the diagonal alone.
+        let determinant = bytes * frames - self.bytes_frames * self.bytes_frames;
+        let per_byte = (self.bytes_excess * frames - self.frames_excess * self.bytes_frames) / determinant;
+        let per_frame = (self.frames_excess * bytes - self.bytes_excess * self.bytes_frames) / determinant;
+        let (per_byte, per_frame) = match (per_byte < 0.0, per_frame < 0.0) {
+            (false, false) => (per_byte, per_frame),
+            (true, _) => (0.0, self.frames_excess / frames),
+            (false, true) => (self.bytes_excess / bytes, 0.0),
         };
-        ByUnit((0..units).map(mean).collect())
+        OverheadCosts { per_byte: per_byte.max(0.0), per_frame: per_frame.max(0.0) }
     }
 
-    fn take_in(&mut self, units: Range<usize>, found: Option<f64>) {
-        self.0.resize(self.0.len().max(units.end), None);
-        let Some(found) = found else { return };
-        for known in &mut self.0[units] {
-            *known = Some(known.map_or(found, |before| before + TAKEN_IN * (found - before)));
+    /// That of which so much is known that nothing else counts, and that frames cost nothing.
+    #[cfg(test)]
+    pub(crate) fn of_seconds_per_byte(seconds: f64) -> Overhead {
+        let bytes_bytes = 1e9 * PRIOR.bytes * PRIOR.bytes;
+        Overhead { bytes_bytes, bytes_excess: seconds * bytes_bytes, ..Overhead::default() }
+    }
+
+    /// What is known after a run that found this.
+    fn after(self, found: Overhead) -> Overhead {
+        self.times(1.0 - TAKEN_IN) + found
+    }
+
+    fn times(self, factor: f64) -> Overhead {
+        Overhead {
+            bytes_bytes: factor * self.bytes_bytes,
+            bytes_frames: factor * self.bytes_frames,
+            frames_frames: factor * self.frames_frames,
+            bytes_excess: factor * self.bytes_excess,
+            frames_excess: factor * self.frames_excess,
         }
     }
 
-    fn replace(&mut self, found: &ByUnit) {
-        self.0.resize(self.0.len().max(found.0.len()), None);
-        for (known, found) in std::iter::zip(&mut self.0, &found.0) {
-            *known = found.or(*known);
+    /// Whether it is of stages at all: then its costs are finite, too.
+    fn is_sound(self) -> bool {
+        let Overhead { bytes_bytes, bytes_frames, frames_frames, bytes_excess, frames_excess } = self;
+        let squares = [bytes_bytes, frames_frames].iter().all(|sum| (0.0..1e30).contains(sum));
+        // By Cauchy and Schwarz, with what is rounded away.
+        let products =
+            bytes_frames >= 0.0 && bytes_frames * bytes_frames <= (1.0 + 1e-9) * bytes_bytes * frames_frames;
+        squares && products && [bytes_excess, frames_excess].iter().all(|sum| sum.abs() < 1e30)
+    }
+}
+
+impl Add for Overhead {
+    type Output = Overhead;
+
+    fn add(self, other: Overhead) -> Overhead {
+        Overhead {
+            bytes_bytes: self.bytes_bytes + other.bytes_bytes,
+            bytes_frames: self.bytes_frames + other.bytes_frames,
+            frames_frames: self.frames_frames + other.frames_frames,
+            bytes_excess: self.bytes_excess + other.bytes_excess,
+            frames_excess: self.frames_excess + other.frames_excess,
         }
     }
+}
 
-    fn is_sound(&self, units: usize) -> bool {
-        self.0.len() <= units && self.0.iter().flatten().all(|factor| FACTORS.contains(factor))
+impl Sum for Overhead {
+    fn sum<I: Iterator<Item = Overhead>>(all: I) -> Overhead {
+        all.fold(Overhead::default(), Add::add)
     }
 }
 
 /// Keeps what a run of this model says of its nodes, for the next time that they are calibrated: `figures` is what
-/// each stage did in that run, from two looks with [`Pipeline::measure`]. Without a store, with too few items, or
-/// where stages were not timed before, nothing is kept; nor of nodes that mostly waited.
+/// each stage did in that run, from two looks with [`Pipeline::measure`]. Without a store, with too few items, where
+/// stages were not timed before, or where links changed their codecs meanwhile, nothing is kept; nor of nodes that
+/// mostly waited.
 pub fn keep_operation(
     prepared: &Prepared,
     chain: &Pipeline,
     figures: &[StageFigures],
     options: &CalibrateOptions,
 ) {
-    let found = slowdowns(chain, figures);
-    let units = chain.stages().iter().map(|stage| chain.plan().stages[stage.stage].units.clone());
     let nodes = chain.stages().iter().map(|stage| &stage.node);
-    let found = std::iter::zip(nodes, std::iter::zip(units, found));
-    let found = found.filter_map(|(node, (units, factor))| Some((node, units, Some(factor?))));
+    let found = std::iter::zip(nodes, overheads(chain, figures));
+    let found = found.filter_map(|(node, found)| Some((node, Some(found?))));
     // What its own rehearsal has found is not from before.
-    let (all, rehearsed) = (prepared.profile.units.len(), chain.rehearsed());
-    let is_own = |node: &NodeInfo, extent| {
-        rehearsed.iter().any(|found| found.node.id == node.id && Extent::of(&found.units, all) == extent)
-    };
-    keep(prepared, options, &|node, extent| options.fresh && !is_own(node, extent), found);
+    let is_own = |node: &NodeInfo| chain.rehearsed().iter().any(|found| found.node.id == node.id);
+    keep(prepared, options, &|node| options.fresh && !is_own(node), found);
 }
 
 /// Keeps what the rehearsal of a chain found of its nodes, if there was one, as [`keep_operation`] does with a run; and
 /// that there was one, so that there is no other.
 pub fn keep_rehearsal(prepared: &Prepared, chain: &Pipeline, options: &CalibrateOptions) {
-    let found = chain.rehearsed().iter();
-    let found = found.map(|found| (&found.node, found.units.clone(), found.slowdown));
-    keep(prepared, options, &|_, _| options.fresh, found);
+    let found = chain.rehearsed().iter().map(|found| (&found.node, found.overhead));
+    keep(prepared, options, &|_| options.fresh, found);
 }
 
-/// What was known of a node in stages of an extent is forgotten where `is_fresh`.
+/// What was known of a node is forgotten where `is_fresh`.
 fn keep<'a>(
     prepared: &Prepared,
     options: &CalibrateOptions,
-    is_fresh: &dyn Fn(&NodeInfo, Extent) -> bool,
-    found: impl Iterator<Item = (&'a NodeInfo, Range<usize>, Option<f64>)>,
+    is_fresh: &dyn Fn(&NodeInfo) -> bool,
+    found: impl Iterator<Item = (&'a NodeInfo, Option<Overhead>)>,
 ) {
     let Some(store) = options.store.clone().map(Store::new) else { return };
-    let (model, all) = (format!("{:?}", prepared.model.hash()), prepared.profile.units.len());
-    for (node, units, factor) in found {
-        let extent = Extent::of(&units, all);
-        let mut known = match is_fresh(node, extent) {
-            true => ByUnit::default(),
-            false => kept(&store, &model, all, node, extent, options.now),
+    let model = format!("{:?}", prepared.model.hash());
+    for (node, found) in found {
+        let before = if is_fresh(node) { None } else { known(&store, &model, node, options.now) };
+        let now = match (before, found) {
+            (Some(_), None) => continue, // what is known grows old all the same
+            (before, found) => before.unwrap_or_default().after(found.unwrap_or_default()),
         };
-        if factor.is_none() && !known.0.is_empty() {
-            continue; // what is known grows old all the same
-        }
-        known.take_in(units, factor);
-        if let Err(e) = store.put(&key(&model, node, extent), &(options.now, known)) {
+        if let Err(e) = store.put(&key(&model, node), &(options.now, now)) {
             tracing::warn!("figures could not be kept: {e}");
         }
     }
 }
 
-/// By stage, or by node where one has several: how many times as long it computed as it was timed at. Nothing of a node
-/// that did few items, mostly waited or says nonsense, and of none where one did nothing or was not timed.
-pub(crate) fn slowdowns(chain: &Pipeline, figures: &[StageFigures]) -> Vec<Option<f64>> {
-    let times: Option<Vec<StageTime>> = chain.stages().iter().map(|stage| stage.time).collect();
-    let (Some(times), Some(operation)) = (times, chain.in_operation(figures)) else {
-        return vec![None; figures.len()];
+/// By stage, or by node where one has several: what it shows. Nothing of a node that did few items, mostly waited or says
+/// nonsense, of one whose stage shows nothing by its [`DeployedStage::shows_overhead`], or that moved and coded more than
+/// it computed; and of none where one did nothing or was not timed, or where links changed their codecs.
+pub(crate) fn overheads(chain: &Pipeline, figures: &[StageFigures]) -> Vec<Option<Overhead>> {
+    let nothing = || vec![None; figures.len()];
+    if !chain.codec_switches().is_empty() {
+        return nothing();
+    }
+    let Some(operation) = chain.in_operation(figures) else { return nothing() };
+    let of_stage = |(i, stage): (usize, &DeployedStage)| {
+        let (busy, figures) = (operation.busy_seconds[i], &figures[i]);
+        let (time, replica) = (stage.time.as_ref()?, chain.replica(stage));
+        // What is known of it already is in the plan.
+        let known = chain.costs().overhead_seconds(replica.device, stage.tensor_bytes);
+        let planned = replica.busy_seconds - replica.compute_seconds - known;
+        let excess = (busy - planned) / time.sustained_seconds() - 1.0;
+        let says = figures.items >= MIN_ITEMS && is_busy(busy, figures) && mostly_computes(time, figures);
+        (says && excess.is_finite() && stage.shows_overhead())
+            .then(|| Overhead::of_stage(stage.moved(time), excess))
     };
-    let found = std::iter::zip(factors(&times, &operation, figures), figures).enumerate();
-    // Not finite is what a node says nonsense of itself by.
-    let is_sound = |i: usize, factor: f64, figures: &StageFigures| {
-        factor.is_finite() && figures.items >= MIN_ITEMS && is_busy(operation.busy_seconds[i], figures)
-    };
-    found.map(|(i, (factor, figures))| is_sound(i, factor, figures).then_some(factor)).collect()
+    chain.stages().iter().enumerate().map(of_stage).collect()
 }
 
-/// What is known of a node, for a model of so many units.
-pub(super) fn known(store: &Store, model: &str, units: usize, node: &NodeInfo, now: Duration) -> Slowdown {
-    let kept = |extent| kept(store, model, units, node, extent, now);
-    Slowdown { whole: kept(Extent::Whole), parts: kept(Extent::Part) }
+impl DeployedStage {
+    /// Whether so much goes through it for each second that it computes that it shows what that costs.
+    pub(crate) fn shows_overhead(&self) -> bool {
+        self.time.is_some_and(|time| TRAFFIC.contains(&self.moved(&time).bytes))
+    }
+
+    /// What goes through it, by what it was timed at.
+    pub(crate) fn moved(&self, time: &StageTime) -> Moved {
+        let cpu_seconds = time.sustained_seconds() / time.pace();
+        Moved { bytes: self.tensor_bytes as f64 / cpu_seconds, frames: 2.0 / cpu_seconds }
+    }
 }
 
-/// What is kept of a node, and not too old.
-fn kept(store: &Store, model: &str, units: usize, node: &NodeInfo, extent: Extent, now: Duration) -> ByUnit {
-    let kept: Option<(Duration, ByUnit)> = store.get(&key(model, node, extent));
-    let young = |at| now.checked_sub(at).is_some_and(|age| age <= TIME_AGE);
-    kept.filter(|(at, known)| young(*at) && known.is_sound(units)).unwrap_or_default().1
+/// What is known of a node, for a model, and not too old; `None` if nobody has looked, or found nothing that can be.
+pub(super) fn known(store: &Store, model: &str, node: &NodeInfo, now: Duration) -> Option<Overhead> {
+    let (at, known): (Duration, Overhead) = store.get(&key(model, node))?;
+    let is_young = now.checked_sub(at).is_some_and(|age| age <= TIME_AGE);
+    (is_young && known.is_sound()).then_some(known)
 }
 
 /// By name too, as the times of units: see there. The engine is in the fingerprint.
-fn key(model: &str, node: &NodeInfo, extent: Extent) -> String {
+fn key(model: &str, node: &NodeInfo) -> String {
     let (name, version) = (&node.description.name, env!("CARGO_PKG_VERSION"));
     let fingerprint = node.description.fingerprint();
-    let what = match extent {
-        Extent::Whole => "the whole",
-        Extent::Part => "parts",
-    };
-    format!("version {version}, computing {what} of {model} in operation on {name}: {fingerprint}")
+    format!("version {version}, overhead with {model} on {name}: {fingerprint}")
 }
 
 /// Whether a node was busy for most of a run, at so many seconds for an item.
@@ -258,107 +266,136 @@ fn is_busy(busy_seconds: f64, figures: &StageFigures) -> bool {
     busy_seconds * figures.items as f64 >= LEAST_BUSY * figures.elapsed_seconds
 }
 
-/// By stage: seconds of computation in operation over those that it was timed at, within [`FACTORS`].
-fn factors(times: &[StageTime], operation: &Operation, figures: &[StageFigures]) -> Vec<f64> {
-    let factor = |((time, busy), figures): ((&StageTime, &f64), &StageFigures)| {
-        let moved = figures.encode_cpu_seconds + figures.decode_cpu_seconds + figures.move_cpu_seconds;
-        let besides = moved / figures.items as f64 * time.pace();
-        ((busy - besides) / time.sustained_seconds()).clamp(*FACTORS.start(), *FACTORS.end())
-    };
-    std::iter::zip(std::iter::zip(times, &operation.busy_seconds), figures).map(factor).collect()
+/// Whether moving and coding take no more than their part. Not where a node says nonsense of itself.
+fn mostly_computes(time: &StageTime, figures: &StageFigures) -> bool {
+    let moved = figures.encode_cpu_seconds + figures.decode_cpu_seconds + figures.move_cpu_seconds;
+    moved / figures.items as f64 * time.pace() <= MOST_MOVING * time.sustained_seconds()
 }
 
 #[cfg(test)]
 mod tests {
-    use plan::Resource;
-
-    use super::Extent::{Part, Whole};
     use super::*;
 
+    fn close(a: f64, b: f64) -> bool {
+        (a - b).abs() <= 1e-9 * b.abs()
+    }
+
+    /// Stages that compute for so many CPU seconds and move so many bytes, at these costs.
+    fn stages(costs: OverheadCosts, stages: &[(f64, f64)]) -> Overhead {
+        let found = |&(seconds, bytes): &(f64, f64)| {
+            let excess = (costs.per_byte * bytes + 2.0 * costs.per_frame) / seconds;
+            Overhead::of_stage(Moved { bytes: bytes / seconds, frames: 2.0 / seconds }, excess)
+        };
+        stages.iter().map(found).sum()
+    }
+
     #[test]
-    fn what_is_not_known_of_a_unit_is_taken_from_the_nearest() {
-        let mut known = ByUnit::default();
-        assert_eq!(known.nearest(3), None);
-        known.take_in(0..1, None);
-        assert_eq!((known.nearest(3), known.0.is_empty()), (None, false));
-        known.take_in(1..2, Some(1.5));
-        known.take_in(4..6, Some(1.2));
-        let expected = [1.5, 1.5, 1.5, 1.2, 1.2, 1.2, 1.2].map(Some);
-        assert_eq!([0, 1, 2, 3, 4, 5, 9].map(|unit| known.nearest(unit)), expected);
-        known.take_in(5..7, Some(1.5));
-        let found = [4, 5, 6].map(|unit| known.nearest(unit).unwrap());
-        assert!(std::iter::zip(found, [1.2, 1.3, 1.5]).all(|(a, b)| (a - b).abs() < 1e-9), "{found:?}");
-        assert!(known.is_sound(7) && !known.is_sound(6));
-        for unsound in [1.6, f64::NAN] {
-            assert!(!ByUnit(vec![Some(unsound)]).is_sound(1), "{unsound}");
+    fn what_bytes_and_frames_cost_is_told_apart() {
+        let different = [(0.01, 1e6), (0.008, 5e6), (0.002, 1e6), (0.003, 5e5)];
+        for (per_byte, per_frame) in [(0.3e-9, 1.5e-4), (0.3e-9, 0.0), (0.0, 1.5e-4), (0.0, 0.0)] {
+            let expected = OverheadCosts { per_byte, per_frame };
+            let found = stages(expected, &different).costs();
+            // What counts as if it had shown nothing takes some per cent off, and mixes them a little.
+            let near = |a: f64, b: f64, all: f64| (a - b).abs() < 0.1 * all;
+            assert!(near(found.per_byte, per_byte, 0.3e-9), "{found:?}, not {expected:?}");
+            assert!(near(found.per_frame, per_frame, 1.5e-4), "{found:?}, not {expected:?}");
         }
-        let mean = Slowdown::mean(&[Slowdown::of_stage(0..2, 9, 1.0), Slowdown::of_stage(1..3, 9, 1.25)]);
-        assert_eq!([0, 1, 2].map(|unit| mean.of(Part, unit)), [1.0, 1.125, 1.25]);
+        // Stages that are all alike leave both possible, and neither below 0.
+        let alike = stages(OverheadCosts { per_byte: 0.3e-9, per_frame: 0.0 }, &[(0.01, 3e6); 8]).costs();
+        let all = alike.per_byte * 3e6 + 2.0 * alike.per_frame;
+        assert!(
+            alike.per_byte > 0.0 && alike.per_frame >= 0.0 && (all / 0.9e-3 - 1.0).abs() < 0.05,
+            "{alike:?}"
+        );
+        // Faster in operation: nothing costs less than nothing.
+        for excess in [[-0.1, -0.1], [-0.1, 0.4], [0.4, -0.1]] {
+            let moved = [(1e9, 100.0), (1e8, 900.0)].map(|(bytes, frames)| Moved { bytes, frames });
+            let found: Overhead = std::iter::zip(moved, excess).map(|(m, e)| Overhead::of_stage(m, e)).sum();
+            let OverheadCosts { per_byte, per_frame } = found.costs();
+            let expected = excess.map(|excess| excess > 0.0);
+            assert_eq!([per_byte > 0.0, per_frame > 0.0], expected, "{per_byte:e} {per_frame:e}");
+        }
     }
 
     #[test]
-    fn a_whole_model_is_another_matter_than_its_parts() {
-        let all =
-            |slowdown: &Slowdown| [Whole, Part].map(|extent| [0, 1].map(|unit| slowdown.of(extent, unit)));
-        let seen = |slowdown: &Slowdown| [Whole, Part].map(|extent| slowdown.was_seen(extent));
-        let nothing = Slowdown::default();
-        assert_eq!((all(&nothing), seen(&nothing)), ([[1.0; 2]; 2], [false; 2]));
-        let mut slowdown = Slowdown::of_stage(0..2, 2, 1.1);
-        assert_eq!((all(&slowdown), seen(&slowdown)), ([[1.1; 2]; 2], [true, false]));
-        slowdown.replace(&Slowdown::of_stage(1..2, 2, 1.4));
-        assert_eq!((all(&slowdown), seen(&slowdown)), ([[1.1; 2], [1.4; 2]], [true; 2]));
-        slowdown.replace(&Slowdown::of_stage(0..2, 2, 1.2));
-        slowdown.replace(&Slowdown::of_stage(0..1, 2, 1.3));
-        assert_eq!(all(&slowdown), [[1.2; 2], [1.3, 1.4]]);
-        let mean = Slowdown::mean(&[slowdown, Slowdown::of_stage(0..1, 2, 1.5)]);
-        assert_eq!(all(&mean), [[1.2; 2], [1.4; 2]]);
-        let parts = Slowdown::of_stage(0..1, 2, 1.5);
-        assert_eq!((all(&parts), seen(&parts)), ([[1.5; 2]; 2], [false, true]));
+    fn only_what_stages_can_have_shown_counts() {
+        let of = |bytes, frames, excess| Overhead::of_stage(Moved { bytes, frames }, excess);
+        for (bytes, frames, excess) in [
+            (2.9e7, 100.0, 0.1),
+            (2.1e9, 100.0, 0.1),
+            (f64::INFINITY, 100.0, 0.1),
+            (f64::NAN, 100.0, 0.1),
+            (1e9, f64::INFINITY, 0.1),
+            (1e9, 100.0, f64::NAN),
+        ] {
+            assert_eq!(of(bytes, frames, excess), Overhead::default(), "{bytes} {frames} {excess}");
+        }
+        assert_eq!(of(1e9, 100.0, 9.0), of(1e9, 100.0, 0.5));
+        assert_eq!(of(1e9, 100.0, -9.0), of(1e9, 100.0, -0.2));
+        assert_eq!(Overhead::default().costs(), OverheadCosts::default());
     }
 
     #[test]
-    fn what_is_kept_of_the_whole_grows_old_by_itself() {
+    fn a_third_of_what_runs_find_is_taken_in() {
+        let found = |excess| Overhead::of_stage(Moved { bytes: 1e9, frames: 1.0 }, excess);
+        let of = |known: Overhead| known.costs().per_byte / found(0.1).costs().per_byte;
+        let mut known = Overhead::default().after(found(0.1));
+        assert!(close(of(known), 1.0));
+        for _ in 0..30 {
+            known = known.after(found(0.1));
+        }
+        let (before, then) = (of(known), of(known.after(found(0.4))));
+        assert!((then / before - 2.0).abs() < 0.01, "{then} after {before}");
+        // Of two runs, the last counts a little more.
+        let second = of(Overhead::default().after(found(0.1)).after(found(0.4)));
+        assert!((2.6..3.0).contains(&second), "{second}");
+        assert!(known.after(Overhead::default()).is_sound());
+    }
+
+    #[test]
+    fn what_no_run_can_have_found_is_not_known() {
         let folder = tempfile::tempdir().unwrap();
         let (store, node) = (Store::new(folder.path().to_owned()), NodeInfo::imagined("a", 1, 0));
         let day = |days: u64| Duration::from_secs(days * 86_400);
-        for (extent, at) in [(Whole, day(0)), (Part, day(6))] {
-            store.put(&key("m", &node, extent), &(at, ByUnit(vec![Some(1.25)]))).unwrap();
+        let keep = |known: Overhead| store.put(&key("m", &node), &(day(2), known)).unwrap();
+        let sound = Overhead::of_stage(Moved { bytes: 1e8, frames: 200.0 }, 0.1);
+        assert_eq!(known(&store, "m", &node, day(2)), None);
+        keep(sound);
+        for (at, expected) in [(2, Some(sound)), (9, Some(sound)), (10, None), (1, None)] {
+            assert_eq!(known(&store, "m", &node, day(at)), expected, "day {at}");
         }
-        for (now, seen) in [(6, [true, true]), (8, [false, true]), (14, [false, false])] {
-            let known = known(&store, "m", 1, &node, day(now));
-            assert_eq!([Whole, Part].map(|extent| known.was_seen(extent)), seen, "day {now}");
+        assert_eq!(known(&store, "other", &node, day(2)), None);
+        for unsound in [
+            Overhead { bytes_bytes: -1.0, ..sound },
+            Overhead { frames_frames: f64::NAN, ..sound },
+            Overhead { bytes_frames: 1.1 * sound.bytes_frames, ..sound },
+            Overhead { bytes_excess: 1e31, ..sound },
+            Overhead { frames_excess: f64::NAN, ..sound },
+        ] {
+            keep(unsound);
+            assert_eq!(known(&store, "m", &node, day(2)), None, "{unsound:?}");
         }
+        keep(Overhead::default());
+        assert_eq!(known(&store, "m", &node, day(2)), Some(Overhead::default()));
     }
 
     #[test]
-    fn who_mostly_waited_is_not_learnt_from() {
+    fn who_mostly_waited_or_moved_is_not_learnt_from() {
         let run = |elapsed_seconds| StageFigures { items: 10, elapsed_seconds, ..StageFigures::default() };
         for (busy_seconds, elapsed, expected) in [(1.0, 10.5, true), (1.0, 20.0, true), (1.0, 21.0, false)] {
             assert_eq!(is_busy(busy_seconds, &run(elapsed)), expected, "{elapsed}");
         }
-    }
-
-    #[test]
-    fn what_moves_tensors_is_no_computation() {
-        // Timed at a second for an item under a quota of a quarter of a core; 0.1 of 0.36 s of CPU time moved tensors.
+        // Timed at a second for an item under a quota of a quarter of a core.
         let time = StageTime { mean_seconds: 1.0, cpu_seconds: 0.25, ..StageTime::default() };
-        let figures = StageFigures {
-            items: 10,
-            encode_cpu_seconds: 0.5,
-            decode_cpu_seconds: 0.3,
-            move_cpu_seconds: 0.2,
-            process_cpu_seconds: 3.6,
-            ..StageFigures::default()
-        };
-        let operation = |busy: f64| Operation {
-            busy_seconds: vec![busy],
-            period: busy,
-            latency: busy,
-            bottleneck: Resource::Device(0),
-        };
-        for (busy, expected) in [(0.36 * 4.0, 1.04), (0.4, 0.8), (4.0, 1.5)] {
-            let found = factors(&[time], &operation(busy), &[figures]);
-            assert!((found[0] - expected).abs() < 1e-9, "{found:?}");
+        for (move_cpu_seconds, expected) in [(0.4, true), (0.5, false), (f64::NAN, false)] {
+            let figures = StageFigures {
+                items: 10,
+                encode_cpu_seconds: 0.5,
+                decode_cpu_seconds: 0.3,
+                move_cpu_seconds,
+                ..StageFigures::default()
+            };
+            assert_eq!(mostly_computes(&time, &figures), expected, "{move_cpu_seconds}");
         }
     }
 }

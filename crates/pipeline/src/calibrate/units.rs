@@ -1,7 +1,6 @@
 //! Which units are timed on a node, and what their times say of the others. Pure.
 
-use super::NodeTimes;
-use super::operation::Slowdown;
+use super::{NodeTimes, together};
 use crate::coding::CodecFactor;
 use crate::profile::UnitCost;
 
@@ -83,7 +82,7 @@ fn mean(nodes: &[NodeTimes]) -> NodeTimes {
     let mean = |of: &dyn Fn(&NodeTimes) -> f64| nodes.iter().map(of).sum::<f64>() / nodes.len() as f64;
     NodeTimes {
         unit_seconds: (0..units).map(|u| mean(&|times| times.unit_seconds[u])).collect(),
-        slowdown: Slowdown::mean(&nodes.iter().map(|times| times.slowdown.clone()).collect::<Vec<_>>()),
+        overhead: together(nodes.iter().map(|times| times.overhead)),
         pace: mean(&|times| times.pace),
         error: nodes.iter().map(|times| times.error).fold(0.0, f64::max),
         codecs: mean_codecs(nodes),
@@ -108,7 +107,7 @@ fn mean_codecs(nodes: &[NodeTimes]) -> Vec<CodecFactor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::calibrate::Extent;
+    use crate::calibrate::{Moved, Overhead};
 
     const CONV: usize = 0;
     const MATMUL: usize = 1;
@@ -153,7 +152,7 @@ mod tests {
             let times = |&(seconds, error)| {
                 Some(NodeTimes {
                     unit_seconds: vec![seconds],
-                    slowdown: Slowdown::default(),
+                    overhead: None,
                     pace: 1.0,
                     error,
                     codecs: vec![],
@@ -172,14 +171,19 @@ mod tests {
         check(&[(1.0, 0.0), (1.0, 0.0), (1.03125, 0.0)], &[0, 1, 0], &[1.015625, 1.0, 1.015625]);
 
         // What they did before makes no difference among equals, and is then that of all of them.
-        let of = |factor| {
-            let (unit_seconds, slowdown) = (vec![1.0], Slowdown::of_stage(0..1, 1, factor));
-            Some(NodeTimes { unit_seconds, slowdown, pace: 1.0, error: 0.0, codecs: vec![] })
+        let of = |overhead| {
+            Some(NodeTimes { unit_seconds: vec![1.0], overhead, pace: 1.0, error: 0.0, codecs: vec![] })
         };
-        let mut nodes = [of(1.0), of(1.5)];
-        level(&mut nodes, &|_, _| true, 0.05);
-        let found: Vec<(f64, f64)> =
-            nodes.iter().flatten().map(|n| (n.unit_seconds[0], n.slowdown.of(Extent::Whole, 0))).collect();
-        assert_eq!(found, [(1.0, 1.25); 2]);
+        let [one, other] =
+            [0.1, 0.2].map(|excess| Overhead::of_stage(Moved { bytes: 1e9, frames: 200.0 }, excess));
+        for (known, expected) in [
+            ([Some(one), None, Some(other)], Some(one + other)),
+            ([None, None, Some(one)], Some(one)),
+            ([None; 3], None),
+        ] {
+            let mut nodes = known.map(of);
+            level(&mut nodes, &|_, _| true, 0.05);
+            assert_eq!(nodes, [expected; 3].map(of), "{known:?}");
+        }
     }
 }

@@ -70,6 +70,8 @@ pub struct DeployedStage {
     pub operators: usize,
     /// Bytes of its weights.
     pub weight_bytes: u64,
+    /// Bytes of the tensors that come in and go out for an item, before any codec.
+    pub tensor_bytes: u64,
     /// Name of the first tensor that it receives.
     pub input: String,
 }
@@ -198,18 +200,21 @@ impl Pipeline {
         let flight = Flight::start(&opened.inputs, &opened.results, ends, window);
         let flight = flight.inspect_err(|_| deploy::release(&control, &orders))?;
         let known = std::iter::zip(opened.engines, timed.times.iter().copied());
-        let stages = std::iter::zip(orders.iter(), known).map(|(order, (engine, time))| DeployedStage {
-            stage: order.message.stage as usize,
-            replica: order.message.crossing.replica as usize,
-            node: order.node.clone(),
-            engine,
-            time,
-            operators: order.operators,
-            weight_bytes: order.message.weights.iter().map(|w| w.len).sum(),
-            input: prepared.profile.frames[plan.stages[order.message.stage as usize].units.start]
-                .first()
-                .map(|spec| spec.name.clone())
-                .unwrap_or_default(),
+        let profile = &prepared.profile;
+        let stages = std::iter::zip(orders.iter(), known).map(|(order, (engine, time))| {
+            let stage = order.message.stage as usize;
+            let units = &plan.stages[stage].units;
+            DeployedStage {
+                stage,
+                replica: order.message.crossing.replica as usize,
+                node: order.node.clone(),
+                engine,
+                time,
+                operators: order.operators,
+                weight_bytes: order.message.weights.iter().map(|w| w.len).sum(),
+                tensor_bytes: profile.boundary_bytes(units.start) + profile.boundary_bytes(units.end),
+                input: profile.frames[units.start].first().map(|spec| spec.name.clone()).unwrap_or_default(),
+            }
         });
         let stages = stages.collect();
         let inner = Arc::new(Inner { control, orders, model: prepared.model.clone(), links, flight });
@@ -231,13 +236,18 @@ impl Pipeline {
         Ok((pipeline, timed))
     }
 
-    /// Whether it has a node of which it is not known what such a stage takes in operation. Where stages were not timed,
-    /// nothing is to be learnt.
+    /// Whether it has a stage that would show what moving tensors costs its node besides, where that is not known.
+    /// Where stages were not timed, nothing is to be learnt.
     fn needs_rehearsal(&self) -> bool {
-        let is_known = |stage: &plan::Stage| {
-            stage.replicas.iter().all(|replica| self.costs.knows_slowdown(replica.device, &stage.units))
+        let shows = |stage: &DeployedStage| {
+            stage.shows_overhead() && !self.costs.knows_overhead(self.replica(stage).device)
         };
-        self.stages.iter().all(|stage| stage.time.is_some()) && !self.plan.stages.iter().all(is_known)
+        self.stages.iter().all(|stage| stage.time.is_some()) && self.stages.iter().any(shows)
+    }
+
+    /// What the plan says of a stage on its node.
+    pub(crate) fn replica(&self, stage: &DeployedStage) -> &plan::Replica {
+        &self.plan.stages[stage.stage].replicas[stage.replica]
     }
 
     /// Runs it on an item, promises what it does then, and makes way for a plan that is better by that. Gives what stands
@@ -255,7 +265,7 @@ impl Pipeline {
             None => arbitrary_item(&prepared.profile.frames[0]),
         };
         self.rehearsed = rehearsal::rehearse(&self, &item).map_err(DeployError::Rehearsal)?;
-        let found = self.rehearsed.iter().filter_map(|r| Some((r.device, r.units.clone(), r.slowdown?)));
+        let found = self.rehearsed.iter().filter_map(|r| Some((r.device, r.overhead?)));
         let found: Vec<_> = found.collect();
         if found.is_empty() {
             return Ok(self);
@@ -337,8 +347,8 @@ impl Pipeline {
         &self.costs
     }
 
-    /// What was found of its nodes in a rehearsal; nothing where there was none: see [`Options::rehearse`]. The plan that
-    /// was rehearsed may have made way for another.
+    /// What was looked for of its nodes in a rehearsal, and found; nothing where there was none: see [`Options::rehearse`].
+    /// The plan that was rehearsed may have made way for another.
     pub fn rehearsed(&self) -> &[Rehearsed] {
         &self.rehearsed
     }

@@ -37,9 +37,9 @@ pub struct Options {
     /// What [`calibrate`](fn@crate::calibrate) found about the cluster's nodes and links. With it the stages of a plan
     /// are measured as a whole before they are connected, and given up for better ones.
     pub measured: Option<Measured>,
-    /// Whether a chain is rehearsed that has a node of which it is not known how much longer it computes in operation, and
-    /// planned again with what that finds: it runs copies of an item for a second or a few before the first item. Without
-    /// `measured`, with which stages are timed, there is nothing to learn.
+    /// Whether a chain is rehearsed that would show what moving tensors costs a node besides what plans know of, where that
+    /// is not known, and planned again with what that finds: it runs copies of an item for a second or a few before the
+    /// first item. Without `measured`, with which stages are timed, there is nothing to learn.
     pub rehearse: bool,
     /// What links may lose: the plan chooses their codecs among those of this accuracy that were tried on the model
     /// ([`PrepareOptions::codecs`]), and raw.

@@ -1,16 +1,15 @@
-//! A connected chain runs copies of an item before anything is promised of it, only so that it is seen how much longer its
-//! nodes compute in operation than when their stages were timed alone. Called while a pipeline is deployed, where no run
-//! before has taught it.
+//! A connected chain runs copies of an item before anything is promised of it, only so that it is seen what
+//! moving tensors costs its nodes besides what plans know of. Called while a pipeline is deployed, where no run before has
+//! taught it.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use tensor::Tensor;
 use wire::control::StageFigures;
 
 use super::{ItemError, Pending, Pipeline};
-use crate::calibrate::{MIN_ITEMS, slowdowns};
+use crate::calibrate::{MIN_ITEMS, Overhead, overheads};
 use crate::cluster::NodeInfo;
 
 /// How long items flow while it is looked at; longer where enough of them take longer.
@@ -22,18 +21,15 @@ const LONGEST: Duration = Duration::from_secs(20);
 /// A rehearsal is given up after so long, because plans may be wrong.
 const GIVEN_UP: Duration = Duration::from_secs(2 * LONGEST.as_secs());
 
-/// What a rehearsal found of a node, while it ran a stage of the plan that was rehearsed.
+/// What a rehearsal found of a node, while it ran a stage of the plan that was rehearsed, one that could show something.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rehearsed {
     /// The node.
     pub node: NodeInfo,
     /// Its device in the plan.
     pub(super) device: usize,
-    /// The units of its stage.
-    pub units: Range<usize>,
-    /// How many times as long it computed as its stage was timed at alone; `None` if it mostly waited, or the rehearsal
-    /// came to nothing.
-    pub slowdown: Option<f64>,
+    /// What it showed; `None` if it mostly waited, or the rehearsal came to nothing.
+    pub overhead: Option<Overhead>,
 }
 
 /// Why a rehearsal came to nothing.
@@ -43,8 +39,8 @@ enum Futile {
     Node(String),
 }
 
-/// Runs a chain on copies of an item, and gives what is found of its nodes, all of them; nothing where it would take too
-/// long.
+/// Runs a chain on copies of an item, and gives what is found of all of its nodes that can show something; nothing where
+/// it would take too long.
 ///
 /// # Errors
 /// When the chain breaks.
@@ -72,14 +68,15 @@ pub(super) fn rehearse(pipeline: &Pipeline, item: &[Tensor]) -> Result<Vec<Rehea
             None
         }
     };
-    let found = figures.map(|figures| slowdowns(pipeline, &figures));
+    let found = figures.map(|figures| overheads(pipeline, &figures));
     let found = found.unwrap_or_else(|| vec![None; pipeline.stages.len()]);
-    let of_stage = |(stage, slowdown): (&super::DeployedStage, Option<f64>)| {
-        let planned = &pipeline.plan.stages[stage.stage];
-        let device = planned.replicas[stage.replica].device;
-        Rehearsed { node: stage.node.clone(), device, units: planned.units.clone(), slowdown }
+    let stages = std::iter::zip(&pipeline.stages, found).filter(|(stage, _)| stage.shows_overhead());
+    let of_stage = |(stage, overhead): (&super::DeployedStage, _)| Rehearsed {
+        node: stage.node.clone(),
+        device: pipeline.replica(stage).device,
+        overhead,
     };
-    Ok(std::iter::zip(&pipeline.stages, found).map(of_stage).collect())
+    Ok(stages.map(of_stage).collect())
 }
 
 /// What each stage did while so many items came through a chain that was full, and for some time. No item is left in it,

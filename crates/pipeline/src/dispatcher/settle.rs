@@ -4,8 +4,6 @@
 //! load a plan's stages anyway; timing them before they are connected costs half a second, and up to three and a half
 //! where nodes are stopped by a quota.
 
-use std::ops::Range;
-
 use plan::{Assignment, Plan, Problem};
 use tensor::TensorSpec;
 use wire::control::StageTime;
@@ -16,7 +14,7 @@ use super::links::LinkCodecs;
 use super::orders::{self, Common, Order};
 use super::{DeployError, FIRST_EPOCH, Options, Progress, draw_id, trial};
 use crate::accuracy::{Accuracy, fidelity_on};
-use crate::calibrate::{Costs, Measured};
+use crate::calibrate::{Costs, Measured, Overhead};
 use crate::cluster::Cluster;
 use crate::coding;
 use crate::layout::{Layout, codecs_of, ours};
@@ -105,14 +103,13 @@ pub(super) struct Better {
     stood: Timed,
 }
 
-/// Takes in how many times as long stages compute in operation as they were timed at, by device and units. There is no
-/// other plan where it is `decided`.
+/// Takes in what stages showed in operation, by device. There is no other plan where it is `decided`.
 pub(super) fn revise(
     prepared: &Prepared,
     options: &Options,
     decided: bool,
     mut stood: Timed,
-    found: &[(usize, Range<usize>, f64)],
+    found: &[(usize, Overhead)],
 ) -> Result<Revised, DeployError> {
     let Timed { chosen, costs, judgement, .. } = &mut stood;
     costs.put_in_operation(found);

@@ -3,11 +3,12 @@ use std::path::Path;
 use graph::Model;
 
 use super::*;
+use crate::calibrate::NodeTimes;
 use crate::cluster::NodeInfo;
 use crate::prepare::PrepareOptions;
 
 #[test]
-fn a_plan_that_operation_makes_lopsided_gives_way() {
+fn a_plan_whose_tensors_slow_its_nodes_down_gives_way() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../models/resnet20_mnist.onnx");
     let options = Options::default();
     let model = Model::load(&path).unwrap();
@@ -16,40 +17,43 @@ fn a_plan_that_operation_makes_lopsided_gives_way() {
     prepared.profile.units.iter_mut().for_each(|unit| unit.seconds = 1.0);
     let nodes = ["a", "b"].map(|name| NodeInfo::imagined(name, 1 << 30, 0));
     let units = prepared.profile.units.len();
-    // Units before the cut at first, how many times as long the period is then, and the units before another cut.
-    let revised = |decided, factors: [f64; 2]| {
-        let costs = Costs::new(&prepared.profile, &nodes, None, None);
+    let times =
+        NodeTimes { unit_seconds: vec![1.0; units], overhead: None, pace: 2.0, error: 0.0, codecs: vec![] };
+    let measured = Measured { nodes: vec![Some(times); 2], ..Measured::default() };
+    let cut = |plan: &Plan| plan.stages[0].units.end;
+    let bytes = |boundary: usize| prepared.profile.boundary_bytes(boundary) as f64;
+    let period = |cut: usize, per_byte: f64| {
+        let stage =
+            |units: usize, ends: [usize; 2]| units as f64 + per_byte * ends.map(bytes).iter().sum::<f64>();
+        stage(cut, [0, cut]).max(stage(units - cut, [cut, units]))
+    };
+    let close = |a: f64, b: f64| (a / b - 1.0).abs() < 1e-3;
+    // By how many units' times the tensors of the first plan slow its first stage down.
+    for (decided, slower_by) in [(false, 0.01), (true, 40.0), (false, 40.0)] {
+        let costs = Costs::new(&prepared.profile, &nodes, None, Some(&measured));
         let chosen = planned(&prepared, &costs, &options, &options.split).unwrap();
-        let stages = chosen.plan.stages.iter().map(|s| (s.replicas[0].device, s.units.clone()));
-        let found = std::iter::zip(stages, factors).map(|((device, units), f)| (device, units, f));
-        let (found, period): (Vec<_>, f64) = (found.collect(), chosen.plan.period);
-        let cut = |plan: &Plan| plan.stages[0].units.end;
-        let (before, judgement) =
-            (cut(&chosen.plan), Judgement::of(&chosen.plan, TIMING_ERROR, true, &options.split));
+        let before = cut(&chosen.plan);
+        let per_byte = slower_by / (bytes(0) + bytes(before));
+        // At half of a core.
+        let found = Overhead::of_seconds_per_byte(per_byte / 2.0);
+        let judgement = Judgement::of(&chosen.plan, TIMING_ERROR, true, &options.split);
         let stood = Timed { chosen, times: vec![None; 2], costs, judgement };
-        let (stood, better) = match revise(&prepared, &options, decided, stood, &found).unwrap() {
+        let (stood, better) = match revise(&prepared, &options, decided, stood, &[(1, found)]).unwrap() {
             Revised::Stands(stood) => (*stood, None),
             Revised::Better(better) => (better.stood, Some(cut(&better.chosen.plan))),
         };
-        (before, stood.chosen.plan.period / period, better)
-    };
-    let close = |a: f64, b: f64| (a / b - 1.0).abs() < 1e-3;
-    let longest =
-        |cut: usize, first: f64, second: f64| (first * cut as f64).max(second * (units - cut) as f64);
-    for (decided, [first, second]) in [(false, [1.25, 1.25]), (true, [1.5, 1.0])] {
-        let (before, longer, better) = revised(decided, [first, second]);
-        let expected = longest(before, first, second) / longest(before, 1.0, 1.0);
-        assert!(close(longer, expected) && better.is_none(), "{longer}, not {expected}; {better:?}");
+        let promised = stood.chosen.plan.period;
+        assert!(close(promised, period(before, per_byte)), "{promised}, not {}", period(before, per_byte));
+        let best = (1..units).map(|cut| period(cut, per_byte)).fold(f64::INFINITY, f64::min);
+        match better {
+            None => assert!(decided || best >= promised * (1.0 - TIMING_ERROR), "{best} {promised}"),
+            Some(cut) => {
+                assert!(!decided && cut != before, "{cut} {before}");
+                assert!(period(cut, per_byte) <= best * (1.0 + TIMING_ERROR), "{cut}, not {best}");
+            }
+        }
+        assert_eq!(better.is_some(), !decided && slower_by > 1.0, "{before} {slower_by}");
     }
-    let (before, _, better) = revised(false, [1.5, 1.0]);
-    let period = |cut: usize| {
-        let slow = |units: usize| 1.5 * units as f64;
-        let moved = before.saturating_sub(cut);
-        slow(before - moved).max(slow(moved) + (units - before) as f64)
-    };
-    let best = (1..=before).map(period).fold(f64::INFINITY, f64::min);
-    let better = better.expect("a plan with another cut");
-    assert!(period(better) <= best * (1.0 + TIMING_ERROR), "{better} of {before}: {}", period(better));
 }
 
 #[test]
