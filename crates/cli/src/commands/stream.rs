@@ -1,5 +1,6 @@
 //! Streams the items of a run through a chain and takes the results in order.
 
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use anyhow::{Error, Result};
@@ -47,7 +48,49 @@ pub(super) struct Streamed {
     seconds: f64,
     items_per_s: f64,
     latencies: Vec<Duration>,
+    /// What each stage did.
     stages: Vec<StageFigures>,
+    /// What each did while the chain was full, if it was for long enough.
+    steady: Option<Vec<StageFigures>>,
+}
+
+/// Fewer items say little of a chain that is full.
+const LEAST_STEADY: usize = 20;
+
+/// Looks at the stages of a chain while it is full: an item costs most then, because nodes that share caches, or wait for
+/// one another, compute all at once.
+struct Steady {
+    /// By results: when it is full for certain, and when its last item was admitted.
+    between: Range<usize>,
+    before: Option<Vec<StageFigures>>,
+    figures: Option<Vec<StageFigures>>,
+}
+
+impl Steady {
+    /// Of so many items.
+    fn of(items: usize, window: usize) -> Steady {
+        Steady { between: window..items.saturating_sub(window), before: None, figures: None }
+    }
+
+    /// After so many results. A node that does not answer says nothing; if it is gone, the items say so.
+    fn look(&mut self, results: usize, measure: &dyn Fn() -> Option<Vec<StageFigures>>) {
+        if self.between.len() < LEAST_STEADY {
+            return;
+        }
+        if results == self.between.start {
+            self.before = measure();
+        }
+        if results == self.between.end
+            && let Some(before) = &self.before
+        {
+            self.figures = measure().map(|after| since(&after, before));
+        }
+    }
+}
+
+/// By stage.
+fn since(after: &[StageFigures], before: &[StageFigures]) -> Vec<StageFigures> {
+    std::iter::zip(after, before).map(|(after, before)| after.since(before)).collect()
 }
 
 /// An item on its way.
@@ -82,6 +125,7 @@ pub(super) fn stream(
     let started = Instant::now();
     let mut latencies = Vec::new();
     let mut arrivals = Vec::new();
+    let mut steady = Steady::of(items.len(), chain.window());
     std::thread::scope(|scope| {
         let sending = scope.spawn(move || send(chain, items, interrupt, &occupy, &sender));
         scope.spawn(move || note_arrivals(&sent, &arrive, started));
@@ -93,6 +137,7 @@ pub(super) fn stream(
             latencies.push(done.latency);
             arrivals.push(done.arrived);
             bar.inc(1);
+            steady.look(arrivals.len(), &|| chain.measure().ok());
             take(done)?;
             // The place of the item just taken: there is one for each result.
             let _ = vacate.try_recv();
@@ -105,9 +150,10 @@ pub(super) fn stream(
     })?;
     bar.finish_and_clear();
     let seconds = arrivals.last().map_or(0.0, Duration::as_secs_f64);
-    let stages = chain.measure()?.iter().zip(&before).map(|(after, before)| after.since(before)).collect();
+    let stages = since(&chain.measure()?, &before);
     latencies.sort();
-    Ok(Streamed { seconds, items_per_s: rate(&arrivals, chain.stages().len()), latencies, stages })
+    let items_per_s = rate(&arrivals, chain.stages().len());
+    Ok(Streamed { seconds, items_per_s, latencies, stages, steady: steady.figures })
 }
 
 /// Whoever waits for results, and tells when none comes.
@@ -279,15 +325,15 @@ pub(super) fn share_cores(chain: &Pipeline) -> bool {
 }
 
 impl Streamed {
-    /// What each stage did.
+    /// What each stage did while the chain was full, or all the time where it hardly was.
     pub(super) fn figures(&self) -> &[StageFigures] {
-        &self.stages
+        self.steady.as_ref().unwrap_or(&self.stages)
     }
 
     /// The report on `chain`, which was streamed through.
     pub(super) fn report(&self, chain: &Pipeline) -> RunReport {
         let plan = chain.plan();
-        let operation = chain.in_operation(&self.stages);
+        let operation = chain.in_operation(self.figures());
         let nodes = nodes(chain);
         let rows = chain.stages().iter().zip(&self.stages).enumerate().map(|(i, (stage, figures))| {
             let [items, received, computed] =
@@ -374,6 +420,29 @@ impl Streamed {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_chain_is_looked_at_while_it_is_full() {
+        // Items, window, by results what a stage did, what counts.
+        let did = |items: u64| vec![StageFigures { items, ..StageFigures::default() }];
+        for (items, window, expected) in
+            [(80, 18, Some(44)), (56, 18, Some(20)), (55, 18, None), (20, 18, None), (0, 4, None)]
+        {
+            let mut steady = Steady::of(items, window);
+            for results in 1..=items {
+                steady.look(results, &|| Some(did(results as u64)));
+            }
+            assert_eq!(steady.figures, expected.map(did), "{items} in {window}");
+        }
+        // Who does not answer, at first or at last, says nothing.
+        for silent in [18, 62] {
+            let mut steady = Steady::of(80, 18);
+            for results in 1..=80 {
+                steady.look(results, &|| (results != silent).then(|| did(results as u64)));
+            }
+            assert_eq!(steady.figures, None);
+        }
+    }
 
     #[test]
     fn the_rate_leaves_out_the_filling_of_the_chain() {
