@@ -295,7 +295,7 @@ fn deploy_rehearsed(
     Pipeline::deploy_prepared(prepared, cluster, &options).unwrap()
 }
 
-/// A model that moves much for what it computes, wherever it is cut, and as a whole hardly anything.
+/// A model that moves much for what it computes where it is cut in the middle, and as a whole hardly anything.
 fn wide() -> Prepared {
     let (model, options) = (small_model("wide"), PrepareOptions::default());
     Prepared::new(model, "wide", &*rten(), &options, &|_, _| {}).unwrap()
@@ -351,7 +351,7 @@ fn a_chain_is_rehearsed_once() {
         let least =
             0.999 * (expected[0] * prepared.profile.boundary_bytes(hop.boundary) as f64 + expected[1]);
         let moved = [hop.links[0].send_seconds, hop.links[0].receive_seconds];
-        assert!(least > 0.0 && moved.iter().all(|&seconds| seconds >= least), "{moved:?}, not {least}");
+        assert!(moved.iter().all(|&seconds| seconds >= least), "{moved:?}, not {least}");
     };
     assert_promises(&chain);
     keep_rehearsal(&prepared, &chain, &options);
@@ -461,7 +461,7 @@ fn what_nodes_take_in_operation_is_kept() {
         let time = stage.time.unwrap();
         let cpu_seconds = time.sustained_seconds() / time.pace();
         let (bytes, frames) = (stage.tensor_bytes as f64 / cpu_seconds, 2.0 / cpu_seconds);
-        Overhead::of_stage(Moved { bytes, frames }, excess)
+        Overhead::of_stage(Moved { bytes, frames }, excess).unwrap()
     };
     // Of the first stage.
     let seconds = |overhead: Overhead| {

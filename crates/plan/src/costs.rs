@@ -164,12 +164,12 @@ impl<'a> Costs<'a> {
         }
     }
 
-    /// CPU time of one end to encode and send what crosses a boundary, and what it slows down by that.
+    /// Time of one end to encode and send what crosses a boundary, with what its computation takes longer for it.
     pub(crate) fn send_seconds(&self, end: End, boundary: usize, codec: usize) -> f64 {
         self.moving_seconds(end, boundary, codec, self.problem.codecs[codec].cost(end).encode_seconds)
     }
 
-    /// CPU time of one end to receive and decode what crosses a boundary, and what it slows down by that.
+    /// Time of one end to receive and decode what crosses a boundary, with what its computation takes longer for it.
     pub(crate) fn receive_seconds(&self, end: End, boundary: usize, codec: usize) -> f64 {
         self.moving_seconds(end, boundary, codec, self.problem.codecs[codec].cost(end).decode_seconds)
     }

@@ -66,8 +66,8 @@ pub struct Replica {
     pub share: f64,
     /// Seconds of computation for an item that is its own.
     pub compute_seconds: f64,
-    /// Seconds that it is busy with such an item: computation, codecs, sending and receiving, and by how much these slow
-    /// the computation down.
+    /// Seconds that it is busy with such an item: computation, codecs, sending and receiving, with those that its
+    /// computation takes longer for these.
     pub busy_seconds: f64,
     /// Weights, activations, queues and engine.
     pub memory_bytes: u64,
@@ -101,9 +101,9 @@ pub struct Path {
     pub seconds: f64,
     /// Seconds that such an item takes besides.
     pub delay_seconds: f64,
-    /// CPU seconds of the sender to encode and send such an item, and by which it computes longer for that.
+    /// Seconds of the sender to encode and send such an item, with those that its computation takes longer for it.
     pub send_seconds: f64,
-    /// CPU seconds of the receiver to receive and decode it, and by which it computes longer for that.
+    /// Seconds of the receiver to receive and decode it, with those that its computation takes longer for it.
     pub receive_seconds: f64,
 }
 

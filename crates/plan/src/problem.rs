@@ -96,9 +96,9 @@ pub struct Host {
     /// Bytes per second that it can send, and as many that it can receive, over all links together; infinite when
     /// that is no limit.
     pub bandwidth: f64,
-    /// CPU seconds that sending or receiving one byte takes from the computation.
+    /// Seconds that sending or receiving one byte takes from the computation.
     pub seconds_per_byte: f64,
-    /// CPU seconds that sending or receiving one frame takes from the computation, besides its bytes.
+    /// Seconds that sending or receiving one frame takes from the computation, besides its bytes.
     pub seconds_per_frame: f64,
     /// Seconds by which each byte of tensors that comes in or goes out, counted before any codec, makes the computation
     /// longer: it goes through the caches that this computes from.

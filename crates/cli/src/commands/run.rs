@@ -252,7 +252,10 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     }
     let traced = tracing.map(Tracing::finish).transpose().map_err(|error| streaming(&fleet, error.into()));
     let traced = traced.and_then(|trace| write_trace(job.trace.take(), &name, trace.as_ref()));
-    fleet.learn(&prepared, profile, cache, &chain, streamed.figures())?;
+    // What a chain does while it fills and empties is no measure of what it does when it is full.
+    if let Some(figures) = streamed.steady() {
+        fleet.learn(&prepared, profile, cache, &chain, figures)?;
+    }
     chain.close();
 
     let mut whole = Ok(());

@@ -54,27 +54,30 @@ pub(super) struct Streamed {
     steady: Option<Vec<StageFigures>>,
 }
 
-/// Fewer items say little of a chain that is full.
-const LEAST_STEADY: usize = 20;
+/// With fewer items for any node while a chain is full, it is not looked at then. One more than it takes to learn from a
+/// node, as nodes are looked at one after the other.
+const LEAST_STEADY: f64 = 21.0;
 
 /// Looks at the stages of a chain while it is full: an item costs most then, because nodes that share caches, or wait for
 /// one another, compute all at once.
 struct Steady {
-    /// By results: when it is full for certain, and when its last item was admitted.
+    /// By results: when it is full, and when its last item was admitted. Empty where that is too short.
     between: Range<usize>,
     before: Option<Vec<StageFigures>>,
     figures: Option<Vec<StageFigures>>,
 }
 
 impl Steady {
-    /// Of so many items.
-    fn of(items: usize, window: usize) -> Steady {
-        Steady { between: window..items.saturating_sub(window), before: None, figures: None }
+    /// Of so many items, where a node has such a share of them at least.
+    fn of(items: usize, window: usize, least_share: f64) -> Steady {
+        let between = window..items.saturating_sub(window);
+        let is_enough = between.len() as f64 * least_share >= LEAST_STEADY;
+        Steady { between: if is_enough { between } else { 0..0 }, before: None, figures: None }
     }
 
     /// After so many results. A node that does not answer says nothing; if it is gone, the items say so.
     fn look(&mut self, results: usize, measure: &dyn Fn() -> Option<Vec<StageFigures>>) {
-        if self.between.len() < LEAST_STEADY {
+        if self.between.is_empty() {
             return;
         }
         if results == self.between.start {
@@ -125,7 +128,8 @@ pub(super) fn stream(
     let started = Instant::now();
     let mut latencies = Vec::new();
     let mut arrivals = Vec::new();
-    let mut steady = Steady::of(items.len(), chain.window());
+    let shares = chain.plan().stages.iter().flat_map(|stage| &stage.replicas).map(|replica| replica.share);
+    let mut steady = Steady::of(items.len(), chain.window(), shares.fold(1.0, f64::min));
     std::thread::scope(|scope| {
         let sending = scope.spawn(move || send(chain, items, interrupt, &occupy, &sender));
         scope.spawn(move || note_arrivals(&sent, &arrive, started));
@@ -325,9 +329,14 @@ pub(super) fn share_cores(chain: &Pipeline) -> bool {
 }
 
 impl Streamed {
-    /// What each stage did while the chain was full, or all the time where it hardly was.
-    pub(super) fn figures(&self) -> &[StageFigures] {
-        self.steady.as_ref().unwrap_or(&self.stages)
+    /// What each stage did while the chain was full, if it was for long enough.
+    pub(super) fn steady(&self) -> Option<&[StageFigures]> {
+        self.steady.as_deref()
+    }
+
+    /// The same, or what it did all the time.
+    fn figures(&self) -> &[StageFigures] {
+        self.steady().unwrap_or(&self.stages)
     }
 
     /// The report on `chain`, which was streamed through.
@@ -336,8 +345,12 @@ impl Streamed {
         let operation = chain.in_operation(self.figures());
         let nodes = nodes(chain);
         let rows = chain.stages().iter().zip(&self.stages).enumerate().map(|(i, (stage, figures))| {
-            let [items, received, computed] =
-                [figures.items, figures.received, figures.computed].map(|items| items.max(1) as f64);
+            let counts = |figures: &StageFigures| {
+                [figures.items, figures.received, figures.computed].map(|items| items.max(1) as f64)
+            };
+            let [items, received, computed] = counts(figures);
+            let full = &self.figures()[i];
+            let [full_items, full_received, full_computed] = counts(full);
             let planned = &plan.stages[stage.stage].replicas[stage.replica];
             let corrected = operation.as_ref().map(|operation| operation.busy_seconds[i] * 1e3);
             StageRow {
@@ -358,11 +371,11 @@ impl Streamed {
                 predicted_busy_ms: planned.busy_seconds * 1e3,
                 corrected_busy_ms: corrected,
                 timed: stage.time.as_ref().map(TimedRow::new),
-                cpu_ms: figures.process_cpu_seconds / items * 1e3,
-                compute_cpu_ms: figures.compute_cpu_seconds.map(|seconds| seconds / computed * 1e3),
-                encode_cpu_ms: figures.encode_cpu_seconds / items * 1e3,
-                decode_cpu_ms: figures.decode_cpu_seconds / received * 1e3,
-                move_cpu_ms: figures.move_cpu_seconds / items * 1e3,
+                cpu_ms: full.process_cpu_seconds / full_items * 1e3,
+                compute_cpu_ms: full.compute_cpu_seconds.map(|seconds| seconds / full_computed * 1e3),
+                encode_cpu_ms: full.encode_cpu_seconds / full_items * 1e3,
+                decode_cpu_ms: full.decode_cpu_seconds / full_received * 1e3,
+                move_cpu_ms: full.move_cpu_seconds / full_items * 1e3,
             }
         });
         let prediction =
@@ -404,10 +417,13 @@ impl Streamed {
         }
     }
 
-    /// CPU time of the nodes' processes, all together.
+    /// CPU time of the nodes' processes, all together, while the chain was full, if it was for long enough.
     fn cpu_ms_per_item(&self) -> f64 {
-        let cpu: f64 = self.stages.iter().map(|s| s.process_cpu_seconds).sum();
-        cpu / self.latencies.len().max(1) as f64 * 1e3
+        let items = self.latencies.len().max(1) as f64;
+        let of_node = |(all, full): (&StageFigures, &StageFigures)| {
+            full.process_cpu_seconds / full.items.max(1) as f64 * (all.items as f64 / items)
+        };
+        std::iter::zip(&self.stages, self.figures()).map(of_node).sum::<f64>() * 1e3
     }
 
     fn latency_ms(&self, share: f64) -> f64 {
@@ -423,20 +439,26 @@ mod tests {
 
     #[test]
     fn a_chain_is_looked_at_while_it_is_full() {
-        // Items, window, by results what a stage did, what counts.
         let did = |items: u64| vec![StageFigures { items, ..StageFigures::default() }];
-        for (items, window, expected) in
-            [(80, 18, Some(44)), (56, 18, Some(20)), (55, 18, None), (20, 18, None), (0, 4, None)]
-        {
-            let mut steady = Steady::of(items, window);
+        // Items, window, the least share of a node, what is looked at.
+        for (items, window, share, expected) in [
+            (80, 18, 1.0, Some(44)),
+            (57, 18, 1.0, Some(21)),
+            (56, 18, 1.0, None),
+            (80, 18, 0.5, Some(44)),
+            (77, 18, 0.5, None),
+            (20, 18, 1.0, None),
+            (0, 4, 1.0, None),
+        ] {
+            let mut steady = Steady::of(items, window, share);
             for results in 1..=items {
                 steady.look(results, &|| Some(did(results as u64)));
             }
-            assert_eq!(steady.figures, expected.map(did), "{items} in {window}");
+            assert_eq!(steady.figures, expected.map(did), "{items} in {window}, {share}");
         }
         // Who does not answer, at first or at last, says nothing.
         for silent in [18, 62] {
-            let mut steady = Steady::of(80, 18);
+            let mut steady = Steady::of(80, 18, 1.0);
             for results in 1..=80 {
                 steady.look(results, &|| (results != silent).then(|| did(results as u64)));
             }

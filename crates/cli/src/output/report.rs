@@ -38,11 +38,11 @@ pub(crate) struct StageRow {
     pub(crate) predicted_compute_ms: f64,
     /// Busy for one item, predicted before the run, ms.
     pub(crate) predicted_busy_ms: f64,
-    /// The same from the CPU time of its node in this run, where the stage had been timed before.
+    /// The same from this CPU time below, where the stage had been timed before.
     pub(crate) corrected_busy_ms: Option<f64>,
     /// What it took when it was timed before it was connected, if it was.
     pub(crate) timed: Option<TimedRow>,
-    /// CPU time of its node's process for one item, ms.
+    /// CPU time of its node's process for one item, ms: while the chain was full, if it was for long enough.
     pub(crate) cpu_ms: f64,
     /// Of that, running the engine, where it has no threads of its own.
     #[serde(serialize_with = "optional_float")]
@@ -85,7 +85,7 @@ pub(crate) struct LinkRow {
     pub(crate) busy_ms: f64,
     /// That an item takes besides.
     pub(crate) delay_ms: f64,
-    /// CPU time at its two ends: to encode and send, to receive and decode.
+    /// Time of its two ends: to encode and send, to receive and decode, with what they compute longer for it.
     pub(crate) send_ms: f64,
     pub(crate) receive_ms: f64,
     /// Whether it may encode.
@@ -132,7 +132,7 @@ pub(crate) struct RunReport {
     pub(crate) corrected: Option<Prediction>,
     pub(crate) latency_ms_p50: f64,
     pub(crate) latency_ms_p99: f64,
-    /// CPU time of the nodes' processes, all together.
+    /// CPU time of the nodes' processes, all together: that of the stages.
     pub(crate) cpu_ms_per_item: f64,
     /// Weights sent to nodes before the run; 0 when they held everything.
     pub(crate) shipped_weight_bytes: u64,

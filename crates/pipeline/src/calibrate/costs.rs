@@ -175,18 +175,26 @@ impl Costs {
         OverheadCosts { per_byte: known.per_byte * pace, per_frame: known.per_frame * pace }
     }
 
-    /// Whether it was looked for what moving tensors costs this device besides, or the user says how fast it is.
-    pub(crate) fn knows_overhead(&self, device: usize) -> bool {
-        self.given[device] || self.overhead[device].is_some()
+    /// Whether the user says how fast a device is.
+    pub(crate) fn is_given(&self, device: usize) -> bool {
+        self.given[device]
     }
 
-    /// Takes in what stages showed in operation, by device, in place of what was known of these devices: as with
+    /// Whether it was looked for what moving tensors costs this device besides, or nothing that is found would count.
+    pub(crate) fn knows_overhead(&self, device: usize) -> bool {
+        self.given[device] || self.paces[device] == 0.0 || self.overhead[device].is_some()
+    }
+
+    /// Takes in what stages showed in operation, by device, after what was known of these devices: as with
     /// [`Costs::correct`], what holds for one holds for those that began as its equals.
     pub(crate) fn put_in_operation(&mut self, found: &[(usize, Overhead)]) {
         for device in 0..self.units.len() {
             let of_kind = found.iter().filter(|(other, _)| self.kinds[*other] == self.kinds[device]);
             let of_kind = of_kind.map(|(_, found)| *found).reduce(|a, b| a + b);
-            self.overhead[device] = of_kind.or(self.overhead[device]);
+            self.overhead[device] = match (self.overhead[device], of_kind) {
+                (Some(known), Some(found)) => Some(known.after(found)),
+                (known, found) => found.or(known),
+            };
         }
     }
 
@@ -408,7 +416,7 @@ mod tests {
     fn what_moving_costs_besides_is_what_runs_have_found_at_the_pace_of_the_node() {
         let nodes = [node("a"), node("b"), node("c"), node("d")];
         let [one, other] = [(1e9, 0.1), (3e8, 0.2)]
-            .map(|(bytes, excess)| Overhead::of_stage(Moved { bytes, frames: 200.0 }, excess));
+            .map(|(bytes, excess)| Overhead::of_stage(Moved { bytes, frames: 200.0 }, excess).unwrap());
         let at =
             |overhead, pace, seconds| times(&[seconds; 2]).map(|times| NodeTimes { overhead, pace, ..times });
         let all = vec![at(Some(one), 4.0, 1.0), at(None, 2.0, 9.0), at(Some(one), 4.0, 1.0), None];
@@ -431,16 +439,14 @@ mod tests {
         let nothing = (0.0, 0.0);
         let mut free = costs(None);
         assert_eq!(of(&free), [at_pace(one, 4.0), nothing, at_pace(one, 4.0), nothing]);
-        assert_eq!(known(&free), [true, false, true, false]);
-        // The first and the third are equals; what one of them shows later counts in place of what was known.
+        assert_eq!(known(&free), [true, false, true, true]);
+        // The first and the third are equals; what one of them shows later comes after what was known.
         free.put_in_operation(&[(2, other)]);
-        assert_eq!(of(&free), [at_pace(other, 4.0), nothing, at_pace(other, 4.0), nothing]);
+        let then = one.after(other);
+        assert_eq!(of(&free), [at_pace(then, 4.0), nothing, at_pace(then, 4.0), nothing]);
         free.put_in_operation(&[(0, one), (2, other), (1, one)]);
-        let both = at_pace(one + other, 4.0);
-        assert_eq!(
-            (of(&free), known(&free)),
-            (vec![both, at_pace(one, 2.0), both, nothing], [true, true, true, false])
-        );
+        let both = at_pace(then.after(one + other), 4.0);
+        assert_eq!((of(&free), known(&free)), (vec![both, at_pace(one, 2.0), both, nothing], [true; 4]));
         assert_eq!(free.overhead_seconds(2, 1000), 1000.0 * both.0 + 2.0 * both.1);
         // What stages are timed at is another matter.
         free.correct(0, 0..1, &took(3.0));

@@ -9,6 +9,7 @@ use std::iter::Sum;
 use std::ops::{Add, RangeInclusive};
 use std::time::Duration;
 
+use plan::Replica;
 use serde::{Deserialize, Serialize};
 use wire::control::{StageFigures, StageTime};
 
@@ -18,13 +19,16 @@ use crate::dispatcher::{DeployedStage, Pipeline};
 use crate::prepare::Prepared;
 use crate::store::Store;
 
-/// By such a share of what it computes a stage is busy longer. Beyond, its machine did something else as well.
+/// By such a share of what it computes a stage is busy longer, 0.1 for 10 %. Beyond, its machine did something else as well.
 const EXCESS: RangeInclusive<f64> = -0.2..=0.5;
 
 /// Bytes of tensors in and out for each CPU second that a stage computes, where it says something of what they cost. With
-/// fewer, such as of whole models, even the nanosecond a byte that is three times what was found makes no more than
-/// timing errs by; with more, a stage hardly computes.
-const TRAFFIC: RangeInclusive<f64> = 3e7..=2e9;
+/// fewer, such as of whole models, even half a nanosecond a byte makes no more than timing errs by; with more, a stage
+/// hardly computes.
+const TRAFFIC: RangeInclusive<f64> = 5e7..=1e9;
+
+/// Costs within this range can be planned with: less is nothing, seconds; more is no cost of a byte or a frame.
+const COSTS: RangeInclusive<f64> = 1e-15..=1.0;
 
 /// Moving and coding take no larger part of what a stage computes; beyond, plans are wrong of them, as of ZFP, more than of
 /// all else.
@@ -77,22 +81,22 @@ pub struct OverheadCosts {
 }
 
 impl Overhead {
-    /// What a stage shows through which so much goes, and that was busy longer by a share `excess` of what it computes:
-    /// nothing where it hardly moves tensors, or hardly computes.
+    /// What a stage shows through which so much goes, and that was busy longer by a share `excess` of what it computes, 0.1
+    /// for 10 %; `None` where it hardly moves tensors, or hardly computes.
     #[must_use]
-    pub fn of_stage(moved: Moved, excess: f64) -> Overhead {
+    pub fn of_stage(moved: Moved, excess: f64) -> Option<Overhead> {
         let Moved { bytes, frames } = moved;
         if !TRAFFIC.contains(&bytes) || !frames.is_finite() || !excess.is_finite() {
-            return Overhead::default();
+            return None;
         }
         let excess = excess.clamp(*EXCESS.start(), *EXCESS.end());
-        Overhead {
+        Some(Overhead {
             bytes_bytes: bytes * bytes,
             bytes_frames: bytes * frames,
             frames_frames: frames * frames,
             bytes_excess: bytes * excess,
             frames_excess: frames * excess,
-        }
+        })
     }
 
     /// What explains it best; nothing costs less than nothing.
@@ -109,7 +113,8 @@ impl Overhead {
             (true, _) => (0.0, self.frames_excess / frames),
             (false, true) => (self.bytes_excess / bytes, 0.0),
         };
-        OverheadCosts { per_byte: per_byte.max(0.0), per_frame: per_frame.max(0.0) }
+        let none_below = |cost: f64| if cost < *COSTS.start() { 0.0 } else { cost };
+        OverheadCosts { per_byte: none_below(per_byte), per_frame: none_below(per_frame) }
     }
 
     /// That of which so much is known that nothing else counts, and that frames cost nothing.
@@ -120,7 +125,7 @@ impl Overhead {
     }
 
     /// What is known after a run that found this.
-    fn after(self, found: Overhead) -> Overhead {
+    pub(super) fn after(self, found: Overhead) -> Overhead {
         self.times(1.0 - TAKEN_IN) + found
     }
 
@@ -134,14 +139,15 @@ impl Overhead {
         }
     }
 
-    /// Whether it is of stages at all: then its costs are finite, too.
+    /// Whether it can be of stages, and planned with.
     fn is_sound(self) -> bool {
-        let Overhead { bytes_bytes, bytes_frames, frames_frames, bytes_excess, frames_excess } = self;
-        let squares = [bytes_bytes, frames_frames].iter().all(|sum| (0.0..1e30).contains(sum));
+        let Overhead { bytes_bytes, bytes_frames, frames_frames, .. } = self;
         // By Cauchy and Schwarz, with what is rounded away.
         let products =
             bytes_frames >= 0.0 && bytes_frames * bytes_frames <= (1.0 + 1e-9) * bytes_bytes * frames_frames;
-        squares && products && [bytes_excess, frames_excess].iter().all(|sum| sum.abs() < 1e30)
+        let OverheadCosts { per_byte, per_frame } = self.costs();
+        let costs = [per_byte, per_frame].iter().all(|cost| *cost == 0.0 || COSTS.contains(cost));
+        bytes_bytes >= 0.0 && frames_frames >= 0.0 && products && costs
     }
 }
 
@@ -166,9 +172,9 @@ impl Sum for Overhead {
 }
 
 /// Keeps what a run of this model says of its nodes, for the next time that they are calibrated: `figures` is what
-/// each stage did in that run, from two looks with [`Pipeline::measure`]. Without a store, with too few items, where
-/// stages were not timed before, or where links changed their codecs meanwhile, nothing is kept; nor of nodes that
-/// mostly waited.
+/// each stage did in that run, from two looks with [`Pipeline::measure`] while the chain was full. Without a store, with too
+/// few items, where stages were not timed before, or where links changed their codecs meanwhile, nothing is kept; nor of
+/// nodes that mostly waited, that move too little or too much for what they compute, or whose speed the user gives.
 pub fn keep_operation(
     prepared: &Prepared,
     chain: &Pipeline,
@@ -211,27 +217,36 @@ fn keep<'a>(
     }
 }
 
-/// By stage, or by node where one has several: what it shows. Nothing of a node that did few items, mostly waited or says
-/// nonsense, of one whose stage shows nothing by its [`DeployedStage::shows_overhead`], or that moved and coded more than
-/// it computed; and of none where one did nothing or was not timed, or where links changed their codecs.
+/// By stage, or by node where one has several: what it shows. Nothing of a node that did few items, mostly waited, moved and
+/// coded for longer than it may, says nonsense, or is as fast as the user says; and of none where one did nothing or was
+/// not timed, or where links have other codecs than planned.
 pub(crate) fn overheads(chain: &Pipeline, figures: &[StageFigures]) -> Vec<Option<Overhead>> {
     let nothing = || vec![None; figures.len()];
-    if !chain.codec_switches().is_empty() {
+    if !chain.runs_as_planned() {
         return nothing();
     }
     let Some(operation) = chain.in_operation(figures) else { return nothing() };
     let of_stage = |(i, stage): (usize, &DeployedStage)| {
         let (busy, figures) = (operation.busy_seconds[i], &figures[i]);
         let (time, replica) = (stage.time.as_ref()?, chain.replica(stage));
-        // What is known of it already is in the plan.
+        if chain.costs().is_given(replica.device)
+            || figures.items < MIN_ITEMS
+            || !is_busy(busy, figures)
+            || !mostly_computes(time, figures)
+        {
+            return None;
+        }
         let known = chain.costs().overhead_seconds(replica.device, stage.tensor_bytes);
-        let planned = replica.busy_seconds - replica.compute_seconds - known;
-        let excess = (busy - planned) / time.sustained_seconds() - 1.0;
-        let says = figures.items >= MIN_ITEMS && is_busy(busy, figures) && mostly_computes(time, figures);
-        (says && excess.is_finite() && stage.shows_overhead())
-            .then(|| Overhead::of_stage(stage.moved(time), excess))
+        Overhead::of_stage(stage.moved(time), excess(time, replica, known, busy))
     };
     chain.stages().iter().enumerate().map(of_stage).collect()
+}
+
+/// By which share of what a stage was timed at its node is busy longer than with that, and with what the plan has it move
+/// and code. Of that, `known` seconds are what was known before of what is looked for.
+fn excess(time: &StageTime, planned: &Replica, known: f64, busy_seconds: f64) -> f64 {
+    let moving = planned.busy_seconds - planned.compute_seconds - known;
+    (busy_seconds - moving) / time.sustained_seconds() - 1.0
 }
 
 impl DeployedStage {
@@ -284,7 +299,7 @@ mod tests {
     fn stages(costs: OverheadCosts, stages: &[(f64, f64)]) -> Overhead {
         let found = |&(seconds, bytes): &(f64, f64)| {
             let excess = (costs.per_byte * bytes + 2.0 * costs.per_frame) / seconds;
-            Overhead::of_stage(Moved { bytes: bytes / seconds, frames: 2.0 / seconds }, excess)
+            Overhead::of_stage(Moved { bytes: bytes / seconds, frames: 2.0 / seconds }, excess).unwrap()
         };
         stages.iter().map(found).sum()
     }
@@ -310,7 +325,8 @@ mod tests {
         // Faster in operation: nothing costs less than nothing.
         for excess in [[-0.1, -0.1], [-0.1, 0.4], [0.4, -0.1]] {
             let moved = [(1e9, 100.0), (1e8, 900.0)].map(|(bytes, frames)| Moved { bytes, frames });
-            let found: Overhead = std::iter::zip(moved, excess).map(|(m, e)| Overhead::of_stage(m, e)).sum();
+            let found: Overhead =
+                std::iter::zip(moved, excess).filter_map(|(m, e)| Overhead::of_stage(m, e)).sum();
             let OverheadCosts { per_byte, per_frame } = found.costs();
             let expected = excess.map(|excess| excess > 0.0);
             assert_eq!([per_byte > 0.0, per_frame > 0.0], expected, "{per_byte:e} {per_frame:e}");
@@ -321,14 +337,14 @@ mod tests {
     fn only_what_stages_can_have_shown_counts() {
         let of = |bytes, frames, excess| Overhead::of_stage(Moved { bytes, frames }, excess);
         for (bytes, frames, excess) in [
-            (2.9e7, 100.0, 0.1),
-            (2.1e9, 100.0, 0.1),
+            (4.9e7, 100.0, 0.1),
+            (1.1e9, 100.0, 0.1),
             (f64::INFINITY, 100.0, 0.1),
             (f64::NAN, 100.0, 0.1),
             (1e9, f64::INFINITY, 0.1),
             (1e9, 100.0, f64::NAN),
         ] {
-            assert_eq!(of(bytes, frames, excess), Overhead::default(), "{bytes} {frames} {excess}");
+            assert_eq!(of(bytes, frames, excess), None, "{bytes} {frames} {excess}");
         }
         assert_eq!(of(1e9, 100.0, 9.0), of(1e9, 100.0, 0.5));
         assert_eq!(of(1e9, 100.0, -9.0), of(1e9, 100.0, -0.2));
@@ -337,7 +353,7 @@ mod tests {
 
     #[test]
     fn a_third_of_what_runs_find_is_taken_in() {
-        let found = |excess| Overhead::of_stage(Moved { bytes: 1e9, frames: 1.0 }, excess);
+        let found = |excess| Overhead::of_stage(Moved { bytes: 1e9, frames: 1.0 }, excess).unwrap();
         let of = |known: Overhead| known.costs().per_byte / found(0.1).costs().per_byte;
         let mut known = Overhead::default().after(found(0.1));
         assert!(close(of(known), 1.0));
@@ -358,7 +374,7 @@ mod tests {
         let (store, node) = (Store::new(folder.path().to_owned()), NodeInfo::imagined("a", 1, 0));
         let day = |days: u64| Duration::from_secs(days * 86_400);
         let keep = |known: Overhead| store.put(&key("m", &node), &(day(2), known)).unwrap();
-        let sound = Overhead::of_stage(Moved { bytes: 1e8, frames: 200.0 }, 0.1);
+        let sound = Overhead::of_stage(Moved { bytes: 1e8, frames: 200.0 }, 0.1).unwrap();
         assert_eq!(known(&store, "m", &node, day(2)), None);
         keep(sound);
         for (at, expected) in [(2, Some(sound)), (9, Some(sound)), (10, None), (1, None)] {
@@ -369,8 +385,9 @@ mod tests {
             Overhead { bytes_bytes: -1.0, ..sound },
             Overhead { frames_frames: f64::NAN, ..sound },
             Overhead { bytes_frames: 1.1 * sound.bytes_frames, ..sound },
-            Overhead { bytes_excess: 1e31, ..sound },
+            Overhead { bytes_excess: 1e17, ..sound },
             Overhead { frames_excess: f64::NAN, ..sound },
+            Overhead { bytes_bytes: 1e300, bytes_frames: 1e300, frames_frames: 1e300, ..sound },
         ] {
             keep(unsound);
             assert_eq!(known(&store, "m", &node, day(2)), None, "{unsound:?}");
@@ -396,6 +413,19 @@ mod tests {
                 ..StageFigures::default()
             };
             assert_eq!(mostly_computes(&time, &figures), expected, "{move_cpu_seconds}");
+        }
+    }
+
+    #[test]
+    fn a_node_is_busy_longer_than_what_its_plan_has_it_do() {
+        // Timed at a second under a quota of a quarter; the plan says 1.1 s, and 0.3 of moving and coding.
+        let time = StageTime { mean_seconds: 1.0, cpu_seconds: 0.25, ..StageTime::default() };
+        let replica =
+            Replica { device: 0, share: 1.0, compute_seconds: 1.1, busy_seconds: 1.4, memory_bytes: 0 };
+        // Known before, busy in operation, longer by.
+        for (known, busy, expected) in [(0.0, 1.3, 0.0), (0.0, 1.5, 0.2), (0.1, 1.5, 0.3), (0.1, 1.2, 0.0)] {
+            let found = excess(&time, &replica, known, busy);
+            assert!((found - expected).abs() < 1e-9, "{found}, not {expected}");
         }
     }
 }

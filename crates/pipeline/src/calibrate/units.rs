@@ -175,7 +175,7 @@ mod tests {
             Some(NodeTimes { unit_seconds: vec![1.0], overhead, pace: 1.0, error: 0.0, codecs: vec![] })
         };
         let [one, other] =
-            [0.1, 0.2].map(|excess| Overhead::of_stage(Moved { bytes: 1e9, frames: 200.0 }, excess));
+            [0.1, 0.2].map(|excess| Overhead::of_stage(Moved { bytes: 1e9, frames: 200.0 }, excess).unwrap());
         for (known, expected) in [
             ([Some(one), None, Some(other)], Some(one + other)),
             ([None, None, Some(one)], Some(one)),

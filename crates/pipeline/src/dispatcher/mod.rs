@@ -88,6 +88,8 @@ pub struct Pipeline {
     shipped: Shipped,
     codec_trial: Option<CodecTrial>,
     costs: Costs,
+    /// The codecs along the chain that the plan promises something with.
+    planned_codecs: Vec<Codec>,
     rehearsed: Vec<Rehearsed>,
     /// Ends with this.
     adapting: Option<Adapting>,
@@ -163,6 +165,7 @@ impl Pipeline {
                 let lists = pipeline.codec_lists().iter().flat_map(CodecList::iter);
                 let (plan, costs) = (&pipeline.plan, &pipeline.costs);
                 (_, pipeline.plan) = settle::promised(prepared, plan, &used, lists, costs, options.accuracy);
+                pipeline.planned_codecs = used;
             }
             if options.layout.is_none() {
                 pipeline.adapt(prepared, options)?;
@@ -217,6 +220,7 @@ impl Pipeline {
             }
         });
         let stages = stages.collect();
+        let planned_codecs = links.in_use();
         let inner = Arc::new(Inner { control, orders, model: prepared.model.clone(), links, flight });
         let state = opened.state;
         let pipeline = Pipeline {
@@ -228,6 +232,7 @@ impl Pipeline {
             shipped,
             codec_trial: None,
             costs: timed.costs.clone(),
+            planned_codecs,
             rehearsed: Vec::new(),
             adapting: None,
         };
@@ -243,6 +248,11 @@ impl Pipeline {
             stage.shows_overhead() && !self.costs.knows_overhead(self.replica(stage).device)
         };
         self.stages.iter().all(|stage| stage.time.is_some()) && self.stages.iter().any(shows)
+    }
+
+    /// Whether links have the codecs that were planned, and had no others meanwhile.
+    pub(crate) fn runs_as_planned(&self) -> bool {
+        self.codecs() == self.planned_codecs && self.codec_switches().is_empty()
     }
 
     /// What the plan says of a stage on its node.

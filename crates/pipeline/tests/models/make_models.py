@@ -122,7 +122,7 @@ save(
     [table("words", 4, rows=10), table("w1", 1), table("w2", 2)],
 )
 
-# Cut anywhere, each part moves 304 KB for some millisecond of work; the whole moves 18 KB for all of it.
+# Cut in the middle, each part moves 304 KB for some millisecond of work; the whole moves 18 KB for all of it.
 CHANNELS = 32
 
 

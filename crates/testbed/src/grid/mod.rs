@@ -23,8 +23,8 @@ use crate::limits::Way;
 use crate::stream::{Job, RunFailed};
 use experiment::Cell;
 pub(crate) use experiment::Experiment;
-pub(crate) use row::Row;
 use row::{Failure, Key, Record};
+pub(crate) use row::{Row, StageErrors};
 
 /// Run an experiment on real nodes: models on emulated devices and links; needs root, but for --paced
 #[derive(Debug, clap::Args)]

@@ -67,6 +67,17 @@ pub(crate) struct Row {
     pub(super) commit: String,
 }
 
+/// How long stages were busy by the CPU time of their nodes, over what was predicted.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct StageErrors {
+    /// Of all.
+    pub(crate) mean: f64,
+    /// By how much each differs from that: standard deviation.
+    pub(crate) deviation: f64,
+    /// The longest over the longest that was predicted.
+    pub(crate) longest: f64,
+}
+
 /// What was simulated of a run: the median of latencies, and the 99th percentile.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(super) struct Simulation {
@@ -341,6 +352,23 @@ impl Row {
             std::iter::zip(&mut all, steps.into_iter().chain([rest])).for_each(|(all, ms)| *all += ms);
         }
         Some(all)
+    }
+
+    /// How far its stages were from what was predicted, where it is a chain of one node a stage, of so many at least.
+    pub(crate) fn stage_errors(&self, least: usize) -> Option<StageErrors> {
+        let is_chain = self.stages.iter().enumerate().all(|(i, stage)| stage.stage == i + 1);
+        if self.side_by_side || !is_chain || self.stages.len() < least {
+            return None;
+        }
+        let busy = |stage: &StageRow| Some((stage.predicted_busy_ms, stage.corrected_busy_ms?));
+        let busy: Vec<(f64, f64)> = self.stages.iter().map(busy).collect::<Option<_>>()?;
+        let ratios = || busy.iter().map(|(predicted, corrected)| corrected / predicted);
+        let count = busy.len() as f64;
+        let mean = ratios().sum::<f64>() / count;
+        let variance = ratios().map(|ratio| (ratio - mean).powi(2)).sum::<f64>() / (count - 1.0);
+        let longest = |of: fn(&(f64, f64)) -> f64| busy.iter().map(of).fold(f64::MIN_POSITIVE, f64::max);
+        let longest = longest(|(_, corrected)| *corrected) / longest(|(predicted, _)| *predicted);
+        Some(StageErrors { mean, deviation: variance.sqrt(), longest })
     }
 
     /// CPU time of all nodes for computing; for all they do where that is not known apart.

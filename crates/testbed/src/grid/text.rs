@@ -274,6 +274,24 @@ mod tests {
     }
 
     #[test]
+    fn stages_of_a_chain_are_held_against_what_was_predicted() {
+        let mut row = row("c", 0, 100.0, false);
+        assert_eq!(row.stage_errors(2), None, "not timed before");
+        std::iter::zip(&mut row.stages, [99.0, 108.0])
+            .for_each(|(stage, ms)| stage.corrected_busy_ms = Some(ms));
+        row.stages[0].predicted_busy_ms = 99.0;
+        let found = row.stage_errors(2).unwrap();
+        let expected = [1.1, 0.2 / 2f64.sqrt(), 108.0 / 99.0];
+        let close = |(a, b): (f64, f64)| (a - b).abs() < 1e-9;
+        let found_all = [found.mean, found.deviation, found.longest];
+        assert!(std::iter::zip(found_all, expected).all(close), "{found:?}");
+        assert_eq!(row.stage_errors(3), None);
+        // Several nodes of one stage are no chain.
+        row.stages[1].stage = 1;
+        assert_eq!(row.stage_errors(2), None);
+    }
+
+    #[test]
     fn rows_are_read_as_they_were_written() {
         let text = serde_json::to_string(&row("one", 3, 200.0, true)).unwrap();
         let Record::Run(read) = Record::read(&text).unwrap() else { panic!("a run") };

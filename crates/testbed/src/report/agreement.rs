@@ -3,12 +3,16 @@
 use anyhow::Result;
 
 use super::claims::{Results, traced};
-use crate::grid::Row;
+use crate::grid::{Row, StageErrors};
 use crate::kinds::{counting, kinds, over};
+use crate::stream::median;
 use crate::table::markdown;
 
 /// They agree within this share.
 const CLOSE: f64 = 0.05;
+
+/// Chains of fewer say little of how stages differ.
+const LEAST_STAGES: usize = 4;
 
 /// One configuration of a model on a cluster: what was measured over what had been said.
 struct Held {
@@ -53,9 +57,12 @@ impl Held {
 
 /// Those that do not agree, with how many do; nothing before there are any runs.
 pub(super) fn exceptions(experiments: &[String], results: &Results<'_>) -> Result<Option<String>> {
-    let (mut agreeing, mut others) = (0, Vec::new());
+    let (mut agreeing, mut others, mut chains) = (0, Vec::new(), Vec::new());
     for experiment in experiments {
         let rows = results(experiment)?;
+        chains.extend(
+            rows.iter().filter(|row| !row.disturbed).filter_map(|row| row.stage_errors(LEAST_STAGES)),
+        );
         let name = |row: &Row| (row.cluster.clone(), row.model.clone(), row.configuration.clone());
         for held in kinds(rows.iter(), name).iter().filter_map(|kind| Held::of(experiment, kind)) {
             if held.agrees() {
@@ -85,7 +92,25 @@ pub(super) fn exceptions(experiments: &[String], results: &Results<'_>) -> Resul
         ];
         text += &format!(" The others:\n\n{}", markdown(&header, &others));
     }
+    text += &stages(&chains);
     Ok(Some(text))
+}
+
+/// What stages of chains had in common.
+fn stages(chains: &[StageErrors]) -> String {
+    if chains.is_empty() {
+        return String::new();
+    }
+    let per_cent = |of: fn(&StageErrors) -> f64| 100.0 * median(chains.iter().map(of).collect());
+    format!(
+        "\nIn chains of {LEAST_STAGES} nodes and more, how long stages were busy by the CPU time of their nodes differed from \
+         what was predicted by {:+.1} % in the mean, and each by {:.1} % from that (standard deviation); the longest \
+         differed by {:+.1} % from the longest that was predicted (medians of {} runs).\n",
+        per_cent(|chain| chain.mean - 1.0),
+        per_cent(|chain| chain.deviation),
+        per_cent(|chain| chain.longest - 1.0),
+        chains.len(),
+    )
 }
 
 #[cfg(test)]
@@ -120,5 +145,14 @@ mod tests {
         assert!(text.contains("slower") && text.contains("0.940") && text.contains("1.010"), "{text}");
         assert!(text.contains("1.070") && !text.contains("as predicted |"), "{text}");
         assert_eq!(exceptions(&[], &results).unwrap(), None);
+        assert!(!text.contains("In chains"), "{text}");
+    }
+
+    #[test]
+    fn the_longest_of_stages_that_differ_is_longer_than_their_mean() {
+        let errors = |longest| StageErrors { mean: 1.02, deviation: 0.05, longest };
+        let text = stages(&[errors(1.2), errors(1.08), errors(0.9)]);
+        assert!(text.contains("by +2.0 % in the mean, and each by 5.0 % from that"), "{text}");
+        assert!(text.contains("by +8.0 % from the longest that was predicted (medians of 3 runs)"), "{text}");
     }
 }
