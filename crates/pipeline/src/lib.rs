@@ -30,8 +30,8 @@ pub mod transport;
 
 pub use accuracy::{Accuracy, UnknownAccuracy, fidelity_on};
 pub use calibrate::{
-    CalibrateOptions, Costs, Measured, MeasuredLink, Moved, NobodyLeft, NodeTimes, Overhead, OverheadCosts,
-    calibrate, keep_operation, keep_rehearsal,
+    CalibrateOptions, Costs, MIN_ITEMS, Measured, MeasuredLink, Moved, NobodyLeft, NodeTimes, Overhead,
+    OverheadCosts, calibrate, keep_operation, keep_rehearsal,
 };
 pub use cluster::{Cluster, DiscoverError, NodeInfo, Wanted};
 pub use coding::{CodecFactor, CodecFigures, Coding};
@@ -40,7 +40,7 @@ pub use deviation::{Deviation, Limits, OutputDeviation};
 pub use dispatcher::{
     Agreement, CodecSwitch, CodecTrial, DeployError, DeployedStage, ItemError, MAX_TRIAL_ITEMS, Options,
     Pending, Pipeline, Progress, RecodeError, Rehearsed, Trace, TracedProcess, TracedStep, Tracing,
-    TriedLink,
+    TriedLink, figures_between,
 };
 pub use layout::{Layout, LayoutError, LayoutStage};
 pub use memory::return_large_blocks;

@@ -114,14 +114,14 @@ fn host(host: &Host, name: &str) -> Result<(), PlanError> {
         bandwidth,
         seconds_per_byte,
         seconds_per_frame,
-        interference_per_byte,
+        seconds_per_tensor_byte,
         idle_watts,
         busy_watts,
     } = *host;
     require(bandwidth >= LEAST, bandwidth, "at least 1e-18", || format!("the bandwidth of {name}"))?;
     not_negative(seconds_per_byte, || format!("the time per byte of {name}"))?;
     not_negative(seconds_per_frame, || format!("the time per frame of {name}"))?;
-    not_negative(interference_per_byte, || format!("the interference per byte of {name}"))?;
+    not_negative(seconds_per_tensor_byte, || format!("the time per byte of tensors of {name}"))?;
     not_negative(idle_watts, || format!("the idle power of {name}"))?;
     not_negative(busy_watts, || format!("the busy power of {name}"))
 }

@@ -176,7 +176,7 @@ impl<'a> Costs<'a> {
 
     fn moving_seconds(&self, end: End, boundary: usize, codec: usize, coding_per_byte: f64) -> f64 {
         let host = self.problem.host(end);
-        self.raw_bytes(boundary) * (coding_per_byte + host.interference_per_byte)
+        self.raw_bytes(boundary) * (coding_per_byte + host.seconds_per_tensor_byte)
             + (self.bytes(boundary, codec) * host.seconds_per_byte + host.seconds_per_frame)
     }
 

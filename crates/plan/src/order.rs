@@ -388,7 +388,7 @@ mod tests {
             |p| p.devices[1].engine_bytes = 5,
             |p| p.devices[1].host.seconds_per_byte = 5.0,
             |p| p.devices[1].host.seconds_per_frame = 5.0,
-            |p| p.devices[1].host.interference_per_byte = 5.0,
+            |p| p.devices[1].host.seconds_per_tensor_byte = 5.0,
             |p| p.codecs[0].devices[1].encode_seconds = 5.0,
         ];
         for (i, change) in changes.into_iter().enumerate() {

@@ -100,9 +100,9 @@ pub struct Host {
     pub seconds_per_byte: f64,
     /// Seconds that sending or receiving one frame takes from the computation, besides its bytes.
     pub seconds_per_frame: f64,
-    /// Seconds by which each byte of tensors that comes in or goes out, counted before any codec, makes the computation
-    /// longer: it goes through the caches that this computes from.
-    pub interference_per_byte: f64,
+    /// Seconds that each byte of tensors takes from the computation that comes in or goes out, counted before any codec and
+    /// besides what that takes: it is checked, copied, and goes through the caches that is computed from.
+    pub seconds_per_tensor_byte: f64,
     /// Power when it does nothing, watts.
     pub idle_watts: f64,
     /// Power when it computes, watts.
@@ -116,7 +116,7 @@ impl Default for Host {
             bandwidth: f64::INFINITY,
             seconds_per_byte: 0.0,
             seconds_per_frame: 0.0,
-            interference_per_byte: 0.0,
+            seconds_per_tensor_byte: 0.0,
             idle_watts: 0.0,
             busy_watts: 0.0,
         }

@@ -342,7 +342,7 @@ fn frames_and_their_tensors_slow_down_who_moves_them_however_they_travel() {
     resize(&mut problem, 1, 300);
     let tenth = Codec { name: "tenth".into(), bytes: vec![10, 30, 10], ..problem.codecs[0].clone() };
     problem.codecs.push(tenth);
-    problem.devices[1].host.interference_per_byte = 0.25;
+    problem.devices[1].host.seconds_per_tensor_byte = 0.25;
     problem.devices[1].host.seconds_per_frame = 0.5;
     for codecs in [[0, 0, 0], [0, 1, 0], [1, 1, 1]] {
         let assignment = Assignment { codecs: codecs.to_vec(), ..stages(&[(0, 0..1), (1, 1..2)]) };
@@ -406,8 +406,8 @@ fn unusable_problems_are_refused() {
         "the time per frame of device `d2` must be 0 or between 1e-18 and 1e18, not -1",
     );
     check(
-        |p| p.devices[2].host.interference_per_byte = f64::NAN,
-        "the interference per byte of device `d2` must be 0 or between 1e-18 and 1e18, not NaN",
+        |p| p.devices[2].host.seconds_per_tensor_byte = f64::NAN,
+        "the time per byte of tensors of device `d2` must be 0 or between 1e-18 and 1e18, not NaN",
     );
     check(
         |p| p.links.set(End::Device(0), End::Dispatcher, link(0.0, 0.0)),
@@ -429,7 +429,7 @@ fn extreme_figures_are_planned_with() {
             idle_watts: 1e18,
             busy_watts: 1e18,
             seconds_per_frame: 1e18,
-            interference_per_byte: 1e18,
+            seconds_per_tensor_byte: 1e18,
             ..Host::default()
         };
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Error, Result};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use indicatif::ProgressBar;
-use pipeline::{ItemError, Pending, Pipeline};
+use pipeline::{ItemError, MIN_ITEMS, Pending, Pipeline};
 use plan::names::listed;
 use tensor::Tensor;
 use wire::control::StageFigures;
@@ -54,10 +54,6 @@ pub(super) struct Streamed {
     steady: Option<Vec<StageFigures>>,
 }
 
-/// With fewer items for any node while a chain is full, it is not looked at then. One more than it takes to learn from a
-/// node, as nodes are looked at one after the other.
-const LEAST_STEADY: f64 = 21.0;
-
 /// Looks at the stages of a chain while it is full: an item costs most then, because nodes that share caches, or wait for
 /// one another, compute all at once.
 struct Steady {
@@ -71,7 +67,8 @@ impl Steady {
     /// Of so many items, where a node has such a share of them at least.
     fn of(items: usize, window: usize, least_share: f64) -> Steady {
         let between = window..items.saturating_sub(window);
-        let is_enough = between.len() as f64 * least_share >= LEAST_STEADY;
+        // One more, as nodes are looked at one after the other.
+        let is_enough = between.len() as f64 * least_share >= (MIN_ITEMS + 1) as f64;
         Steady { between: if is_enough { between } else { 0..0 }, before: None, figures: None }
     }
 
@@ -86,14 +83,9 @@ impl Steady {
         if results == self.between.end
             && let Some(before) = &self.before
         {
-            self.figures = measure().map(|after| since(&after, before));
+            self.figures = measure().map(|after| pipeline::figures_between(before, &after));
         }
     }
-}
-
-/// By stage.
-fn since(after: &[StageFigures], before: &[StageFigures]) -> Vec<StageFigures> {
-    std::iter::zip(after, before).map(|(after, before)| after.since(before)).collect()
 }
 
 /// An item on its way.
@@ -154,7 +146,7 @@ pub(super) fn stream(
     })?;
     bar.finish_and_clear();
     let seconds = arrivals.last().map_or(0.0, Duration::as_secs_f64);
-    let stages = since(&chain.measure()?, &before);
+    let stages = pipeline::figures_between(&before, &chain.measure()?);
     latencies.sort();
     let items_per_s = rate(&arrivals, chain.stages().len());
     Ok(Streamed { seconds, items_per_s, latencies, stages, steady: steady.figures })

@@ -26,7 +26,8 @@ pub struct Costs {
     units: Vec<Vec<f64>>,
     /// By device: the first that cost the same in the beginning. What is learnt of one is true of all.
     kinds: Vec<usize>,
-    /// By device: what moving tensors costs it in operation besides; `None` if nobody has looked.
+    /// By device: what moving tensors costs it in operation besides; `None` if nobody has looked, or the user says how fast
+    /// it is.
     overhead: Vec<Option<Overhead>>,
     /// By device: seconds that pass while it gets one of CPU time; 0 where nothing that is measured counts.
     paces: Vec<f64>,
@@ -125,7 +126,7 @@ impl Costs {
             device.speed = self.profiled.iter().sum::<f64>() / units.iter().sum::<f64>();
             device.unit_seconds = Some(units.clone());
             let OverheadCosts { per_byte, per_frame } = self.overhead_costs(i);
-            (device.host.interference_per_byte, device.host.seconds_per_frame) = (per_byte, per_frame);
+            (device.host.seconds_per_tensor_byte, device.host.seconds_per_frame) = (per_byte, per_frame);
         }
         resources
     }
@@ -170,7 +171,7 @@ impl Costs {
 
     /// Seconds at the device's pace.
     fn overhead_costs(&self, device: usize) -> OverheadCosts {
-        let known = self.overhead[device].filter(|_| !self.given[device]).unwrap_or_default().costs();
+        let known = self.overhead[device].unwrap_or_default().costs();
         let pace = self.paces[device];
         OverheadCosts { per_byte: known.per_byte * pace, per_frame: known.per_frame * pace }
     }
@@ -188,7 +189,7 @@ impl Costs {
     /// Takes in what stages showed in operation, by device, after what was known of these devices: as with
     /// [`Costs::correct`], what holds for one holds for those that began as its equals.
     pub(crate) fn put_in_operation(&mut self, found: &[(usize, Overhead)]) {
-        for device in 0..self.units.len() {
+        for device in (0..self.units.len()).filter(|&device| !self.given[device]) {
             let of_kind = found.iter().filter(|(other, _)| self.kinds[*other] == self.kinds[device]);
             let of_kind = of_kind.map(|(_, found)| *found).reduce(|a, b| a + b);
             self.overhead[device] = match (self.overhead[device], of_kind) {
@@ -428,7 +429,7 @@ mod tests {
         let of = |costs: &Costs| -> Vec<(f64, f64)> {
             let devices = costs.resources().devices;
             let hosts = devices.iter().map(|device| device.host);
-            hosts.map(|host| (host.interference_per_byte, host.seconds_per_frame)).collect()
+            hosts.map(|host| (host.seconds_per_tensor_byte, host.seconds_per_frame)).collect()
         };
         let at_pace = |known: Overhead, pace: f64| {
             let OverheadCosts { per_byte, per_frame } = known.costs();

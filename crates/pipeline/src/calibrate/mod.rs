@@ -23,8 +23,8 @@ use wire::Codec;
 use wire::control::{CodecTime, LinkFigures, Machine, StageTime};
 
 pub use costs::{Costs, MeasuredLink};
-pub(crate) use operation::{MIN_ITEMS, overheads};
-pub use operation::{Moved, Overhead, OverheadCosts, keep_operation, keep_rehearsal};
+pub(crate) use operation::overheads;
+pub use operation::{MIN_ITEMS, Moved, Overhead, OverheadCosts, keep_operation, keep_rehearsal};
 
 use crate::cluster::{Cluster, NodeInfo};
 use crate::coding::{self, CodecFactor};

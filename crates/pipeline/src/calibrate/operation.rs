@@ -46,8 +46,8 @@ const TAKEN_IN: f64 = 1.0 / 3.0;
 /// then a large part of its CPU time.
 const LEAST_BUSY: f64 = 0.5;
 
-/// Fewer items say more of how a chain fills than of what an item takes.
-pub(crate) const MIN_ITEMS: u64 = 20;
+/// Nothing is learnt of a node from fewer items of its own: they say more of how a chain fills than of what an item takes.
+pub const MIN_ITEMS: u64 = 20;
 
 /// What goes through a stage for each CPU second that it computes, in and out.
 #[derive(Clone, Copy, Debug)]
@@ -172,7 +172,7 @@ impl Sum for Overhead {
 }
 
 /// Keeps what a run of this model says of its nodes, for the next time that they are calibrated: `figures` is what
-/// each stage did in that run, from two looks with [`Pipeline::measure`] while the chain was full. Without a store, with too
+/// each stage did in that run while the chain was full, [`figures_between`](crate::figures_between) two looks. Without a store, with too
 /// few items, where stages were not timed before, or where links changed their codecs meanwhile, nothing is kept; nor of
 /// nodes that mostly waited, that move too little or too much for what they compute, or whose speed the user gives.
 pub fn keep_operation(

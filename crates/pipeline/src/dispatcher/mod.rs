@@ -76,6 +76,11 @@ pub struct DeployedStage {
     pub input: String,
 }
 
+/// What each stage did between two looks with [`Pipeline::measure`].
+pub fn figures_between(before: &[StageFigures], after: &[StageFigures]) -> Vec<StageFigures> {
+    std::iter::zip(before, after).map(|(before, after)| after.since(before)).collect()
+}
+
 /// A model deployed over a chain of nodes.
 ///
 /// Dropping it gives everything up at once; [`Pipeline::close`] lets items in flight arrive first.
@@ -436,8 +441,8 @@ impl Pipeline {
         Ok(self.inner.measure()?)
     }
 
-    /// What the plan promises by what its stages take in operation: `figures` is what each did in some time, from
-    /// two looks with [`Pipeline::measure`]. `None` when a stage did nothing or was not timed before.
+    /// What the plan promises by what its stages take in operation: `figures` is what each did in some time, by
+    /// [`figures_between`] two looks with [`Pipeline::measure`]. `None` when a stage did nothing or was not timed before.
     pub fn in_operation(&self, figures: &[StageFigures]) -> Option<Operation> {
         let times: Option<Vec<StageTime>> = self.stages.iter().map(|stage| stage.time).collect();
         Operation::of(&self.plan, &times?, figures)

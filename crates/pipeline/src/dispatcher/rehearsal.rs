@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tensor::Tensor;
 use wire::control::StageFigures;
 
-use super::{ItemError, Pending, Pipeline};
+use super::{ItemError, Pending, Pipeline, figures_between};
 use crate::calibrate::{MIN_ITEMS, Overhead, overheads};
 use crate::cluster::NodeInfo;
 
@@ -98,7 +98,7 @@ fn run(pipeline: &Pipeline, item: &[Tensor], items: u64) -> Result<Vec<StageFigu
             next()?;
             done += 1;
         }
-        Ok(std::iter::zip(&look()?, &before).map(|(after, before)| after.since(before)).collect())
+        Ok(figures_between(&before, &look()?))
     };
     let figures = flow();
     // Others fail as one has, but none is to be left.

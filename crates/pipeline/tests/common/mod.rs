@@ -15,7 +15,8 @@ use engine::Engine;
 use engines::rten;
 use graph::Model;
 use pipeline::{
-    Cluster, DeployError, NetworkConfig, Node, NodeConfig, Options, Pipeline, SplitOptions, Wanted,
+    CalibrateOptions, Cluster, DeployError, Measured, NetworkConfig, Node, NodeConfig, Options, Pipeline,
+    Prepared, SplitOptions, Wanted, calibrate,
 };
 use tempfile::TempDir;
 
@@ -79,6 +80,18 @@ pub fn join(nodes: &Nodes) -> Cluster {
     let mut cluster = Cluster::join(&nodes.network).unwrap();
     cluster.discover(&Wanted::Exactly(nodes.nodes.len()), Duration::from_secs(20), &|_| {}).unwrap();
     cluster
+}
+
+/// Times the nodes and probes the links of a cluster.
+pub fn measure(prepared: &Prepared, cluster: &mut Cluster, options: &CalibrateOptions) -> Measured {
+    calibrate(prepared, cluster, options, &|_, _| {}).unwrap()
+}
+
+/// Nothing of what was only timed is left.
+pub fn assert_idle(nodes: &Nodes) {
+    for node in join(nodes).nodes() {
+        assert_eq!((node.description.memory_used, node.description.stages.len()), (0, 0));
+    }
 }
 
 /// Split exactly at these cuts.

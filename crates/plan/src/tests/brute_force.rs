@@ -133,7 +133,7 @@ fn add_details(problem: &mut Problem, random: &mut Rng) {
         bandwidth: one_of(random, &[16.0, 64.0, f64::INFINITY]),
         seconds_per_byte: one_of(random, &[0.0, 0.0, 1.0 / 64.0]),
         seconds_per_frame: one_of(random, &[0.0, 0.0, 0.25]),
-        interference_per_byte: one_of(random, &[0.0, 0.0, 1.0 / 64.0]),
+        seconds_per_tensor_byte: one_of(random, &[0.0, 0.0, 1.0 / 64.0]),
         idle_watts: one_of(random, &[0.0, 1.0, 2.0]),
         busy_watts: one_of(random, &[2.0, 4.0, 8.0]),
     };

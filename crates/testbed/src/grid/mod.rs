@@ -71,6 +71,7 @@ pub(crate) fn execute(args: &Args) -> Result<()> {
     if args.fresh && results.exists() {
         fs::remove_file(&results).with_context(|| format!("cannot remove `{}`", results.display()))?;
     }
+    trim(&results)?;
     let mut done = read_results(&results)?;
     let wanted = |cell: &Cell<'_>| {
         args.cluster.as_ref().is_none_or(|name| *name == cell.cluster.name)
@@ -249,19 +250,33 @@ pub(crate) fn read_rows(results: &Path) -> Result<Vec<Row>> {
     Ok(read_results(results)?.rows)
 }
 
+/// Removes the line in whose middle whoever wrote it was killed. For who runs the experiment: others may see a line that is
+/// being written.
+fn trim(results: &Path) -> Result<()> {
+    let text = text(results)?;
+    let whole = whole_lines(&text);
+    if whole.len() < text.len() {
+        fs::write(results, whole).with_context(|| format!("cannot write `{}`", results.display()))?;
+    }
+    Ok(())
+}
+
+fn text(results: &Path) -> Result<String> {
+    if !results.exists() {
+        return Ok(String::new());
+    }
+    fs::read_to_string(results).with_context(|| format!("cannot read `{}`", results.display()))
+}
+
+/// Without a line that is not whole: its run is not done.
+fn whole_lines(text: &str) -> &str {
+    text.rfind('\n').map_or("", |end| &text[..=end])
+}
+
 fn read_results(results: &Path) -> Result<Results> {
     let mut done = Results::default();
-    if !results.exists() {
-        return Ok(done);
-    }
-    let shown = results.display();
-    let text = fs::read_to_string(results).with_context(|| format!("cannot read `{shown}`"))?;
-    // Whoever was killed in the middle of a line has not done that run.
-    let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
-    if whole.len() < text.len() {
-        fs::write(results, whole).with_context(|| format!("cannot write `{shown}`"))?;
-    }
-    for (i, line) in whole.lines().enumerate() {
+    let (text, shown) = (text(results)?, results.display());
+    for (i, line) in whole_lines(&text).lines().enumerate() {
         let record = Record::read(line);
         let no_run = || format!("`{shown}`, line {}, is no run; --fresh does all again", i + 1);
         done.add(record.with_context(no_run)?);
@@ -272,6 +287,22 @@ fn read_results(results: &Path) -> Result<Results> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_that_is_being_written_is_left_to_who_writes_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let results = folder.path().join("x.ndjson");
+        let failure = r#"{"cluster":"c","model":"m","configuration":"x","repeat":0,"failure":"f","machine":"m","commit":"c"}"#;
+        let (whole, cut) = (format!("{failure}\n"), format!("{failure}\n{}", &failure[..20]));
+        fs::write(&results, &cut).unwrap();
+        assert_eq!(read_results(&results).unwrap().failures.len(), 1);
+        assert_eq!(fs::read_to_string(&results).unwrap(), cut);
+        for _ in 0..2 {
+            trim(&results).unwrap();
+            assert_eq!(fs::read_to_string(&results).unwrap(), whole);
+        }
+        trim(&folder.path().join("none.ndjson")).unwrap();
+    }
 
     #[test]
     fn the_experiments_are_right() {
