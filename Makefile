@@ -104,7 +104,7 @@ experiments:
 
 ## The evaluation: runs the experiments whose figures stand at its head, about an hour on two cores, and writes
 ## docs/evaluation.md and .html. Goes on where it was ended; FRESH=--fresh begins anew. All that are run on devices take
-## many hours: EVALUATION="resnet50 codecs uneven vgg transformers large energy latency". Needs root.
+## many hours: EVALUATION="resnet50 vgg paper uneven codecs transformers large energy latency". Needs root.
 evaluation: export ORT_DISABLE_TELEMETRY = 1
 evaluation: BUILD = --workspace --bins
 evaluation: build
