@@ -30,8 +30,8 @@ pub mod transport;
 
 pub use accuracy::{Accuracy, UnknownAccuracy, fidelity_on};
 pub use calibrate::{
-    CalibrateOptions, Costs, MIN_ITEMS, Measured, MeasuredLink, Moved, NobodyLeft, NodeTimes, Overhead,
-    OverheadCosts, calibrate, keep_operation, keep_rehearsal,
+    CalibrateOptions, Costs, MIN_ITEMS, Measured, MeasuredLink, MeasuredPort, Moved, NobodyLeft, NodeTimes,
+    Overhead, OverheadCosts, calibrate, keep_operation, keep_rehearsal,
 };
 pub use cluster::{Cluster, DiscoverError, NodeInfo, Wanted};
 pub use coding::{CodecFactor, CodecFigures, Coding};

@@ -39,13 +39,19 @@ const BURST_TIME: Duration = Duration::from_millis(100);
 const FIRST_BURST: usize = 16 << 10;
 const LARGEST_BURST: usize = 64 << 20;
 
+/// So long several links carry as much as they can at once, and of each so many bytes at most: more only fast links carry.
+/// Bursts grow until each takes a part of it.
+const TOGETHER_TIME: Duration = Duration::from_millis(500);
+const TOGETHER_BYTES: u64 = LARGEST_BURST as u64;
+const TOGETHER_PART: u32 = 16;
+
 /// Limits of a receiver: all bursts and frames, and the longest a slow link may take for them.
 const MAX_BYTES: u64 = 2 * (LARGEST_BURST as u64) + (1 << 20);
 const MAX_TIME: Duration = Duration::from_secs(10);
 
 /// Sends a probe and says what the link is like in this direction.
 pub(crate) fn send(stream: &TcpStream) -> io::Result<LinkFigures> {
-    let mut sender = Sender { stream: Bounded::new(stream)?, sent: 0, payload: vec![0x5a; MAX_PAYLOAD_LEN] };
+    let mut sender = Sender::new(stream)?;
     let mut round_trips = Vec::with_capacity(PINGS);
     for _ in 0..PINGS {
         round_trips.push(sender.timed(1, 0)?);
@@ -62,15 +68,38 @@ pub(crate) fn send(stream: &TcpStream) -> io::Result<LinkFigures> {
         }
         burst *= 2;
     };
-    sender.stream.write_all(&END.to_le_bytes())?;
-    let mut receive = [0; 8];
-    sender.stream.read_exact(&mut receive)?;
-    let receive_cpu_seconds = f64::from_le_bytes(receive);
-    let found =
-        LinkFigures { send_cpu_seconds, receive_cpu_seconds, ..figures(round_trip, frames, burst, took) };
-    found.check().map_err(|reason| invalid(&reason))?;
-    write_message(&mut sender.stream, &found)?;
-    Ok(found)
+    sender.end(LinkFigures { send_cpu_seconds, ..figures(round_trip, frames, burst, took) })
+}
+
+/// Sends over several links at once and says what each carries meanwhile, in bytes per second.
+pub(crate) fn send_together<'a>(streams: &'a [TcpStream]) -> io::Result<Vec<f64>> {
+    let senders = streams.iter().map(|stream| {
+        let mut sender = Sender::new(stream)?;
+        // Whoever is there to answer begins with the others.
+        let round_trip = sender.timed(1, 0)?;
+        Ok((sender, round_trip))
+    });
+    let senders = senders.collect::<io::Result<Vec<_>>>()?;
+    std::thread::scope(|scope| {
+        // Dropped when all threads are there: one that cannot be started keeps nobody waiting.
+        let (waiting, all) = crossbeam_channel::bounded::<()>(0);
+        let start = |(mut sender, round_trip): (Sender<'a>, Duration)| {
+            let all = all.clone();
+            let run = move || {
+                let _ = all.recv();
+                let (bytes, took) = sender.carry(TOGETHER_TIME)?;
+                sender.end(figures(round_trip, took, bytes as usize, took))?;
+                Ok(bytes as f64 / took.as_secs_f64())
+            };
+            std::thread::Builder::new().name("probe".to_owned()).spawn_scoped(scope, run)
+        };
+        let threads: Vec<io::Result<_>> = senders.into_iter().map(start).collect();
+        drop(waiting);
+        let join = |thread: io::Result<std::thread::ScopedJoinHandle<'_, io::Result<f64>>>| {
+            thread?.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        threads.into_iter().map(join).collect()
+    })
 }
 
 /// Receives a probe; gives what the sender found.
@@ -134,7 +163,38 @@ struct Sender<'a> {
     payload: Vec<u8>,
 }
 
-impl Sender<'_> {
+impl<'a> Sender<'a> {
+    fn new(stream: &'a TcpStream) -> io::Result<Sender<'a>> {
+        Ok(Sender { stream: Bounded::new(stream)?, sent: 0, payload: vec![0x5a; MAX_PAYLOAD_LEN] })
+    }
+
+    /// Sends bursts for so long; how many bytes were answered, and in what time.
+    fn carry(&mut self, time: Duration) -> io::Result<(u64, Duration)> {
+        let (start, before, mut burst) = (Instant::now(), self.sent, FIRST_BURST);
+        loop {
+            let payload = burst.min(MAX_PAYLOAD_LEN);
+            let took = self.timed(burst / payload, payload)?;
+            let (bytes, elapsed) = (self.sent - before, start.elapsed());
+            if elapsed >= time || bytes + burst as u64 > TOGETHER_BYTES {
+                return Ok((bytes, elapsed));
+            }
+            if took < time / TOGETHER_PART && burst < LARGEST_BURST {
+                burst *= 2;
+            }
+        }
+    }
+
+    /// Ends the probe with what was found, but for what receiving takes, which the other end says.
+    fn end(&mut self, found: LinkFigures) -> io::Result<LinkFigures> {
+        self.stream.write_all(&END.to_le_bytes())?;
+        let mut receive = [0; 8];
+        self.stream.read_exact(&mut receive)?;
+        let found = LinkFigures { receive_cpu_seconds: f64::from_le_bytes(receive), ..found };
+        found.check().map_err(|reason| invalid(&reason))?;
+        write_message(&mut self.stream, &found)?;
+        Ok(found)
+    }
+
     /// Sends messages of `len` bytes; how long it is until the last of them is answered.
     fn timed(&mut self, messages: usize, len: usize) -> io::Result<Duration> {
         let start = Instant::now();
@@ -232,6 +292,23 @@ mod tests {
         assert_eq!(found.check(), Ok(()));
         assert!(found.send_cpu_seconds > 0.0 && found.receive_cpu_seconds > 0.0, "{found:?}");
         assert_eq!(counted.join().unwrap(), found);
+    }
+
+    #[test]
+    fn links_carry_something_at_once() {
+        let (near, far): (Vec<_>, Vec<_>) = (0..3).map(|_| pair()).unzip();
+        let counted: Vec<_> =
+            far.into_iter().map(|far| std::thread::spawn(move || count(&far).unwrap())).collect();
+        let found = send_together(&near).unwrap();
+        for (counted, found) in std::iter::zip(counted, found) {
+            // The other end hears what this one found, but for the time of a round trip.
+            let bandwidth = counted.join().unwrap().bandwidth;
+            assert!((1.0..2.0).contains(&(bandwidth / found)), "{bandwidth} and {found}");
+        }
+        // One that goes ends it for all.
+        let (near, far): (Vec<_>, Vec<_>) = (0..2).map(|_| pair()).unzip();
+        drop(far);
+        assert!(send_together(&near).is_err());
     }
 
     #[test]

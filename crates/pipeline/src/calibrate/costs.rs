@@ -98,6 +98,15 @@ impl Costs {
             let known = resources.links.get(link.from, link.to);
             resources.links.set(link.from, link.to, fill(known, &link.figures));
         }
+        for port in measured.iter().flat_map(|m| &m.ports) {
+            let host = match port.end {
+                End::Dispatcher => &mut resources.dispatcher,
+                End::Device(i) => &mut resources.devices[i].host,
+            };
+            if host.bandwidth.is_infinite() {
+                host.bandwidth = port.bandwidth;
+            }
+        }
         Costs {
             settled: vec![vec![false; profiled.len()]; units.len()],
             resources,
@@ -256,6 +265,15 @@ pub struct MeasuredLink {
     pub figures: LinkFigures,
 }
 
+/// What the connection of an end to the network carries, as it was measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MeasuredPort {
+    /// The end.
+    pub end: End,
+    /// Bytes per second that it can send over all its links together, and as many that it can receive.
+    pub bandwidth: f64,
+}
+
 impl MeasuredLink {
     /// The same among the devices that are left when those at the positions `gone` are not there any more; `None` when
     /// it led to one of them.
@@ -332,7 +350,9 @@ mod tests {
         let ends = [(End::Dispatcher, End::Device(0)), (End::Device(0), End::Device(1))];
         let links = ends.map(|(from, to)| MeasuredLink { from, to, figures: FIGURES }).to_vec();
         let nodes_times = vec![times(&[2.0, 4.0]), None];
-        let measured = Measured { nodes: nodes_times, links, ..Measured::default() };
+        let ports =
+            [End::Dispatcher, End::Device(1)].map(|end| MeasuredPort { end, bandwidth: 3e6 }).to_vec();
+        let measured = Measured { nodes: nodes_times, links, ports, ..Measured::default() };
         let described = |text: &str| plan::Cluster::from_toml(&format!("version = 1\n{text}")).unwrap();
         let costs = |cluster: Option<&plan::Cluster>| {
             Costs::new(&profile(&[1.0, 1.0]), &nodes, cluster, Some(&measured))
@@ -341,8 +361,10 @@ mod tests {
         for cluster in [None, Some(described(device))] {
             let costs = costs(cluster.as_ref());
             assert_eq!((costs.seconds(0, 0..2), costs.seconds(1, 0..2)), (6.0, 2.0));
-            let Resources { devices, links, .. } = costs.resources();
+            let Resources { devices, links, dispatcher, .. } = costs.resources();
             assert_eq!(devices[0].memory_bytes, Some(70));
+            let ports = [&dispatcher, &devices[0].host, &devices[1].host].map(|host| host.bandwidth);
+            assert_eq!(ports, [3e6, f64::INFINITY, 3e6]);
             let link = links.get(End::Device(0), End::Device(1));
             assert_eq!((link.bandwidth, link.delay), (1e6, 0.5));
             // The other way was not probed.
@@ -352,6 +374,10 @@ mod tests {
         let mut costs_of_own = costs(Some(&own));
         costs_of_own.correct(1, 0..1, &took(9.0));
         assert_eq!((costs_of_own.seconds(0, 0..2), costs_of_own.seconds(1, 0..2)), (6.0, 0.015));
+        let ports =
+            described(&format!("{device}bandwidth = '8Mbit/s'\n[dispatcher]\nbandwidth = '80Mbit/s'\n"));
+        let Resources { devices, dispatcher, .. } = costs(Some(&ports)).resources();
+        assert_eq!((dispatcher.bandwidth, devices[1].host.bandwidth), (1e7, 1e6));
         let other = described(&format!("{device}unit_times_ms = [7.0]\n"));
         let kept = costs(Some(&other)).resources().devices[1].unit_seconds.clone();
         assert_eq!(kept.map(|times| times.len()), Some(1), "the planner sees what was said");

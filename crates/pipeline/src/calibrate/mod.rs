@@ -2,33 +2,30 @@
 //!
 //! Called before planning, by `defer run` and `defer plan` and by whoever uses the library. Nodes run a few
 //! representative units on their own engine and threads; links between different places are probed in rounds of
-//! disjoint pairs; nodes also time the codecs that were tried on the model. What cannot be measured is named: the
+//! disjoint pairs, then those of each place at once; nodes also time the codecs that were tried on the model. What cannot be measured is named: the
 //! planner then takes nodes for equal, and links for as bad as the worst that was measured. A node that goes meanwhile
 //! is left out of the cluster.
 
 mod costs;
+mod links;
 mod operation;
 mod places;
 mod units;
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use places::Place;
-use plan::End;
 use plan::names::listed;
 use wire::Codec;
-use wire::control::{CodecTime, LinkFigures, Machine, StageTime};
+use wire::control::{CodecTime, Machine, StageTime};
 
-pub use costs::{Costs, MeasuredLink};
+pub use costs::{Costs, MeasuredLink, MeasuredPort};
 pub(crate) use operation::overheads;
 pub use operation::{MIN_ITEMS, Moved, Overhead, OverheadCosts, keep_operation, keep_rehearsal};
 
 use crate::cluster::{Cluster, NodeInfo};
 use crate::coding::{self, CodecFactor};
-use crate::control::host_addresses;
 use crate::dispatcher::trial;
 use crate::machine;
 use crate::prepare::Prepared;
@@ -68,6 +65,8 @@ pub struct Measured {
     pub gone: Vec<String>,
     /// The links that were probed, and those that could not be, as bad as the worst; others are no limit.
     pub links: Vec<MeasuredLink>,
+    /// The connections that carry less than the links that go over them could together; others are no limit.
+    pub ports: Vec<MeasuredPort>,
     /// What could not be measured, and why, for people.
     pub unknown: Vec<String>,
     /// Weights that were shipped to be timed; nodes keep them.
@@ -124,7 +123,7 @@ pub fn calibrate(
     job.here = job.time_codecs_here(&own);
     let nodes = job.cluster.nodes().len();
     let timed = if options.alike { nodes.min(1) } else { nodes };
-    let total = timed + job.pairs(&own).iter().map(Vec::len).sum::<usize>();
+    let total = timed + job.pairs(&own).iter().map(Vec::len).sum::<usize>() + job.ports(&own);
     let done = std::sync::atomic::AtomicUsize::new(0);
     let step = || progress(done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1, total);
     progress(0, total);
@@ -146,6 +145,7 @@ pub fn calibrate(
     let pairs = job.pairs(&own);
     let probed = pairs.iter().flat_map(|round| job.probe_round(round, &own, &step)).collect();
     job.take_links(probed, &mut measured)?;
+    job.probe_ports(&mut measured, &own, &step);
     Ok(measured)
 }
 
@@ -190,35 +190,6 @@ pub(crate) fn by_machine<T: Send>(
 fn place(node: &NodeInfo) -> Place<'_> {
     Place::new(&node.description.machine, &node.description.data_addresses)
 }
-
-/// The addresses under which `to` is reached from a place and nobody else is.
-fn ways(from: &Place<'_>, to: &NodeInfo, addresses: &[SocketAddr]) -> Result<Vec<SocketAddr>, String> {
-    let ways = places::ways(from, &place(to), addresses);
-    let name = &to.description.name;
-    let astray = || format!("node `{name}` has no address that leads to it and nowhere else from there");
-    if ways.is_empty() { Err(astray()) } else { Ok(ways) }
-}
-
-/// Two ends of links, each with all ends in the same place: what is true of the first is true of all.
-struct Pair {
-    one: Vec<usize>,
-    other: Vec<usize>,
-}
-
-impl Pair {
-    /// The links both ways between all ends.
-    fn links(&self, there: LinkFigures, back: LinkFigures) -> Vec<MeasuredLink> {
-        let ends = self.one.iter().flat_map(|&a| self.other.iter().map(move |&b| (a, b)));
-        let both = |(a, b)| {
-            let (a, b) = (places::end(a), places::end(b));
-            [MeasuredLink { from: a, to: b, figures: there }, MeasuredLink { from: b, to: a, figures: back }]
-        };
-        ends.flat_map(both).collect()
-    }
-}
-
-/// The figures of a link there and back, or why there are none.
-type Probed = Result<(LinkFigures, LinkFigures), String>;
 
 /// What was found about a node.
 #[derive(Default)]
@@ -287,40 +258,6 @@ impl Job<'_> {
             let fingerprint = |i: usize| self.cluster.nodes()[i].description.fingerprint();
             units::level(nodes, &|a, b| fingerprint(a) == fingerprint(b), TOLERANCE);
         }
-    }
-
-    /// Takes in what was found of the links between the nodes that are still there.
-    fn take_links(
-        &mut self,
-        probed: Vec<(&Pair, Probed)>,
-        measured: &mut Measured,
-    ) -> Result<(), NobodyLeft> {
-        let (mut links, mut lost) = (Vec::new(), Vec::new());
-        for (pair, probed) in probed {
-            match probed {
-                Ok((there, back)) => links.extend(pair.links(there, back)),
-                Err(reason) => {
-                    let (a, b) = (self.end_name(pair.one[0]), self.end_name(pair.other[0]));
-                    lost.push((pair, format!("the link between {a} and {b} was not probed: {reason}")));
-                }
-            }
-        }
-        let ends = lost.iter().flat_map(|(pair, _)| [pair.one[0], pair.other[0]]);
-        // The dispatcher, which comes first, is none.
-        let suspects: Vec<usize> = ends.filter_map(|position| position.checked_sub(1)).collect();
-        let gone = self.leave_out_gone(&suspects, measured)?;
-        let mut positions = 0..;
-        measured.nodes.retain(|_| positions.next().is_some_and(|i| !gone.contains(&i)));
-
-        let worst = places::worst(links.iter().map(|link| link.figures));
-        let left = |link: MeasuredLink| link.without(&gone);
-        measured.links = links.into_iter().filter_map(left).collect();
-        for (pair, reason) in lost {
-            let links: Vec<MeasuredLink> = pair.links(worst, worst).into_iter().filter_map(left).collect();
-            measured.unknown.extend((!links.is_empty()).then_some(reason));
-            measured.links.extend(links);
-        }
-        Ok(())
     }
 
     /// Has a node run representatives of the units.
@@ -424,107 +361,6 @@ impl Job<'_> {
         let (time, shipped) = trial::time_units(control, self.prepared, unit..unit + 1, node)?;
         self.keep(&key, &(now, time));
         Ok((time, shipped))
-    }
-
-    /// The pairs of places to probe, in rounds. Ends are numbered with the dispatcher first.
-    fn pairs(&self, own: &Machine) -> Vec<Vec<Pair>> {
-        if self.options.alike {
-            return Vec::new();
-        }
-        let nodes = self.cluster.nodes();
-        let mut places: Vec<Place<'_>> = nodes.iter().map(place).collect();
-        let addresses = host_addresses();
-        let is_own = |p: &&Place<'_>| {
-            let mut ips = p.addresses.iter();
-            *p.machine == *own && ips.all(|ip| ip.is_loopback() || addresses.contains(ip))
-        };
-        // It accepts no connections; it is where the nodes are that have its addresses.
-        let addresses = places.iter().find(is_own).map(|place| place.addresses.clone());
-        let addresses = addresses.unwrap_or_else(|| host_addresses().into_iter().collect::<BTreeSet<_>>());
-        places.insert(0, Place { machine: own, addresses });
-        let sites = places::sites(&places);
-        let pair = |(a, b): (usize, usize)| Pair { one: sites[a].clone(), other: sites[b].clone() };
-        places::rounds(sites.len()).into_iter().map(|round| round.into_iter().map(pair).collect()).collect()
-    }
-
-    /// Probes all pairs of a round at the same time, each in one direction after the other.
-    fn probe_round<'p>(
-        &self,
-        round: &'p [Pair],
-        own: &Machine,
-        step: &(dyn Fn() + Sync),
-    ) -> Vec<(&'p Pair, Probed)> {
-        std::thread::scope(|scope| {
-            let start = |pair: &'p Pair| {
-                let run = move || {
-                    let probed = self.probe_ends(pair.one[0], pair.other[0], own);
-                    step();
-                    probed
-                };
-                (pair, std::thread::Builder::new().name("probe".to_owned()).spawn_scoped(scope, run))
-            };
-            let threads: Vec<_> = round.iter().map(start).collect();
-            let join = |(pair, thread): (_, std::io::Result<std::thread::ScopedJoinHandle<'_, _>>)| {
-                let probed = match thread {
-                    Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
-                    Err(e) => Err(format!("cannot start a thread: {e}")),
-                };
-                (pair, probed)
-            };
-            threads.into_iter().map(join).collect()
-        })
-    }
-
-    fn probe_ends(&self, a: usize, b: usize, own: &Machine) -> Probed {
-        let key = format!("link between {} and {}", self.end_key(a, own), self.end_key(b, own));
-        let now = self.options.now;
-        if let Some((at, there, back)) = self.known::<(Duration, LinkFigures, LinkFigures)>(&key)
-            && now.checked_sub(at).is_some_and(|age| age <= LINK_AGE)
-            && there.check().and(back.check()).is_ok()
-        {
-            return Ok((there, back));
-        }
-        let (control, nodes) = (self.cluster.control(), self.cluster.nodes());
-        let found = match (places::end(a), places::end(b)) {
-            (End::Device(a), End::Device(b)) => {
-                let (a, b) = (&nodes[a], &nodes[b]);
-                let between = |from: &NodeInfo, to: &NodeInfo| {
-                    let ways = ways(&place(from), to, &to.description.data_addresses)?;
-                    trial::probe_between(control, from, ways)
-                };
-                (between(a, b)?, between(b, a)?)
-            }
-            // The dispatcher comes first.
-            (_, End::Device(b)) => {
-                let here = Place { machine: own, addresses: host_addresses().into_iter().collect() };
-                let ways = ways(&here, &nodes[b], &trial::within_reach(control, &nodes[b]))?;
-                trial::probe_own(&ways).map_err(|e| e.to_string())?
-            }
-            (_, End::Dispatcher) => unreachable!("a pair has two ends, and the first is the lower one"),
-        };
-        self.keep(&key, &(now, found.0, found.1));
-        Ok(found)
-    }
-
-    fn end_name(&self, position: usize) -> String {
-        match places::end(position) {
-            End::Dispatcher => "the dispatcher".to_owned(),
-            End::Device(i) => format!("node `{}`", self.cluster.nodes()[i].description.name),
-        }
-    }
-
-    /// The end without what changes from start to start, such as ports.
-    fn end_key(&self, position: usize, own: &Machine) -> String {
-        match places::end(position) {
-            End::Dispatcher => {
-                format!("the dispatcher at {:?}, {}", host_addresses(), own.processor)
-            }
-            End::Device(i) => {
-                let node = &self.cluster.nodes()[i];
-                let addresses = place(node).addresses;
-                format!("{} at {addresses:?}, {}", node.description.name, node.description.fingerprint())
-            }
-        }
     }
 
     fn known<T: serde::de::DeserializeOwned>(&self, key: &str) -> Option<T> {

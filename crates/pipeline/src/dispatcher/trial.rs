@@ -103,12 +103,21 @@ pub(crate) fn time_codecs(
     }
 }
 
-/// What the link from this dispatcher to a node at these addresses is like, and the one back.
-pub(crate) fn probe_own(addresses: &[SocketAddr]) -> io::Result<(LinkFigures, LinkFigures)> {
-    let open = |purpose| connect(addresses, &Hello::for_probe(purpose), &Timeouts::default());
-    let there = probe::send(&open(Purpose::ProbeTo)?)?;
-    let back = probe::count(&open(Purpose::ProbeFrom)?)?;
-    Ok((there, back))
+/// What the link from this dispatcher to a node at these addresses is like.
+pub(crate) fn probe_to(addresses: &[SocketAddr]) -> io::Result<LinkFigures> {
+    probe::send(&connect(addresses, &Hello::for_probe(Purpose::ProbeTo), &Timeouts::default())?)
+}
+
+/// What the links from this dispatcher to nodes at these addresses carry at once, each in bytes per second.
+pub(crate) fn probe_to_all(nodes: &[Vec<SocketAddr>]) -> io::Result<Vec<f64>> {
+    let hello = Hello::for_probe(Purpose::ProbeTo);
+    let open = |addresses: &Vec<SocketAddr>| connect(addresses, &hello, &Timeouts::default());
+    probe::send_together(&nodes.iter().map(open).collect::<io::Result<Vec<_>>>()?)
+}
+
+/// What the link from a node at these addresses to this dispatcher is like.
+pub(crate) fn probe_from(addresses: &[SocketAddr]) -> io::Result<LinkFigures> {
+    probe::count(&connect(addresses, &Hello::for_probe(Purpose::ProbeFrom), &Timeouts::default())?)
 }
 
 /// What the link from one node to another at these addresses is like.

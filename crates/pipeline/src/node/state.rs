@@ -20,8 +20,8 @@ pub type Ticket = u64;
 const MAX_DEPLOYMENTS: usize = 64;
 
 /// Probes of links that a node takes part in at once, from and to it; each has a thread and a connection. A
-/// dispatcher asks for one at a time.
-const MAX_PROBES: usize = 4;
+/// dispatcher asks for one at a time, and for some to one node at once to find what they have in common.
+pub(crate) const MAX_PROBES: usize = 4;
 
 /// Codecs that are timed at once: more than a plan may use.
 const MAX_CODECS: usize = 32;
