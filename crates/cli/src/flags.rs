@@ -184,8 +184,8 @@ pub(crate) struct Nodes {
     /// Give up when the nodes are not there after this time
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "10s")]
     pub(crate) timeout: Duration,
-    /// Whether to time parts of the model on the nodes and probe the links between them before planning, or take
-    /// what is known; what the cluster file says is taken as it is
+    /// Whether to time parts of the model on the nodes, probe the links between them and rehearse a chain that moves
+    /// much before its first item, or take what is known; what the cluster file says is taken as it is
     #[arg(long, value_name = "WHEN", default_value = "cached")]
     pub(crate) profile: Profile,
 }

@@ -140,7 +140,10 @@ impl Fleet {
     pub(super) fn messages(&self) -> &'static str {
         match self.spawned {
             Some(_) => "the nodes' own messages may say more",
-            None => "the nodes' own messages may say more; `defer nodes` shows which are there",
+            None => {
+                "the nodes' own messages may say more; `defer nodes` shows which are there: start one that is gone \
+                 again, and repeat the run"
+            }
         }
     }
 

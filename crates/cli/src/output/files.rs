@@ -21,6 +21,11 @@ impl Target {
     pub(crate) fn new(path: &Path, items: usize) -> Result<Target> {
         let shown = path.display();
         let is_archive = path.extension().is_some_and(|e| e == "npz");
+        let is_array = path.extension().is_some_and(|e| e == "npy");
+        ensure!(
+            !is_array || path.is_dir(),
+            "the output `{shown}` is no .npy file: name a .npz file for one item, or a folder"
+        );
         if items == 1 && is_archive {
             ensure!(!path.is_dir(), "the output `{shown}` is a folder, and one item makes a file");
             return Ok(Target { path: path.to_owned(), digits: None });
@@ -93,6 +98,8 @@ mod tests {
             ["00001.npz"],
             "by another number of digits"
         );
+        let error = Target::new(&folder.path().join("d.npy"), 1).unwrap_err().to_string();
+        assert!(error.contains("name a .npz file for one item, or a folder"), "{error}");
         let error = Target::new(&folder.path().join("d.npz"), 2).unwrap_err().to_string();
         assert!(error.contains("there are 2 items: name a folder"), "{error}");
     }

@@ -9,7 +9,7 @@ fn the_example_file_is_read() {
     assert_eq!(names, ["pi-kitchen", "pi-garage", "nuc"]);
     let nuc = &cluster.devices[2];
     assert_eq!(nuc.address.as_deref(), Some("tcp/10.0.0.9:7447"));
-    assert_eq!((nuc.cores, nuc.speed), (Some(8), 4.0));
+    assert_eq!((nuc.cores, nuc.speed), (Some(8), 0.6));
     assert_eq!(nuc.memory.map(ByteSize::bytes), Some(8 << 30));
     assert_eq!(cluster.devices[1].memory.map(ByteSize::bytes), Some(512_000_000));
 
