@@ -151,9 +151,10 @@ fn text(rows: &[Row]) -> String {
         "# Predicted and measured\n\n\
          Period of chains of real nodes on one machine, each under a CPU quota: medians of the runs that nothing \
          disturbed, of all\nwhere there are none; ratios are medians of the runs' ratios. Predicted: from whole stages \
-         timed before they are\nconnected. Corrected: from the CPU time that nodes took in operation, at the rate at \
-         which they got it when they were\ntimed. The rest is the limiting stage's CPU: it takes more or less of it for \
-         an item than when it was timed, and a quota\nis kept within a few percent.\n\n{}\n\
+         timed before they are\nconnected, and where a chain was rehearsed from that, too. Corrected: from the CPU time \
+         that nodes took in operation, at\nthe rate at which they got it when they were timed. The rest is the limiting \
+         stage's CPU: it takes more or less of it for\nan item than when it was timed, and a quota is kept within a \
+         few percent.\n\n{}\n\
          ## Other objectives\n\n\
          Latency measured with one item in the chain at a time (ms); energy modelled from watts, the measured period \
          and CPU time\n(J/item). A quota does not slow a stage that takes less CPU than one of its periods allows \

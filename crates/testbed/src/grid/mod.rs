@@ -98,6 +98,9 @@ pub(crate) fn execute(args: &Args) -> Result<()> {
             results.display()
         );
     }
+    if cells.is_empty() {
+        say_nothing_to_run(&results);
+    }
     cells.iter().try_for_each(|cell| lab.emulation(&cell.cluster).map(drop))?;
     let bar = ProgressBar::new(cells.len() as u64);
     bar.set_style(
@@ -120,6 +123,14 @@ pub(crate) fn execute(args: &Args) -> Result<()> {
         write_page(&done)?;
     }
     Ok(())
+}
+
+#[expect(clippy::print_stderr, reason = "whoever asked for a measurement would take old results for it")]
+fn say_nothing_to_run(results: &Path) {
+    eprintln!(
+        "nothing to run: `{}` has all runs that this asks for; --fresh runs them anew",
+        results.display()
+    );
 }
 
 /// An experiment for this process alone: two would write the same results, and disturb each other.

@@ -77,7 +77,8 @@ pub(super) fn exceptions(experiments: &[String], results: &Results<'_>) -> Resul
         return Ok(None);
     }
     let mut text = format!(
-        "Of {all} configurations, {agreeing} were as fast as predicted and simulated within {:.0} %.",
+        "Of {all} configurations in {}, {agreeing} were as fast as predicted and simulated within {:.0} %.",
+        experiments.join(", "),
         CLOSE * 100.0
     );
     if !others.is_empty() {
@@ -141,7 +142,7 @@ mod tests {
         ];
         let results = |_: &str| -> Result<Vec<Row>> { Ok(rows.clone()) };
         let text = exceptions(&["x".to_owned()], &results).unwrap().unwrap();
-        assert!(text.starts_with("Of 3 configurations, 1 were as fast"), "{text}");
+        assert!(text.starts_with("Of 3 configurations in x, 1 were as fast"), "{text}");
         assert!(text.contains("slower") && text.contains("0.940") && text.contains("1.010"), "{text}");
         assert!(text.contains("1.070") && !text.contains("as predicted |"), "{text}");
         assert_eq!(exceptions(&[], &results).unwrap(), None);
