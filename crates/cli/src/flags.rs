@@ -362,6 +362,14 @@ pub(crate) fn positive(text: &str) -> Result<usize, String> {
     }
 }
 
+/// Items that are listed before the first is made.
+pub(crate) fn items(text: &str) -> Result<usize, String> {
+    match positive(text)? {
+        count if count <= 10_000_000 => Ok(count),
+        _ => Err("10 million at most; --repeat takes them several times".to_owned()),
+    }
+}
+
 /// How many classes an output has a score for, where its sizes say that it has one for each: those before the last are 1,
 /// but for the first of them, which may be a batch of any size.
 fn classes_of(output: &TensorSpec) -> Option<usize> {

@@ -1,7 +1,7 @@
 //! Writes a model: as one message, or with its weights in a file beside it.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use prost::Message;
@@ -26,8 +26,14 @@ pub(crate) fn encode(proto: &ModelProto) -> Result<Vec<u8>, ModelError> {
     Ok(proto.encode_to_vec())
 }
 
-/// Writes the model to `path`; the weights of a model above `limit` bytes to `path` + `.data`.
+/// Writes the model to `path`; the weights of a model above `limit` bytes to `path` + `.data`. A link stays one, and what it
+/// leads to is written; into what is no file, a pipe or a device, all is written as one message.
 pub(crate) fn save(proto: &ModelProto, path: &Path, limit: usize) -> Result<(), ModelError> {
+    if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        let written = write_to(path, |file| Ok(file.write_all(&encode(proto)?)?));
+        return written.map_err(|error| error.in_file(path));
+    }
+    let path = &end_of_links(path).map_err(|error| ModelError::from(error).in_file(path))?;
     if proto.encoded_len() <= limit {
         return replace(path, |file| Ok(file.write_all(&encode(proto)?)?));
     }
@@ -38,6 +44,13 @@ pub(crate) fn save(proto: &ModelProto, path: &Path, limit: usize) -> Result<(), 
     let mut skeleton = proto.clone(); // the weights are slices of what is mapped: no copy
     replace(&data_path, |file| move_weights(&mut skeleton, &location, file))?;
     replace(path, |file| Ok(file.write_all(&encode(&skeleton)?)?))
+}
+
+fn end_of_links(path: &Path) -> io::Result<PathBuf> {
+    match fs::canonicalize(path) {
+        Err(_) if path.is_symlink() => Err(io::Error::other("it is a link to what is not there")),
+        found => Ok(found.unwrap_or_else(|_| path.to_owned())),
+    }
 }
 
 /// Writes beside the file and renames: the model being saved may be mapped from the very file it replaces.

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
+use crossbeam_channel::{Sender, bounded, select};
 use wire::control::{self, ControlError, Request, Response};
 use zenoh::Wait;
 use zenoh::liveliness::LivelinessToken;
@@ -185,17 +185,35 @@ impl Control {
     pub(crate) fn ask(&self, node: &str, request: &Request, timeout: Duration) -> Result<Response, AskError> {
         let transport = |e: zenoh::Error| AskError::Transport(reason(&e));
         let asked = Instant::now();
-        let replies = self
-            .session
+        // A node that is lost and found again, as all are for a process that was stopped for a while, keeps its answer to
+        // what it was asked before, and the time would have to run out.
+        let (went, gone) = bounded(1);
+        let lost = move |sample: zenoh::sample::Sample| {
+            if sample.kind() == SampleKind::Delete {
+                let _ = went.try_send(()); // once is enough
+            }
+        };
+        let presence = format!("{}/{node}", self.presence_key(Role::Node));
+        let liveliness = self.session.liveliness();
+        let _watch = liveliness.declare_subscriber(presence).callback(lost).wait().map_err(transport)?;
+        let (sender, replies) = bounded(1);
+        self.session
             .get(self.request_key(node))
             .payload(control::encode(request))
             .target(QueryTarget::All)
             .consolidation(ConsolidationMode::None)
             .timeout(timeout)
+            .callback(move |reply| {
+                let _ = sender.try_send(reply); // there is one answer to each request
+            })
             .wait()
             .map_err(transport)?;
+        let reply = select! {
+            recv(replies) -> reply => reply.ok(),
+            recv(gone) -> _ => replies.try_recv().ok(),
+        };
         // The channel closes when the node has answered, has gone, or the time is up.
-        let reply = replies.recv().map_err(|_| match asked.elapsed() < timeout {
+        let reply = reply.ok_or_else(|| match asked.elapsed() < timeout {
             true => AskError::Gone,
             false => AskError::Silence(timeout),
         })?;
@@ -356,6 +374,28 @@ mod tests {
             let config = NetworkConfig { group: group.to_owned(), ..NetworkConfig::default() };
             assert_eq!(check(&config).is_ok(), good, "{group}");
         }
+    }
+
+    #[test]
+    fn a_node_that_is_lost_while_it_is_asked_is_not_waited_for() {
+        let listen = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let config =
+            NetworkConfig { group: "lost-while-asked".to_owned(), scout: false, ..NetworkConfig::default() };
+        let mut node = Control::open(&NetworkConfig { listen, ..config.clone() }).unwrap();
+        let (asked, questions) = bounded(1);
+        let _serving = node.serve(move |inquiry| asked.send(inquiry).unwrap()).unwrap();
+        node.announce(Role::Node).unwrap();
+        let asking = Control::open(&NetworkConfig { connect: vec![listen.to_string()], ..config }).unwrap();
+        let (found, finds) = bounded(8);
+        let _watch = asking.watch(Role::Node, found, |presence| presence).unwrap();
+        assert!(finds.recv_timeout(Duration::from_secs(20)).unwrap().alive);
+        let (id, timeout) = (node.id(), Duration::from_secs(60));
+        let answer = std::thread::spawn(move || asking.ask(&id, &Request::Describe, timeout));
+        // As long as this is kept, the node has not answered.
+        let _question = questions.recv_timeout(Duration::from_secs(20)).unwrap();
+        node.token = None;
+        let answer = answer.join().unwrap();
+        assert!(matches!(answer, Err(AskError::Gone)), "{answer:?}");
     }
 
     #[test]

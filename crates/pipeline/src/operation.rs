@@ -32,7 +32,7 @@ impl Operation {
     pub(crate) fn of(plan: &Plan, times: &[StageTime], figures: &[StageFigures]) -> Option<Operation> {
         assert_eq!((times.len(), figures.len()), (plan.devices(), plan.devices()), "other stages");
         let busy = |(time, figures): (&StageTime, &StageFigures)| {
-            let seconds = figures.process_cpu_seconds / figures.items as f64 * time.pace();
+            let seconds = figures.process_cpu_seconds / figures.computed as f64 * time.pace();
             (seconds.is_finite() && seconds > 0.0).then_some(seconds)
         };
         let busy_seconds: Vec<f64> = std::iter::zip(times, figures).map(busy).collect::<Option<_>>()?;
@@ -49,14 +49,14 @@ impl Operation {
     }
 }
 
-/// Of its stage's items, what each node had.
+/// Of its stage's items, what each node had. Those computed: an item counts as sent only after it has arrived.
 fn shares(plan: &Plan, figures: &[StageFigures]) -> Vec<f64> {
     let mut rest = figures;
     let of_stage = |stage: &plan::Stage| {
         let (own, others) = rest.split_at(stage.replicas.len());
         rest = others;
-        let all = own.iter().map(|figures| figures.items).sum::<u64>() as f64;
-        own.iter().map(move |figures| figures.items as f64 / all).collect::<Vec<f64>>()
+        let all = own.iter().map(|figures| figures.computed).sum::<u64>() as f64;
+        own.iter().map(move |figures| figures.computed as f64 / all).collect::<Vec<f64>>()
     };
     plan.stages.iter().map(of_stage).collect::<Vec<_>>().concat()
 }
@@ -85,7 +85,7 @@ mod tests {
     }
 
     fn did(items: u64, process_cpu_seconds: f64) -> StageFigures {
-        StageFigures { items, process_cpu_seconds, ..StageFigures::default() }
+        StageFigures { items, computed: items, process_cpu_seconds, ..StageFigures::default() }
     }
 
     #[test]
@@ -117,7 +117,8 @@ mod tests {
     #[test]
     fn a_stage_that_did_nothing_says_nothing() {
         let times = [time(1.0, 1.0); 2];
-        for wrong in [did(0, 0.0), did(0, 1.0), did(5, 0.0), did(5, f64::NAN)] {
+        let nothing_computed = StageFigures { computed: 0, ..did(5, 1.0) };
+        for wrong in [did(0, 0.0), did(0, 1.0), did(5, 0.0), did(5, f64::NAN), nothing_computed] {
             assert_eq!(Operation::of(&plan(0.0), &times, &[did(1, 1.0), wrong]), None);
         }
     }

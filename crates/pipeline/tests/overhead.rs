@@ -200,7 +200,7 @@ fn what_nodes_take_in_operation_is_kept() {
     let chain = Pipeline::deploy_prepared(&prepared, &cluster, &run).unwrap();
     let did = |items: u64, cpu_seconds: f64| {
         let process_cpu_seconds = items as f64 * cpu_seconds;
-        vec![StageFigures { items, process_cpu_seconds, ..StageFigures::default() }; 2]
+        vec![StageFigures { items, computed: items, process_cpu_seconds, ..StageFigures::default() }; 2]
     };
     // Stages took longer by as much as is believed, or shorter.
     let (longer, shorter) = (1e3, 1e-9);

@@ -1,6 +1,6 @@
 //! `defer node`: a compute node.
 
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
@@ -111,7 +111,10 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     }
     ends.recv().context("nobody can end the node any more")?;
     node.stop();
-    Ok(())
+    // No orderly exit: a stage that was given up may still be in its engine, and would find libraries taken down. `stop`
+    // has left the control plane, and a node has no processes of its own.
+    let _ = io::stdout().flush();
+    signal_hook::low_level::exit(0)
 }
 
 fn advise(error: NodeError) -> anyhow::Error {

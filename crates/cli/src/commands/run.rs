@@ -60,7 +60,7 @@ pub(crate) struct Args {
     #[arg(required_unless_present = "random")]
     pub(crate) inputs: Vec<PathBuf>,
     /// Take N items of random values instead
-    #[arg(long, value_name = "N", value_parser = positive, conflicts_with = "inputs")]
+    #[arg(long, value_name = "N", value_parser = flags::items, conflicts_with = "inputs")]
     pub(crate) random: Option<usize>,
     /// What the random values start from
     #[arg(long, value_name = "N", default_value_t = 0, requires = "random")]
@@ -246,6 +246,10 @@ pub(super) fn execute(args: Args, common: &Common) -> Result<()> {
     report.shipped_weight_bytes += shipped_before.bytes;
     report.shipped_wire_bytes += shipped_before.wire_bytes;
     report.rounded_weights = rounded(args.weights, &prepared);
+    let used = |id: &str| chain.stages().iter().any(|stage| stage.node.id == id);
+    let unused =
+        fleet.nodes().iter().filter(|node| !used(&node.id)).map(|node| node.description.name.clone());
+    report.unused_nodes = unused.collect();
     report.gone_nodes = gone;
     if free_choice && !stream::share_cores(&chain) {
         report.with_replicas = replicas::promise(&prepared, chain.costs(), &options, &chain);

@@ -46,6 +46,8 @@ pub(super) struct Done {
 /// What streaming took.
 pub(super) struct Streamed {
     seconds: f64,
+    /// Of that, making items: reading files, decoding photos.
+    making: Duration,
     items_per_s: f64,
     latencies: Vec<Duration>,
     /// What each stage did.
@@ -122,7 +124,7 @@ pub(super) fn stream(
     let mut arrivals = Vec::new();
     let shares = chain.plan().stages.iter().flat_map(|stage| &stage.replicas).map(|replica| replica.share);
     let mut steady = Steady::of(items.len(), chain.window(), shares.fold(1.0, f64::min));
-    std::thread::scope(|scope| {
+    let making = std::thread::scope(|scope| {
         let sending = scope.spawn(move || send(chain, items, interrupt, &occupy, &sender));
         scope.spawn(move || note_arrivals(&sent, &arrive, started));
         let mut patience =
@@ -142,14 +144,14 @@ pub(super) fn stream(
         // Without them the other threads stop.
         drop((arrived, vacate));
         let sent = sending.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        taken.and(sent)
+        taken.and(sent) // why there are no more results says more than why none were sent
     })?;
     bar.finish_and_clear();
     let seconds = arrivals.last().map_or(0.0, Duration::as_secs_f64);
     let stages = pipeline::figures_between(&before, &chain.measure()?);
     latencies.sort();
     let items_per_s = rate(&arrivals, chain.stages().len());
-    Ok(Streamed { seconds, items_per_s, latencies, stages, steady: steady.figures })
+    Ok(Streamed { seconds, making, items_per_s, latencies, stages, steady: steady.figures })
 }
 
 /// Whoever waits for results, and tells when none comes.
@@ -205,14 +207,19 @@ impl Patience<'_> {
     }
 }
 
+/// Sends all items; gives the time that it took to make them.
 fn send(
     chain: &Pipeline,
     items: &mut Items,
     interrupt: &Interrupt,
     occupy: &Sender<()>,
     sent: &Sender<Sent>,
-) -> Result<()> {
-    for (index, item) in items.enumerate() {
+) -> Result<Duration> {
+    let mut making = Duration::ZERO;
+    for index in 0.. {
+        let begun = Instant::now();
+        let Some(item) = items.next() else { break };
+        making += begun.elapsed();
         if interrupt.asked() {
             break;
         }
@@ -225,7 +232,7 @@ fn send(
             break; // as above
         }
     }
-    Ok(())
+    Ok(making)
 }
 
 /// An item that has no result, with what it has to do with that: nothing, where the chain broke.
@@ -252,9 +259,14 @@ fn note_arrivals(sent: &Receiver<Sent>, arrived: &Sender<Result<Done>>, started:
     }
 }
 
+/// Whether so many items are enough for a rate of the full chain.
+fn fill(items: usize, stages: usize) -> bool {
+    items > 8 * stages
+}
+
 /// Results per second once the chain is full: the first two for each stage are left out, if enough remain.
 fn rate(arrivals: &[Duration], stages: usize) -> f64 {
-    let filled = if arrivals.len() > 8 * stages { 2 * stages } else { 0 };
+    let filled = if fill(arrivals.len(), stages) { 2 * stages } else { 0 };
     let (Some(last), count) = (arrivals.last(), arrivals.len() - filled) else { return 0.0 };
     let start = if filled == 0 { Duration::ZERO } else { arrivals[filled - 1] };
     count as f64 / (*last - start).as_secs_f64().max(1e-9)
@@ -355,7 +367,8 @@ impl Streamed {
                 busy: figures.compute_seconds / self.seconds.max(1e-9),
                 in_bytes: figures.bytes_in as f64 / received,
                 out_bytes: figures.bytes_out as f64 / items,
-                share: figures.items as f64 / self.latencies.len().max(1) as f64,
+                // The last may have arrived before its node counted it as sent.
+                share: figures.computed as f64 / self.latencies.len().max(1) as f64,
                 codec: chain.codecs()[stage.stage + 1].to_string(),
                 widened: figures.widened,
                 predicted_share: planned.share,
@@ -375,6 +388,8 @@ impl Streamed {
         RunReport {
             items: self.latencies.len(),
             seconds: self.seconds,
+            making_seconds: self.making.as_secs_f64(),
+            includes_filling: !fill(self.latencies.len(), chain.stages().len()),
             items_per_s: self.items_per_s,
             period_ms: 1e3 / self.items_per_s.max(1e-9),
             predicted: prediction(plan.period, plan.latency, plan.bottleneck),
@@ -395,6 +410,7 @@ impl Streamed {
             codec_switches: chain.codec_switches().iter().map(|s| SwitchRow::new(s, &nodes)).collect(),
             whole_model: None,
             gone_nodes: Vec::new(),
+            unused_nodes: Vec::new(),
         }
     }
 
@@ -413,7 +429,7 @@ impl Streamed {
     fn cpu_ms_per_item(&self) -> f64 {
         let items = self.latencies.len().max(1) as f64;
         let of_node = |(all, full): (&StageFigures, &StageFigures)| {
-            full.process_cpu_seconds / full.items.max(1) as f64 * (all.items as f64 / items)
+            full.process_cpu_seconds / full.items.max(1) as f64 * (all.computed as f64 / items)
         };
         std::iter::zip(&self.stages, self.figures()).map(of_node).sum::<f64>() * 1e3
     }

@@ -89,7 +89,11 @@ fn write(name: String, seed: u64, path: PathBuf, common: &Common) -> Result<()> 
     bar.set_message(format!("writing {}", path.display()));
     model.save(&path)?;
     bar.finish_and_clear();
-    let bytes = std::fs::metadata(&path)?.len();
+    let written = std::fs::metadata(&path)?;
+    if !written.is_file() {
+        return Ok(()); // words would be a part of the model, where it is the standard output
+    }
+    let bytes = written.len();
     if common.json {
         return json_line(&Written { name, seed, path, bytes });
     }

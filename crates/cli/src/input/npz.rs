@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use tensor::{Tensor, TensorSpec, TensorView};
@@ -37,12 +37,27 @@ pub(crate) fn read(path: &Path, specs: &[TensorSpec]) -> Result<Vec<Tensor>> {
     Ok(tensors)
 }
 
+/// The file that an archive goes to: a link to one stays a link.
+///
+/// # Errors
+/// When there is something else.
+pub(crate) fn place(path: &Path) -> Result<PathBuf> {
+    let shown = path.display();
+    let is_file = std::fs::metadata(path).map_or(true, |found| found.is_file());
+    ensure!(is_file, "`{shown}` is no file, and archives are written to nothing else");
+    match std::fs::canonicalize(path) {
+        Err(_) if path.is_symlink() => bail!("`{shown}` is a link to what is not there"),
+        found => Ok(found.unwrap_or_else(|_| path.to_owned())),
+    }
+}
+
 /// Writes `tensors` under their names. The file appears whole or not at all.
 pub(crate) fn write<'a>(path: &Path, tensors: impl Iterator<Item = (&'a str, TensorView<'a>)>) -> Result<()> {
-    let mut partial = path.as_os_str().to_owned();
+    let whole = place(path)?;
+    let mut partial = whole.as_os_str().to_owned();
     partial.push(".partial");
     let written = write_archive(Path::new(&partial), tensors)
-        .and_then(|()| std::fs::rename(&partial, path).map_err(anyhow::Error::from));
+        .and_then(|()| std::fs::rename(&partial, &whole).map_err(anyhow::Error::from));
     if written.is_err() {
         // The error at hand says more than a failure to clean up would.
         let _ = std::fs::remove_file(&partial);
@@ -136,6 +151,23 @@ mod tests {
         let error = read(&path, &[spec("input", DType::F32, &[3])]).unwrap_err();
         assert_eq!(format!("{error:#}"), "array `any name/of:it`: tensor `input` must have shape 3, not 2");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "no partial file stays");
+    }
+
+    #[test]
+    fn a_link_stays_one_and_a_device_what_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, link) = (folder.path().join("one.npz"), folder.path().join("link.npz"));
+        std::fs::write(&path, "before").unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let tensor = Tensor::from_slice(Shape::from([2]), &[1f32, 2.0]).unwrap();
+        write(&link, [("x", tensor.view())].into_iter()).unwrap();
+        assert!(link.is_symlink());
+        assert_eq!(read(&path, &[spec("x", DType::F32, &[2])]).unwrap(), std::slice::from_ref(&tensor));
+        let error = write(Path::new("/dev/null"), [("x", tensor.view())].into_iter()).unwrap_err();
+        assert!(error.to_string().starts_with("`/dev/null` is no file"), "{error:#}");
+        std::fs::remove_file(&path).unwrap();
+        let error = write(&link, [("x", tensor.view())].into_iter()).unwrap_err();
+        assert!(error.to_string().ends_with("is a link to what is not there"), "{error:#}");
     }
 
     #[test]

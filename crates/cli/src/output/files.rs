@@ -28,6 +28,7 @@ impl Target {
         );
         if items == 1 && is_archive {
             ensure!(!path.is_dir(), "the output `{shown}` is a folder, and one item makes a file");
+            npz::place(path)?;
             return Ok(Target { path: path.to_owned(), digits: None });
         }
         ensure!(!is_archive, "the output `{shown}` is one file, but there are {items} items: name a folder");

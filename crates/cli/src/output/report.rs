@@ -118,6 +118,10 @@ impl Prediction {
 pub(crate) struct RunReport {
     pub(crate) items: usize,
     pub(crate) seconds: f64,
+    /// Time in which items were made from what the user gave, while others were on their way.
+    pub(crate) making_seconds: f64,
+    /// Whether the items were too few for a rate of the full chain: it is that of all, from the first one sent.
+    pub(crate) includes_filling: bool,
     pub(crate) items_per_s: f64,
     /// Between two results, the chain being full.
     pub(crate) period_ms: f64,
@@ -158,6 +162,9 @@ pub(crate) struct RunReport {
     /// Nodes that were found, but went before anything was planned.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) gone_nodes: Vec<String>,
+    /// Nodes that the plan does without.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) unused_nodes: Vec<String>,
 }
 
 /// A plan in which several nodes run the same stage.
@@ -270,7 +277,7 @@ impl RunReport {
         };
         let latency = (self.latency_ms_p50, self.latency_ms_p99);
         let mut rows: Vec<Vec<String>> =
-            vec![row("chain", [self.items_per_s, latency.0, latency.1, self.cpu_ms_per_item])];
+            vec![row(self.layout(), [self.items_per_s, latency.0, latency.1, self.cpu_ms_per_item])];
         if let Some(whole) = &self.whole_model {
             let latency = (whole.latency_ms_p50, whole.latency_ms_p99);
             rows.push(row("whole model", [whole.items_per_s, latency.0, latency.1, whole.cpu_ms_per_item]));
@@ -295,6 +302,14 @@ impl RunReport {
         if let Some(RoundedWeights { to, tensors, largest_change }) = &self.rounded_weights {
             let change = largest_change * 100.0;
             text += &format!("\n{tensors} weights rounded to {to}, by {change:.2} % of their range at most");
+        }
+        if self.includes_filling && self.stages.len() > 1 {
+            text += "\nthe rate has the filling of the chain in it, for want of items: --repeat N has more";
+        }
+        if self.making_seconds > MOSTLY * self.seconds {
+            let share = (100.0 * self.making_seconds / self.seconds).min(100.0);
+            text +=
+                &format!("\nmaking the items took {share:.0} % of the run: that limits it, not the nodes");
         }
         if self.input_codec != "raw" {
             text += &format!("\ninputs travelled as {}", self.input_codec);
@@ -322,14 +337,34 @@ impl RunReport {
             text += "\nthe nodes share cores here, of which predictions know nothing";
         }
         if !self.gone_nodes.is_empty() {
-            let gone = listed(self.gone_nodes.iter().map(|name| format!("`{}`", printable(name))));
-            text += &format!("\nleft out: {gone}, gone while being measured");
+            text += &format!("\nleft out: {}, gone while being measured", names(&self.gone_nodes));
+        }
+        if !self.unused_nodes.is_empty() {
+            text += &format!("\nnot used by the plan: {}", names(&self.unused_nodes));
         }
         if let Some(whole) = &self.whole_model {
             text += &format!("\n{}", whole.comparison.text());
         }
         text
     }
+
+    /// What runs the model.
+    fn layout(&self) -> &'static str {
+        let is_replicated = self.stages.windows(2).any(|pair| pair[0].stage == pair[1].stage);
+        match self.stages.len() {
+            1 => "one node",
+            _ if is_replicated => "with replicas",
+            _ => "chain",
+        }
+    }
+}
+
+/// What takes this share of a run limits it.
+const MOSTLY: f64 = 0.9;
+
+/// Nodes as they are shown.
+fn names(nodes: &[String]) -> String {
+    listed(nodes.iter().map(|name| format!("`{}`", printable(name))))
 }
 
 fn stages(rows: &[StageRow]) -> String {
@@ -493,6 +528,8 @@ mod tests {
         let report = RunReport {
             items: 200,
             seconds: 2.5,
+            making_seconds: 2.4,
+            includes_filling: true,
             items_per_s: 80.0,
             period_ms: 12.5,
             predicted: prediction(0.0125),
@@ -523,6 +560,7 @@ mod tests {
                 },
             }),
             gone_nodes: vec!["a".into(), "b\x1b".into()],
+            unused_nodes: vec!["c".into()],
         };
         let text = report.text();
         for line in text.lines() {
@@ -542,6 +580,9 @@ mod tests {
             "whole model: 0.0e0, of",
             "over 123456 items",
             "left out: `a`, `b\u{fffd}`, gone",
+            "not used by the plan: `c`",
+            "making the items took 96 % of the run",
+            "the rate has the filling of the chain in it",
             "99",
             "1.75",       // what is left of the CPU time
             "in compute", // where it is not told apart

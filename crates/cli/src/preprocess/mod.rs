@@ -17,7 +17,7 @@ use tensor::{DType, Dim, Element, Shape, Tensor, TensorSpec};
 
 pub(crate) use settings::{Channels, Filter, Labels, Layout, PixelType, Resize, Settings, beside};
 
-/// The largest photo we make by resizing, pixels: far above what models take, far below what memory holds.
+/// The largest photo that is read, or made by resizing, pixels: far above what models take, far below what memory holds.
 const MAX_PIXELS: u64 = 1 << 27;
 
 /// How photos become one model input.
@@ -95,6 +95,12 @@ impl Preprocess {
             .with_guessed_format()?
             .into_decoder()
             .context("it is not a JPEG or PNG photo that can be read")?;
+        let (width, height) = decoder.dimensions();
+        ensure!(
+            u64::from(width) * u64::from(height) <= MAX_PIXELS,
+            "the photo has {width}x{height} pixels, more than the {} million that are read: make it smaller",
+            MAX_PIXELS / 1_000_000
+        );
         let orientation = decoder.orientation()?;
         let mut photo =
             DynamicImage::from_decoder(decoder).context("it is not a JPEG or PNG photo that can be read")?;

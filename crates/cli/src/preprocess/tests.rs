@@ -140,3 +140,22 @@ fn the_vendored_settings_fit_their_models() {
         }
     }
 }
+
+#[test]
+fn a_photo_that_says_it_is_huge_is_refused_before_there_is_memory_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("huge.jpg");
+    gradient(8, 8).save(&path).unwrap();
+    let preprocess = Preprocess::new(
+        &settings("channels = 'RGB'\nmean = [0]\nstd = [1]"),
+        &spec(DType::F32, &[1, 3, 8, 8]),
+    )
+    .unwrap();
+    assert!(preprocess.photo(&path).is_ok());
+    let mut bytes = std::fs::read(&path).unwrap();
+    let frame = bytes.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
+    bytes[frame + 5..frame + 9].copy_from_slice(&[0x40, 0, 0x40, 0]);
+    std::fs::write(&path, &bytes).unwrap();
+    let error = format!("{:#}", preprocess.photo(&path).unwrap_err());
+    assert!(error.contains("the photo has 16384x16384 pixels, more than the 134 million"), "{error}");
+}

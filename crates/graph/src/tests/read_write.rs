@@ -218,6 +218,25 @@ fn large_models_have_their_weights_beside_them() {
 }
 
 #[test]
+fn links_stay_links_and_devices_devices() {
+    let (model, folder) = (sample(), tempfile::tempdir().unwrap());
+    let place = |name: &str| folder.path().join(name);
+    std::fs::create_dir(place("far")).unwrap();
+    std::fs::write(place("far/m.onnx"), "before").unwrap();
+    let (link, nowhere) = (place("link.onnx"), place("nowhere.onnx"));
+    std::os::unix::fs::symlink("far/m.onnx", &link).unwrap();
+    std::os::unix::fs::symlink("none", &nowhere).unwrap();
+    model.save_with_limit(&link, 1000).unwrap();
+    assert!(link.is_symlink());
+    // Its weights are where the model is, by whichever name that is found.
+    assert_eq!(Model::load(&place("far/m.onnx")).unwrap().hash(), model.hash());
+    let error = model.save(&nowhere).unwrap_err().to_string();
+    assert!(error.contains("a link to what is not there") && nowhere.is_symlink(), "{error}");
+    model.save_with_limit(Path::new("/dev/null"), 1000).unwrap();
+    assert!(!std::fs::metadata("/dev/null").unwrap().is_file() && !Path::new("/dev/null.data").exists());
+}
+
+#[test]
 fn the_hash_is_that_of_the_content() {
     let hash = sample().hash();
     assert_eq!(Model::from_bytes(sample().to_bytes().unwrap()).unwrap().hash(), hash);

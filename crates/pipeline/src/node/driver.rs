@@ -368,8 +368,12 @@ impl Driver {
             // The state must know before the dispatcher does, or its next request would come too early.
             let told = result.as_ref().map(|_| ()).map_err(|e| io::Error::new(e.kind(), e.to_string()));
             let _ = events.send(Incoming::Stored(id, told));
-            if let Err(e) = weights::conclude(&mut stream, &result) {
-                tracing::warn!("the dispatcher left while weights were shipped: {e}");
+            match (weights::conclude(&mut stream, &result), result) {
+                (Ok(()), Ok(())) => {}
+                (_, Err(e)) if !weights::is_of_link(&e) => tracing::warn!("weights could not be stored: {e}"),
+                (Err(e), _) | (Ok(()), Err(e)) => {
+                    tracing::warn!("the dispatcher left while weights were shipped: {e}");
+                }
             }
         });
     }

@@ -20,6 +20,9 @@ const ENTRY_LEN: usize = 32 + 8;
 /// How long the node may take to store what it received: a slow SD card writes about 10 MB/s.
 const STORE_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// How long the reason may take of a node that closed the connection: it was sent before.
+const LAST_WORD_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// Weights that were shipped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Shipped {
@@ -66,6 +69,24 @@ pub(crate) fn send<'a>(
     packing: Packing,
     sent: &dyn Fn(Shipped),
 ) -> io::Result<()> {
+    let written = write(stream, weights, packing, sent);
+    // A node that cannot store them says so and hears no more: the answer says more than the connection that broke.
+    let timeout = if written.is_ok() { STORE_TIMEOUT } else { LAST_WORD_TIMEOUT };
+    let answer = stream.set_read_timeout(Some(timeout)).and_then(|()| read_message(stream));
+    match (answer, written) {
+        (Ok(Welcome::Refused(reason)), _) => Err(io::Error::other(reason)),
+        (_, Err(broken)) => Err(broken),
+        (Ok(Welcome::Accepted), Ok(())) => Ok(()),
+        (Err(e), Ok(())) => Err(e),
+    }
+}
+
+fn write<'a>(
+    stream: &mut TcpStream,
+    weights: impl Iterator<Item = Outgoing<'a>>,
+    packing: Packing,
+    sent: &dyn Fn(Shipped),
+) -> io::Result<()> {
     let mut packer = Packer::new(Width::One);
     // Joins headers with what follows them; what is longer goes past it.
     let mut out = BufWriter::new(&mut *stream);
@@ -85,13 +106,7 @@ pub(crate) fn send<'a>(
             sent(Shipped { bytes: piece.len() as u64, wire_bytes: (HEADER_LEN + packed.len()) as u64 });
         }
     }
-    out.flush()?;
-    drop(out);
-    stream.set_read_timeout(Some(STORE_TIMEOUT))?;
-    match read_message(stream)? {
-        Welcome::Accepted => Ok(()),
-        Welcome::Refused(reason) => Err(io::Error::other(reason)),
-    }
+    out.flush()
 }
 
 /// Receives exactly `expected`, in order; `store` consumes the bytes of one weight.
@@ -182,10 +197,22 @@ impl Read for Pieces<'_> {
     }
 }
 
-/// Tells the dispatcher how storing went.
+/// Whether the connection was what failed, not what the node did with what came.
+pub(crate) fn is_of_link(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut, UnexpectedEof, WouldBlock,
+    };
+    matches!(
+        error.kind(),
+        BrokenPipe | ConnectionAborted | ConnectionReset | TimedOut | UnexpectedEof | WouldBlock
+    )
+}
+
+/// Tells the dispatcher how storing went, if it is still there.
 pub(crate) fn conclude(stream: &mut TcpStream, result: &io::Result<()>) -> io::Result<()> {
     let answer = match result {
         Ok(()) => Welcome::Accepted,
+        Err(e) if is_of_link(e) => return Ok(()),
         Err(e) => Welcome::Refused(e.to_string().chars().take(500).collect()),
     };
     write_message(stream, &answer)
@@ -264,6 +291,27 @@ mod tests {
             match packing {
                 Packing::On => assert!(wire_bytes < bytes * 7 / 10, "{wire_bytes} of {bytes}"),
                 Packing::Off => assert_eq!(wire_bytes, bytes + 15 * HEADER_LEN as u64),
+            }
+        }
+    }
+
+    #[test]
+    fn a_node_that_cannot_store_them_says_why() {
+        let weights = weights();
+        let outgoing =
+            || weights.iter().map(|bytes| Outgoing { hash: entry(bytes).hash, width: Width::Four, bytes });
+        for (failure, said) in [
+            (io::Error::new(io::ErrorKind::StorageFull, "no space left"), Some("no space left")),
+            (io::Error::new(io::ErrorKind::ConnectionReset, "reset"), None),
+        ] {
+            let (mut near, mut far) = pair();
+            // Closed with bytes that nobody read, as by a node that heard enough.
+            conclude(&mut far, &Err(failure)).unwrap();
+            drop(far);
+            let error = send(&mut near, outgoing(), Packing::Off, &|_| ()).unwrap_err();
+            match said {
+                Some(said) => assert_eq!(error.to_string(), said),
+                None => assert!(is_of_link(&error), "{error}"),
             }
         }
     }
