@@ -6,9 +6,10 @@
 
 mod results;
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use indicatif::ProgressBar;
 use serde::Deserialize;
 
@@ -32,7 +33,7 @@ pub(crate) struct Args {
     cluster: Option<String>,
     /// Repeats of each run, instead of those the experiment says
     #[arg(long, value_name = "N")]
-    repeats: Option<usize>,
+    repeats: Option<NonZeroUsize>,
 }
 
 /// The experiment's file.
@@ -71,17 +72,32 @@ const LONE_ITEMS: usize = 20;
 
 pub(crate) fn execute(args: &Args) -> Result<()> {
     let experiment = read(&args.experiment)?;
-    let folder = args.experiment.parent().unwrap_or(Path::new("."));
+    let (folder, name) = common::place(&args.experiment)?;
+    let shown = args.experiment.display();
+    let wanted = |run: &&Run| args.cluster.as_ref().is_none_or(|name| *name == run.cluster);
+    let wanted: Vec<&Run> = experiment.run.iter().filter(wanted).collect();
+    let asked = args.cluster.as_deref().unwrap_or("any cluster");
+    ensure!(!wanted.is_empty(), "`{shown}` runs nothing on {asked}");
+    let _held = common::hold(&args.experiment)?;
+    // Without --cluster all are done again, and none stays.
+    let mut rows = match &args.cluster {
+        Some(_) => results::read(folder, &name)?,
+        None => Vec::new(),
+    };
     let mut lab = Lab::new(folder, &experiment.engine, &args.programs, Way::Groups)?;
     lab.keep_awake();
-    let bench = Bench { experiment: &experiment, lab, repeats: args.repeats };
-    let mut rows = Vec::new();
-    for run in &experiment.run {
-        if args.cluster.as_ref().is_none_or(|name| *name == run.cluster) {
-            rows.extend(bench.run(run)?);
-            // What is known is kept, whatever becomes of the rest.
-            results::write(folder, &rows)?;
-        }
+    if let Some(other) = rows.iter().map(Row::machine).find(|machine| *machine != lab.origin.machine) {
+        bail!(
+            "the runs that are there are of another machine ({other}; this is {}), with which no run of this one can \
+             be compared: leave --cluster out to do them all again",
+            lab.origin.machine
+        );
+    }
+    let bench = Bench { experiment: &experiment, lab, repeats: args.repeats.map(NonZeroUsize::get) };
+    for run in wanted {
+        // What is known is kept, whatever becomes of the rest.
+        rows = results::replaced(rows, bench.run(run)?);
+        results::write(folder, &name, &rows)?;
     }
     Ok(())
 }
@@ -92,6 +108,13 @@ fn read(path: &Path) -> Result<Experiment> {
     for cluster in &experiment.cluster {
         cluster_file(cluster).with_context(|| format!("`{}`", path.display()))?;
     }
+    let repeats = experiment.run.iter().filter_map(|run| run.repeats).chain([experiment.repeats]);
+    ensure!(
+        repeats.into_iter().all(|repeats| (1..=common::MOST_REPEATS).contains(&repeats)),
+        "`{}`: 1 to {} repeats can be made of a run",
+        path.display(),
+        common::MOST_REPEATS
+    );
     Ok(experiment)
 }
 

@@ -1,6 +1,6 @@
 //! Charts as SVG: bars and lines, in colours that the colour-blind can tell apart. Pure.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use plotters::coord::Shift;
 use plotters::coord::types::RangedCoordf64;
 use plotters::prelude::*;
@@ -63,6 +63,7 @@ pub(crate) struct Line {
 /// When there is nothing to draw.
 pub(crate) fn bars(title: &str, unit: &str, bars: &[Bar]) -> Result<String> {
     let most = bars.iter().map(|bar| bar.value.max(bar.range.1)).fold(0.0, f64::max);
+    ensure!(most > 0.0 && most.is_finite(), "cannot draw `{title}`: no figure is above 0");
     let count = bars.len() as f64;
     let height = BAR_HEIGHT * bars.len() as u32 + 100;
     draw(height, |root| {
@@ -100,6 +101,8 @@ pub(crate) fn lines(title: &str, x: &str, y: &str, lines: &[Line]) -> Result<Str
     let points = || lines.iter().flat_map(|line| &line.points);
     let largest = |of: fn(&(f64, f64)) -> f64| points().map(of).fold(0.0, f64::max);
     let (most_x, most_y) = (largest(|p| p.0) * 1.02, largest(|p| p.1) * 1.05);
+    let is_range = |most: f64| most > 0.0 && most.is_finite();
+    ensure!(is_range(most_x) && is_range(most_y), "cannot draw `{title}`: no figure is above 0");
     draw(LINES_HEIGHT, |root| {
         let mut chart = ChartBuilder::on(root)
             .caption(title, text(TITLE_SIZE))

@@ -37,6 +37,25 @@ pub(crate) fn quota(share: f64) -> Result<f64> {
     Ok(share)
 }
 
+/// Memory that a device has at least, MB: the program alone takes more.
+const LEAST_MB: u64 = 16;
+
+/// Whether there can be such a device.
+fn check(device: &Device) -> Result<()> {
+    let Device { quota, idle_watts, busy_watts, memory_mb } = *device;
+    self::quota(quota)?;
+    ensure!(
+        idle_watts >= 0.0 && busy_watts >= idle_watts && busy_watts.is_finite(),
+        "{idle_watts} W when it waits and {busy_watts} W when it computes: the second must be at least the first"
+    );
+    let mb = memory_mb.unwrap_or(LEAST_MB);
+    ensure!(
+        (LEAST_MB..=PLENTY_MB).contains(&mb),
+        "{mb} MB of memory: from {LEAST_MB} to {PLENTY_MB} can be had"
+    );
+    Ok(())
+}
+
 /// A slow device.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Device {
@@ -71,7 +90,7 @@ fn one() -> usize {
 fn one_by_one<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Device>, D::Error> {
     let alike = Vec::<Alike>::deserialize(deserializer)?;
     let devices = |Alike { quota, idle_watts, busy_watts, memory_mb, count }: Alike| {
-        std::iter::repeat_n(Device { quota, idle_watts, busy_watts, memory_mb }, count.min(MOST_DEVICES))
+        std::iter::repeat_n(Device { quota, idle_watts, busy_watts, memory_mb }, count.min(MOST_DEVICES + 1))
     };
     Ok(alike.into_iter().flat_map(devices).collect())
 }
@@ -137,8 +156,12 @@ impl Cluster {
 
     /// The device of a node that was started for it.
     pub(crate) fn device(&self, node: &str) -> Device {
-        let found = (0..self.devices.len()).find(|&i| node_name(&self.name, i) == node);
-        self.devices[found.expect("`defer run` uses the nodes of its cluster file")]
+        self.find(node).expect("`defer run` uses the nodes of its cluster file")
+    }
+
+    /// The same, of a node that may be one of another cluster.
+    pub(crate) fn find(&self, node: &str) -> Option<Device> {
+        (0..self.devices.len()).find(|&i| node_name(&self.name, i) == node).map(|i| self.devices[i])
     }
 }
 
@@ -164,15 +187,25 @@ pub(crate) fn cluster_file(cluster: &Cluster) -> Result<String> {
 /// The same with some of the devices alone.
 pub(crate) fn cluster_file_of(cluster: &Cluster, described: Range<usize>) -> Result<String> {
     let Cluster { name, devices, network, .. } = cluster;
-    ensure!((1..=MOST_DEVICES).contains(&devices.len()), "`{name}` has {} devices", devices.len());
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    ensure!(
+        name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.len() <= 64 && name.chars().all(plain),
+        "`{name}` is no name for a cluster: letters, digits, and `-_.` behind the first, 64 at most"
+    );
+    let count = devices.len();
+    ensure!(count >= 1, "`{name}` has no devices");
+    ensure!(
+        count <= MOST_DEVICES,
+        "`{name}` has more than {MOST_DEVICES} devices, the most that are emulated"
+    );
     if let Some(network) = network {
         network.uplinks(devices.len()).with_context(|| format!("the network of `{name}`"))?;
     }
     cluster.entries()?;
     let mut text = "version = 1\n".to_owned();
     for (i, device) in devices.iter().enumerate() {
-        let Device { quota, idle_watts, busy_watts, .. } = device;
-        self::quota(*quota).with_context(|| format!("device {} of `{name}`", i + 1))?;
+        let Device { idle_watts, busy_watts, .. } = device;
+        check(device).with_context(|| format!("device {} of `{name}`", i + 1))?;
         if !described.contains(&i) {
             continue;
         }
@@ -208,10 +241,14 @@ mod tests {
         let quotas: Vec<f64> = cluster.devices.iter().map(|device| device.quota).collect();
         assert_eq!(quotas, [0.5, 0.5, 0.5, 0.25]);
         assert_eq!(cluster.device("c-4").memory_mb, Some(128));
-        for (from, to) in [("count = 3", "count = 0"), ("count = 3", "count = 1000000000000")] {
-            let broken: Cluster = toml::from_str(&text.replace(from, to)).unwrap();
-            let broken = Cluster { devices: broken.devices[..broken.devices.len() - 1].to_vec(), ..broken };
-            assert_eq!(cluster_file(&broken).is_err(), to.ends_with(" 0"), "{to}");
+        for to in ["count = 0", "count = 250", "count = 300", "count = 1000000000000"] {
+            let mut changed: Cluster = toml::from_str(&text.replace("count = 3", to)).unwrap();
+            assert!(
+                changed.devices.len() <= MOST_DEVICES + 2,
+                "no more are made than tell that it is too many"
+            );
+            changed.devices.pop();
+            assert_eq!(cluster_file(&changed).is_ok(), to == "count = 250", "{to}");
         }
         assert!(toml::from_str::<Cluster>(&text.replace("memory_mb", "memory")).is_err());
     }
@@ -227,6 +264,15 @@ mod tests {
         assert_eq!((resources.devices[1].host.idle_watts, resources.devices[1].host.busy_watts), (2.0, 5.5));
         for quota in [0.0, 1.5, f64::NAN] {
             assert!(cluster_file(&of(Device { quota, ..device })).is_err(), "{quota}");
+        }
+        for busy_watts in [1.5, f64::NAN, f64::INFINITY] {
+            assert!(cluster_file(&of(Device { busy_watts, ..device })).is_err(), "{busy_watts}");
+        }
+        for memory_mb in [Some(0), Some(1), Some(u64::MAX)] {
+            assert!(cluster_file(&of(Device { memory_mb, ..device })).is_err(), "{memory_mb:?}");
+        }
+        for name in ["", ".", "../pwn", "a/b", "a b", "-a", &"a".repeat(65)] {
+            assert!(cluster_file(&Cluster { name: name.into(), ..of(device) }).is_err(), "{name}");
         }
         let network = Some(network::Description::even(0.0));
         let error = cluster_file(&Cluster { network, ..of(device) }).unwrap_err();

@@ -1,13 +1,13 @@
 //! What experiments with real nodes share: where the programs are, models, origins of figures, files of results.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use crate::devices::Program;
 
@@ -17,9 +17,17 @@ pub struct Programs {
     /// The `defer` command [default: the one beside this program]
     #[arg(long, value_name = "PATH")]
     defer: Option<PathBuf>,
-    /// The ONNX Runtime library, or a folder that holds it
+    /// The ONNX Runtime library, or a folder that holds it [default: the one that `defer` finds]
     #[arg(long, value_name = "PATH")]
     pub(crate) onnxruntime: Option<PathBuf>,
+}
+
+/// What `defer engine list` says of an engine.
+#[derive(Deserialize)]
+struct Listed {
+    engine: String,
+    path: Option<PathBuf>,
+    refused: Option<String>,
 }
 
 impl Programs {
@@ -40,7 +48,28 @@ impl Programs {
         );
         Ok(defer)
     }
+
+    /// The ONNX Runtime library: the one that was said, or that `defer` finds for its user. Devices have a cache of their
+    /// own, where there is none.
+    pub(crate) fn library(&self, defer: &Path) -> Option<PathBuf> {
+        self.onnxruntime.clone().or_else(|| {
+            let listed = Command::new(defer).args(["engine", "list", "--json"]).output().ok()?;
+            let text = String::from_utf8(listed.stdout).ok()?;
+            let engines = text.lines().filter_map(|line| serde_json::from_str::<Listed>(line).ok());
+            let usable = |listed: &Listed| listed.engine == "onnxruntime" && listed.refused.is_none();
+            engines.filter(usable).find_map(|listed| listed.path)
+        })
+    }
 }
+
+/// Items of a run: what is noted of each is kept until its end.
+const MOST_ITEMS: usize = 1_000_000;
+
+/// Devices of a cluster that is only planned for: that takes seconds for hundreds.
+pub(crate) const MOST_PLANNED: usize = 256;
+
+/// Repeats of a run: all are listed before the first.
+pub(crate) const MOST_REPEATS: usize = 1000;
 
 /// The version of experiments' files that this program reads.
 const VERSION: i64 = 1;
@@ -59,20 +88,49 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path) -> Result<T> {
     table.try_into().with_context(no_experiment)
 }
 
+/// The folder of an experiment, and what it is called there.
+///
+/// # Errors
+/// When the path ends without a name.
+pub(crate) fn place(experiment: &Path) -> Result<(&Path, String)> {
+    let name = experiment.file_stem().context("an experiment without a name")?.to_string_lossy().into_owned();
+    let folder = experiment.parent().filter(|folder| !folder.as_os_str().is_empty());
+    Ok((folder.unwrap_or(Path::new(".")), name))
+}
+
+/// An experiment for this process alone: two would write the same results, and disturb each other.
+///
+/// # Errors
+/// When another process has it.
+pub(crate) fn hold(experiment: &Path) -> Result<File> {
+    let shown = experiment.display();
+    let file = File::open(experiment).with_context(|| format!("cannot read `{shown}`"))?;
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => bail!("`{shown}` is being run already: wait for that, or end it"),
+        // Some file systems have no locks.
+        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+    }
+}
+
 /// Whether a run is long enough to be measured.
 pub(crate) fn check_items(path: &Path, warm_up: usize, items: usize) -> Result<()> {
     let shown = path.display();
     ensure!(warm_up >= 1 && items >= 2, "`{shown}` needs at least one item to warm up and two to measure");
+    ensure!(
+        warm_up <= MOST_ITEMS && items <= MOST_ITEMS,
+        "`{shown}` asks for {} items in a run, {MOST_ITEMS} are the most",
+        warm_up.max(items)
+    );
     Ok(())
 }
 
 /// The file of a model: the one in `models/` beside the folder of experiments, or one of the zoo, made in `work` now.
 pub(crate) fn model(name: &str, folder: &Path, work: &Path, program: &Program<'_>) -> Result<PathBuf> {
-    let vendored = folder.join("../models").join(name).with_extension("onnx");
+    let vendored = folder.join("../models").join(format!("{name}.onnx"));
     if vendored.exists() {
         return Ok(vendored);
     }
-    let path = work.join(name).with_extension("onnx");
+    let path = work.join(format!("{name}.onnx"));
     if !path.exists() {
         let made = Command::new(program.path).args(["zoo", name, "--quiet", "-o"]).arg(&path).output();
         let made = made.with_context(|| format!("cannot start {}", program.path.display()))?;
@@ -156,14 +214,14 @@ pub(crate) fn append(folder: &Path, name: &str, row: &impl Serialize) -> Result<
 
 /// Writes `NAME.md`.
 pub(crate) fn page(folder: &Path, name: &str, text: &str) -> Result<()> {
-    save(&folder.join(name).with_extension("md"), text)
+    save(&folder.join(format!("{name}.md")), text)
 }
 
 /// Where the results of an experiment are, in a folder that is there.
 pub(crate) fn results(folder: &Path, name: &str) -> Result<PathBuf> {
     let results = folder.join("results");
     fs::create_dir_all(&results).with_context(|| format!("cannot make `{}`", results.display()))?;
-    Ok(results.join(name).with_extension("ndjson"))
+    Ok(results.join(format!("{name}.ndjson")))
 }
 
 /// Writes a file into a folder that is made if it is not there.

@@ -36,7 +36,7 @@ pub(crate) struct Program<'a> {
     pub(crate) engine: &'a str,
     /// Figures and weights.
     pub(crate) cache: &'a Path,
-    /// Where the ONNX Runtime library is, if that was said.
+    /// Where the ONNX Runtime library is, if that was said or found.
     pub(crate) onnxruntime: Option<&'a Path>,
 }
 

@@ -1,6 +1,7 @@
 //! What a chain does about a link that becomes slow while it runs: two devices, and after some items the link between
 //! them has another rate. The chain is to find a codec for it by itself.
 
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -59,6 +60,15 @@ const SETTLING: usize = 12;
 /// # Errors
 /// Where links cannot be emulated, when the run fails, and when no link switched.
 pub(crate) fn execute(args: &Args) -> Result<()> {
+    for (flag, rate) in [("--from", args.from), ("--to", args.to)] {
+        ensure!(rate > 0.0 && rate.is_finite(), "{flag} {rate}: a rate is above 0 Mbit/s");
+    }
+    ensure!(
+        args.before > SETTLING && args.after > SETTLING,
+        "--before and --after: more than {SETTLING} items each"
+    );
+    let most = 1_000_000;
+    ensure!(args.before.max(args.after) <= most, "--before and --after: {most} items at most");
     let lab = Lab::new(Path::new("."), &args.engine, &args.programs, Way::Groups)?;
     let device = Device { quota: args.quota, idle_watts: 0.0, busy_watts: 0.0, memory_mb: None };
     let network = Description::even(2.0 * args.from);
@@ -100,10 +110,8 @@ fn print(streamed: &Streamed, fall: usize) {
         vec![what.clone(), item.to_string(), period.map_or_else(String::new, |period| format!("{period:.1}"))]
     };
     let rows: Vec<Vec<String>> = std::iter::zip(&events, ends).map(row).collect();
-    #[expect(clippy::print_stdout, reason = "the table that was asked for")]
-    {
-        print!("{}", markdown(&["since", "item", "period, ms"], &rows));
-    }
+    // Whoever closed the output did not want it.
+    let _ = io::stdout().write_all(markdown(&["since", "item", "period, ms"], &rows).as_bytes());
 }
 
 /// Between results that came at these moments, in the mean.

@@ -49,9 +49,9 @@ impl Lab {
             limits,
             interrupt,
             awake: None,
+            onnxruntime: if engine == "onnxruntime" { programs.library(&defer) } else { None },
             defer,
             engine: engine.to_owned(),
-            onnxruntime: programs.onnxruntime.clone(),
         })
     }
 

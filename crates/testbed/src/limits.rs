@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::cgroup::{self, Groups};
+use crate::cgroup::{self, Groups, LEAST_SHARE};
 use crate::devices::{Cluster, Device};
 use crate::network::Network;
 use crate::paced::{self, Pacer};
@@ -97,6 +97,15 @@ impl Limits {
     /// When the cluster has what cannot be emulated in this way.
     pub(crate) fn emulation(&self, cluster: &Cluster) -> Result<Emulation> {
         let Limits::Paced(_) = self else {
+            for (i, device) in cluster.devices.iter().enumerate() {
+                ensure!(
+                    device.quota >= LEAST_SHARE,
+                    "device {} of `{}` has {} of a core; control groups give {LEAST_SHARE} at least",
+                    i + 1,
+                    cluster.name,
+                    device.quota
+                );
+            }
             let linked = cluster.network.is_some();
             return Ok(if linked { Emulation::QuotasAndLinks } else { Emulation::Quotas });
         };

@@ -5,12 +5,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use fastrand::Rng;
 use indicatif::ProgressBar;
-use plan::{Device, End, Host, Link, Medium, ModelCosts, Options, Problem, Resources, Rule, by_rule, solve};
+use plan::{
+    Device, End, Host, Link, Medium, ModelCosts, Options, PlanError, Problem, Resources, Rule, by_rule, solve,
+};
 use serde::{Deserialize, Serialize};
 
+use crate::common::{self, MOST_PLANNED};
 use crate::table::{Spread, markdown};
 
 /// How far the known rules for placing a model are from the best plan, on seeded clusters
@@ -91,26 +94,31 @@ const SECONDS_PER_BYTE: f64 = 0.25e-9;
 
 const VERSION: u32 = 1;
 
+const MOST_CLUSTERS: u64 = 1_000_000;
+
 pub(crate) fn execute(args: &Args) -> Result<()> {
     let path = &args.experiment;
     let shown = path.display();
     let text = fs::read_to_string(path).with_context(|| format!("cannot read the experiment `{shown}`"))?;
     let experiment: Experiment =
         toml::from_str(&text).with_context(|| format!("`{shown}` is no experiment"))?;
-    anyhow::ensure!(
+    ensure!(
         experiment.version == VERSION,
         "`{shown}` has version {}, this reads {VERSION}",
         experiment.version
     );
-    let folder = path.parent().unwrap_or(Path::new("."));
+    let devices = 1..=MOST_PLANNED;
+    ensure!(devices.contains(&experiment.devices), "`{shown}`: `devices` are 1 to {MOST_PLANNED}");
+    let (folder, _) = common::place(path)?;
     let models = experiment.models.iter().map(|name| costs(folder, name)).collect::<Result<Vec<_>>>()?;
     let clusters = args.clusters.unwrap_or(experiment.clusters);
+    ensure!((1..=MOST_CLUSTERS).contains(&clusters), "`{shown}`: `clusters` are 1 to {MOST_CLUSTERS}");
 
     let bar = ProgressBar::new((models.len() * experiment.kind.len()) as u64 * clusters);
     let mut rows = Vec::new();
     for model in &models {
         for kind in &experiment.kind {
-            rows.push(row(model, kind, experiment.devices, clusters, &bar));
+            rows.push(row(model, kind, experiment.devices, clusters, &bar)?);
         }
     }
     bar.finish_and_clear();
@@ -118,7 +126,7 @@ pub(crate) fn execute(args: &Args) -> Result<()> {
 }
 
 fn costs(folder: &Path, name: &str) -> Result<ModelCosts> {
-    let path = folder.join("costs").join(name).with_extension("toml");
+    let path = folder.join("costs").join(format!("{name}.toml"));
     let text = fs::read_to_string(&path).with_context(|| {
         format!("cannot read `{}`; `defer plan {name}.onnx --costs FILE` writes such a file", path.display())
     })?;
@@ -131,25 +139,25 @@ fn row<'a>(
     devices: usize,
     clusters: u64,
     bar: &ProgressBar,
-) -> Row<'a> {
+) -> Result<Row<'a>> {
     let (mut over_bound, mut over_ideal) = (Vec::new(), Vec::new());
     let mut factors = vec![Vec::new(); Rule::ALL.len()];
     let mut misfits = vec![0; Rule::ALL.len()];
     for seed in 0..clusters {
         bar.inc(1);
         let problem = problem(model, kind, devices, &mut Rng::with_seed(seed));
-        let Ok(best) = solve(&problem, &Options::default()) else { continue };
+        let Some(best) = fitting(solve(&problem, &Options::default()), kind)? else { continue };
         over_bound.push(best.plan.period / best.bound);
         over_ideal.push(best.plan.period / ideal(&problem));
         for (i, rule) in Rule::ALL.into_iter().enumerate() {
-            match by_rule(&problem, rule) {
-                Ok(plan) => factors[i].push(plan.period / best.plan.period),
-                Err(_) => misfits[i] += 1,
+            match fitting(by_rule(&problem, rule), kind)? {
+                Some(plan) => factors[i].push(plan.period / best.plan.period),
+                None => misfits[i] += 1,
             }
         }
     }
     let rules = std::iter::zip(Rule::ALL, factors.into_iter().zip(misfits));
-    Row {
+    Ok(Row {
         model: &model.name,
         kind: &kind.name,
         clusters: over_bound.len(),
@@ -162,6 +170,15 @@ fn row<'a>(
                 does_not_fit,
             })
             .collect(),
+    })
+}
+
+/// A plan, unless nothing fits into memory; any other error is one of the experiment.
+fn fitting<T>(planned: Result<T, PlanError>, kind: &Kind) -> Result<Option<T>> {
+    match planned {
+        Ok(plan) => Ok(Some(plan)),
+        Err(PlanError::DoesNotFit(_) | PlanError::NothingFits(_) | PlanError::NothingFound(_)) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("clusters of the kind `{}`", kind.name)),
     }
 }
 
@@ -265,7 +282,7 @@ mod tests {
         let experiment: Experiment = toml::from_str(EXPERIMENT).unwrap();
         let model = ModelCosts::from_toml(MODEL).unwrap();
         for kind in &experiment.kind {
-            let row = row(&model, kind, 4, 3, &ProgressBar::hidden());
+            let row = row(&model, kind, 4, 3, &ProgressBar::hidden()).unwrap();
             assert!(row.clusters > 0, "{}", kind.name);
             assert_eq!(row.over_bound.unwrap().p90, 1.0, "{}", kind.name);
             assert!(row.over_ideal.unwrap().median >= 1.0);
@@ -274,5 +291,13 @@ mod tests {
                 assert!(rule.over_plan.is_some() || rule.does_not_fit == row.clusters);
             }
         }
+    }
+
+    #[test]
+    fn an_experiment_that_makes_no_sense_is_no_lack_of_memory() {
+        let mut experiment: Experiment = toml::from_str(EXPERIMENT).unwrap();
+        let model = ModelCosts::from_toml(MODEL).unwrap();
+        experiment.kind[0].speed = [-1.0, -1.0];
+        assert!(row(&model, &experiment.kind[0], 4, 3, &ProgressBar::hidden()).is_err());
     }
 }

@@ -103,19 +103,28 @@ fn an_experiment_is_gone_on_with() {
     assert_eq!(run(r#"["one", "bytes"]"#), both, "nothing is done again");
     let page = fs::read_to_string(experiments.join("two.md")).unwrap();
     assert!(page.contains("# Two devices") && page.contains("## resnet20_mnist, two"), "{page}");
-    let refused = |reasons: &[&str]| {
-        let run = Command::new(testbed()).arg("run").arg(&file).stdin(Stdio::null()).output().unwrap();
+    let refused = |more: &[&str], reasons: &[&str]| {
+        let run =
+            Command::new(testbed()).arg("run").arg(&file).args(more).stdin(Stdio::null()).output().unwrap();
         let said = String::from_utf8_lossy(&run.stderr);
         assert!(!run.status.success() && reasons.iter().all(|reason| said.contains(reason)), "{said}");
     };
     // Somebody else is at it.
     let held = fs::File::open(&file).unwrap();
     held.lock().unwrap();
-    refused(&["two.toml", "is being run already"]);
+    refused(&[], &["two.toml", "is being run already"]);
     drop(held);
+    refused(&["--cluster", "three"], &["two.toml", "nothing on a cluster `three`"]);
+    // What cannot run takes nothing away, even if all is to be done again.
+    refused(&["--fresh", "--defer", "/no/such/program"], &["/no/such/program"]);
+    assert_eq!(fs::read_to_string(experiments.join("results/two.ndjson")).unwrap(), both);
+    fs::write(&file, EXPERIMENT.replace("CONFIGURATIONS", r#"["one"]"#).replace("items = 240", "items = 24"))
+        .unwrap();
+    refused(&[], &["two.ndjson", "line 1 is of a run with 8 items to warm up and 240 to measure", "--fresh"]);
     // Runs of another machine are none to go on with.
     let mut row = rows[0].clone();
     row["machine"] = "another one".into();
     fs::write(experiments.join("results/two.ndjson"), format!("{row}\n")).unwrap();
-    refused(&["another one", "--fresh"]);
+    fs::write(&file, EXPERIMENT.replace("CONFIGURATIONS", r#"["one"]"#)).unwrap();
+    refused(&[], &["another one", "--fresh"]);
 }

@@ -33,7 +33,7 @@ configurations = ["three"]
 "#;
 
 /// How often it is killed, and at which moments at the latest: it is under way before.
-const KILLS: usize = 8;
+const KILLS: usize = 5;
 const LATEST: Duration = Duration::from_secs(6);
 
 /// How long the kernel may take to end whoever was killed.

@@ -1,9 +1,10 @@
 //! Rows, tables and the model of energy of the experiment on accuracy. Pure, but for writing the files.
 
+use std::fs;
 use std::path::Path;
 
-use anyhow::Result;
-use serde::Serialize;
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 
 use crate::common::{self, Origin};
 use crate::devices::Cluster;
@@ -13,7 +14,7 @@ use crate::stream::{Job, Stage, Streamed, median, used_by};
 use crate::table::markdown;
 
 /// One run.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Row {
     cluster: String,
     model: String,
@@ -42,7 +43,7 @@ pub(super) struct Row {
     commit: String,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 struct StageRow {
     node: String,
     quota: f64,
@@ -97,6 +98,15 @@ impl Row {
         }
     }
 
+    /// What tells runs apart, but for the repeat.
+    fn place(&self) -> (&str, &str, &str, Option<usize>) {
+        (&self.cluster, &self.model, &self.objective, self.window)
+    }
+
+    pub(super) fn machine(&self) -> &str {
+        &self.machine
+    }
+
     fn cpu_ms(&self) -> f64 {
         self.stages.iter().map(|stage| stage.cpu_ms).sum()
     }
@@ -112,8 +122,37 @@ fn busy(stage: &StageRow) -> f64 {
 }
 
 /// Writes all rows, and the tables of their medians.
-pub(super) fn write(folder: &Path, rows: &[Row]) -> Result<()> {
-    common::write(folder, "accuracy", rows, &text(rows))
+pub(super) fn write(folder: &Path, name: &str, rows: &[Row]) -> Result<()> {
+    common::write(folder, name, rows, &text(name, rows))
+}
+
+/// New runs where those of the same kind were, or behind all others.
+pub(super) fn replaced(rows: Vec<Row>, new: Vec<Row>) -> Vec<Row> {
+    let is_old = |row: &Row| new.iter().any(|one| one.place() == row.place());
+    let before = rows.iter().position(is_old).unwrap_or(rows.len());
+    let mut rest = rows;
+    let mut rows: Vec<Row> = rest.drain(..before).collect();
+    let others: Vec<Row> = rest.into_iter().filter(|row| !is_old(row)).collect();
+    rows.extend(new);
+    rows.extend(others);
+    rows
+}
+
+/// The rows that are there.
+///
+/// # Errors
+/// When the file cannot be read, or holds something else.
+pub(super) fn read(folder: &Path, name: &str) -> Result<Vec<Row>> {
+    let path = common::results(folder, name)?;
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let shown = path.display();
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read `{shown}`"))?;
+    let row = |(i, line)| {
+        serde_json::from_str(line).with_context(|| format!("`{shown}`, line {}, is no run", i + 1))
+    };
+    text.lines().enumerate().map(row).collect()
 }
 
 /// Rows of the same run, in the order in which they came.
@@ -121,7 +160,7 @@ fn same_runs(rows: &[Row]) -> Vec<Vec<&Row>> {
     kinds(rows.iter(), |row| (row.cluster.clone(), row.model.clone(), row.objective.clone(), row.window))
 }
 
-fn text(rows: &[Row]) -> String {
+fn text(name: &str, rows: &[Row]) -> String {
     let made = same_runs(rows);
     let kinds: Vec<Vec<&Row>> =
         made.iter().map(|kind| counting(kind, |row| row.disturbed, Row::cpu_ms)).collect();
@@ -160,8 +199,8 @@ fn text(rows: &[Row]) -> String {
          and CPU time\n(J/item). A quota does not slow a stage that takes less CPU than one of its periods allows \
          (20 ms x the quota) when items\ncome one at a time: what the plan for one device saves does not count \
          there, as EfficientNet-Lite0 shows.\n\n{}\n\
-         Machine: {}; commit {}; engine {}. Written by `cargo run --release -p testbed -- accuracy`; every run is in\n\
-         `results/accuracy.ndjson`.\n",
+         Machine: {}; commit {}; engine {}. Written by `defer-testbed accuracy`; every run is in\n\
+         `results/{name}.ndjson`.\n",
         markdown(&header, &accuracy),
         markdown(&columns, &objectives),
         of(|row| &row.machine),
@@ -268,7 +307,7 @@ mod tests {
         rows.push(row("energy", None, 0, 50.0));
         rows.push(row("throughput", Some(1), 0, 80.0));
         rows.push(row("latency", Some(1), 0, 60.0));
-        let text = text(&rows);
+        let text = text("accuracy", &rows);
         for part in
             ["| energy     | 1, 1   | 0.500    | 1.050", "| latency    | 1, 1   | 60.0", "0.75", "c0ffee"]
         {

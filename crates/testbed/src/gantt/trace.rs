@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
+/// No trace is longer, us: thirty years.
+const LONGEST_US: f64 = 1e15;
+
 /// The steps of items on all machines of a chain.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Trace {
@@ -102,7 +105,11 @@ impl Trace {
                 }
                 Event::About { .. } => {}
                 Event::Step { pid, cat, ts, dur, args: Item { item } } => {
-                    ensure!(ts >= 0.0 && dur >= 0.0, "a step that begins at {ts} us and takes {dur} us");
+                    let range = 0.0..=LONGEST_US;
+                    ensure!(
+                        range.contains(&ts) && range.contains(&dur),
+                        "a step that begins at {ts} us and takes {dur} us"
+                    );
                     let (start, end) = (ts / 1e3, (ts + dur) / 1e3);
                     lane(&mut lanes, pid).bars.push(Bar { item, step: cat, start, end });
                 }
@@ -181,6 +188,7 @@ pub(super) mod tests {
             ("traceEvents", "events"),
             ("\"compute\"", "\"sleep\""),
             ("1500.0", "-1.0"),
+            ("1500.0", "1e300"),
             ("1500.0", "\"soon\""),
             ("\"ph\":\"X\"", "\"ph\":\"Y\""),
         ] {

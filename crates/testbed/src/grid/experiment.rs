@@ -1,9 +1,11 @@
 //! The file of an experiment, and the runs that it asks for. Pure, but for reading the file.
 
+use std::collections::HashSet;
 use std::fmt;
+use std::hash::Hash;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
 use super::row::Key;
@@ -191,6 +193,12 @@ impl Cell<'_> {
     }
 }
 
+/// What is there more than once.
+fn twice<T: Eq + Hash + Clone>(all: impl Iterator<Item = T>) -> Option<T> {
+    let mut seen = HashSet::new();
+    all.into_iter().find(|one| !seen.insert(one.clone()))
+}
+
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Key { cluster, model, configuration, repeat } = self;
@@ -206,9 +214,22 @@ impl Experiment {
         common::check_items(path, experiment.warm_up, experiment.items)?;
         let shown = path.display();
         ensure!(experiment.repeats >= 1 && experiment.attempts >= 1, "`{shown}` asks for no runs");
+        ensure!(
+            experiment.repeats <= common::MOST_REPEATS,
+            "`{shown}` asks for {} repeats, {} are the most",
+            experiment.repeats,
+            common::MOST_REPEATS
+        );
+        let clusters = experiment.cluster.iter().map(|cluster| &*cluster.name);
+        let configurations = experiment.configuration.iter().map(|configuration| &*configuration.name);
+        for (kind, twice) in [("cluster", twice(clusters)), ("configuration", twice(configurations))] {
+            if let Some(name) = twice {
+                bail!("`{shown}` has two descriptions of the {kind} `{name}`");
+            }
+        }
         for configuration in &experiment.configuration {
-            let items = configuration.items.unwrap_or(experiment.items);
-            common::check_items(path, configuration.warm_up.unwrap_or(experiment.warm_up), items)?;
+            let (warm_up, items) = experiment.items(configuration);
+            common::check_items(path, warm_up, items)?;
             let Configuration { name, rule, cut, stages, objective, replicas, .. } = configuration;
             ensure!(
                 rule.is_none() || (cut.is_none() && stages.is_none() && *objective == Objective::Throughput),
@@ -232,7 +253,13 @@ impl Experiment {
             cluster_file(cluster).with_context(|| format!("`{shown}`"))?;
         }
         let cells = experiment.cells().with_context(|| format!("`{shown}`"))?;
+        ensure!(!cells.is_empty(), "`{shown}` asks for no runs");
+        if let Some(key) = twice(cells.iter().map(Cell::key)) {
+            bail!("`{shown}` asks for the run {key} twice: give one of the two another name");
+        }
         for Cell { cluster, configuration, .. } in &cells {
+            // With the memory that the configuration leaves its devices.
+            cluster_file(cluster).with_context(|| format!("`{shown}`: `{}`", configuration.name))?;
             ensure!(
                 !configuration.side_by_side || cluster.schedule.is_empty(),
                 "`{shown}`: devices side by side are in runs of their own, of which none has the schedule of `{}`",
@@ -247,12 +274,16 @@ impl Experiment {
     }
 
     /// Whether it asks for a configuration of a model on a cluster.
-    #[cfg(test)]
     pub(crate) fn runs(&self, cluster: &str, model: &str, configuration: &str) -> bool {
         let of = |cell: &Cell<'_>| {
             (&*cell.cluster.name, cell.model, &*cell.configuration.name) == (cluster, model, configuration)
         };
         self.cells().is_ok_and(|cells| cells.iter().any(of))
+    }
+
+    /// Items before those that are measured in runs of a configuration, and those that are.
+    pub(super) fn items(&self, configuration: &Configuration) -> (usize, usize) {
+        (configuration.warm_up.unwrap_or(self.warm_up), configuration.items.unwrap_or(self.items))
     }
 
     /// So many devices are in a cluster.
@@ -422,6 +453,13 @@ mod tests {
             ("clusters = [\"one\"]", "clusters = [\"two\"]", "no cluster among [\"two\"]"),
             ("items = 8", "items = 1", "two to measure"),
             ("repeats = 2", "repeats = 0", "no runs"),
+            ("repeats = 2", "repeats = 100000000000", "1000 are the most"),
+            ("items = 8", "items = 100000000000", "1000000 are the most"),
+            ("models = [\"a\", \"b\"]", "models = []", "no runs"),
+            ("models = [\"a\", \"b\"]", "models = [\"a\", \"a\"]", "asks for the run one: a, plain, 0 twice"),
+            ("name = \"small\"", "name = \"plain\"", "two descriptions of the configuration `plain`"),
+            ("name = \"one\"", "name = \"../one\"", "`../one` is no name for a cluster"),
+            ("memory_mb = 64", "memory_mb = 0", "0 MB of memory"),
             ("window = 1", "windows = 1", "unknown field"),
             ("window = 1", "window = [1, 0]", "holds no item"),
             ("window = 1", "window = []", "holds no item"),

@@ -21,7 +21,9 @@ pub(super) fn draw(figure: &Figure, experiment: &Experiment, rows: &[Row]) -> Re
         Figure::Bars { title, model, cluster, value } => {
             let shown = of(cluster, model).into_iter().enumerate();
             let shown: Vec<Bar> = shown.map(|(i, kind)| bar(i, &calm(&kind), *value)).collect();
-            (!shown.is_empty()).then(|| bars(title, value.unit(), &shown)).transpose()
+            // Devices of 0 W take no energy: there is nothing to see.
+            let any = shown.iter().any(|bar| bar.value > 0.0);
+            any.then(|| bars(title, value.unit(), &shown)).transpose()
         }
         Figure::SpeedUp { title, model, clusters, configuration, over } => {
             let point = |cluster: &String| {

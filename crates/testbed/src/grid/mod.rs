@@ -9,13 +9,14 @@ mod figures;
 mod row;
 mod text;
 
-use std::collections::HashSet;
-use std::fs::{self, File, TryLockError};
+use std::collections::{HashMap, HashSet};
+use std::fs;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::de::IgnoredAny;
 
 use crate::common::{self, Programs};
 use crate::lab::Lab;
@@ -57,8 +58,7 @@ pub(crate) struct Args {
 
 pub(crate) fn execute(args: &Args) -> Result<()> {
     let experiment = Experiment::read(&args.experiment)?;
-    let name = args.experiment.file_stem().context("an experiment without a name")?.to_string_lossy();
-    let folder = args.experiment.parent().unwrap_or(Path::new("."));
+    let (folder, name) = common::place(&args.experiment)?;
     let results = common::results(folder, &name)?;
     let write_page = |done: &Results| page(folder, &name, &experiment, done);
     if args.page {
@@ -67,19 +67,26 @@ pub(crate) fn execute(args: &Args) -> Result<()> {
         ensure!(!none, "there are no results of `{}` yet", args.experiment.display());
         return write_page(&done);
     }
-    let _held = hold(&args.experiment)?;
-    if args.fresh && results.exists() {
-        fs::remove_file(&results).with_context(|| format!("cannot remove `{}`", results.display()))?;
+    let _held = common::hold(&args.experiment)?;
+    let mut done = if args.fresh { Results::default() } else { read_results(&results)? };
+    let all = experiment.cells()?;
+    if let Some(name) = &args.cluster {
+        ensure!(
+            all.iter().any(|cell| cell.cluster.name == *name),
+            "`{}` runs nothing on a cluster `{name}`",
+            args.experiment.display()
+        );
     }
-    trim(&results)?;
-    let mut done = read_results(&results)?;
+    check_rows(&done.rows, &all, &experiment).with_context(|| {
+        format!("`{}`: remove these lines; --fresh forgets all that are there", results.display())
+    })?;
     let wanted = |cell: &Cell<'_>| {
         args.cluster.as_ref().is_none_or(|name| *name == cell.cluster.name)
             && args.repeats.is_none_or(|repeats| cell.repeat < repeats.get())
     };
     let known: HashSet<Key> = done.rows.iter().map(Row::key).collect();
     let wanted = |cell: &Cell<'_>| wanted(cell) && !known.contains(&cell.key());
-    let cells: Vec<Cell<'_>> = experiment.cells()?.into_iter().filter(wanted).collect();
+    let cells: Vec<Cell<'_>> = all.into_iter().filter(wanted).collect();
     let way = if args.paced { Way::Paced } else { Way::Groups };
     if let Some(other) = done.rows.iter().map(|row| row.emulation.way()).find(|other| *other != way) {
         bail!("runs in `{}` are of devices {other}; --fresh forgets them", results.display());
@@ -107,6 +114,7 @@ pub(crate) fn execute(args: &Args) -> Result<()> {
         ProgressStyle::with_template("{pos} of {len} runs, {elapsed} (left {eta}) {msg}")
             .expect("a template"),
     );
+    let mut is_untouched = true;
     for cell in bar.wrap_iter(cells.iter()) {
         let key = cell.key();
         if done.failures.iter().any(|failure| failure.is_of(&key)) {
@@ -115,6 +123,10 @@ pub(crate) fn execute(args: &Args) -> Result<()> {
         bar.set_message(key.to_string());
         bar.tick();
         let record = run(&experiment, cell, &lab)?;
+        // Not before there is something to write: what cannot run takes nothing away.
+        if std::mem::take(&mut is_untouched) {
+            if args.fresh { forget(&results)? } else { trim(&results)? }
+        }
         common::append(folder, &name, &record)?;
         done.add(record);
         write_page(&done)?;
@@ -125,23 +137,24 @@ pub(crate) fn execute(args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// Whether the runs that are there are those that the experiment asks for under their names, as far as rows tell.
+fn check_rows(rows: &[Row], cells: &[Cell<'_>], experiment: &Experiment) -> Result<()> {
+    let cells: HashMap<Key, &Cell<'_>> = cells.iter().map(|cell| (cell.key(), cell)).collect();
+    let other = |row: &Row| {
+        let other = row.other_than(experiment, cells.get(&row.key())?)?;
+        Some(format!("line {} is of a run with {other}", row.line))
+    };
+    let others: Vec<String> = rows.iter().filter_map(other).collect();
+    ensure!(others.is_empty(), "{}", others.join("; "));
+    Ok(())
+}
+
 #[expect(clippy::print_stderr, reason = "whoever asked for a measurement would take old results for it")]
 fn say_nothing_to_run(results: &Path) {
     eprintln!(
         "nothing to run: `{}` has all runs that this asks for; --fresh runs them anew",
         results.display()
     );
-}
-
-/// An experiment for this process alone: two would write the same results, and disturb each other.
-fn hold(experiment: &Path) -> Result<File> {
-    let shown = experiment.display();
-    let file = File::open(experiment).with_context(|| format!("cannot read `{shown}`"))?;
-    match file.try_lock() {
-        Err(TryLockError::WouldBlock) => bail!("`{shown}` is being run already: wait for that, or end it"),
-        // Some file systems have no locks.
-        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
-    }
 }
 
 /// What was written down.
@@ -164,6 +177,7 @@ impl Results {
 /// What a cell asks for.
 fn job<'a>(experiment: &Experiment, cell: &Cell<'a>, model: &'a Path, cluster: &'a Path) -> Job<'a> {
     let configuration = cell.configuration;
+    let (warm_up, items) = experiment.items(configuration);
     Job {
         dims: cell.dims,
         codec: configuration.codec.as_deref(),
@@ -173,12 +187,7 @@ fn job<'a>(experiment: &Experiment, cell: &Cell<'a>, model: &'a Path, cluster: &
         replicas: configuration.replicas,
         stages: configuration.stages,
         cut: configuration.cut.as_deref(),
-        ..Job::new(
-            model,
-            cluster,
-            configuration.warm_up.unwrap_or(experiment.warm_up),
-            configuration.items.unwrap_or(experiment.items),
-        )
+        ..Job::new(model, cluster, warm_up, items)
     }
 }
 
@@ -261,13 +270,23 @@ pub(crate) fn read_rows(results: &Path) -> Result<Vec<Row>> {
     Ok(read_results(results)?.rows)
 }
 
-/// Removes the line in whose middle whoever wrote it was killed. For who runs the experiment: others may see a line that is
-/// being written.
+/// Removes the line in whose middle whoever wrote it was killed, and ends the last one if an editor did not. For who runs
+/// the experiment: others may see a line that is being written.
 fn trim(results: &Path) -> Result<()> {
     let text = text(results)?;
-    let whole = whole_lines(&text);
-    if whole.len() < text.len() {
+    let mut whole = whole_lines(&text).to_owned();
+    if !whole.is_empty() && !whole.ends_with('\n') {
+        whole.push('\n');
+    }
+    if whole != text {
         fs::write(results, whole).with_context(|| format!("cannot write `{}`", results.display()))?;
+    }
+    Ok(())
+}
+
+fn forget(results: &Path) -> Result<()> {
+    if results.exists() {
+        fs::remove_file(results).with_context(|| format!("cannot remove `{}`", results.display()))?;
     }
     Ok(())
 }
@@ -281,7 +300,9 @@ fn text(results: &Path) -> Result<String> {
 
 /// Without a line that is not whole: its run is not done.
 fn whole_lines(text: &str) -> &str {
-    text.rfind('\n').map_or("", |end| &text[..=end])
+    let end = text.rfind('\n').map_or(0, |end| end + 1);
+    let is_whole = serde_json::from_str::<IgnoredAny>(&text[end..]).is_ok();
+    if is_whole { text } else { &text[..end] }
 }
 
 fn read_results(results: &Path) -> Result<Results> {
@@ -289,7 +310,8 @@ fn read_results(results: &Path) -> Result<Results> {
     let (text, shown) = (text(results)?, results.display());
     for (i, line) in whole_lines(&text).lines().enumerate() {
         let record = Record::read(line);
-        let no_run = || format!("`{shown}`, line {}, is no run; --fresh does all again", i + 1);
+        let no_run =
+            || format!("`{shown}`, line {}, is no run: mend or remove it; --fresh does all again", i + 1);
         done.add(record.with_context(no_run)?);
     }
     Ok(done)
@@ -312,15 +334,28 @@ mod tests {
             trim(&results).unwrap();
             assert_eq!(fs::read_to_string(&results).unwrap(), whole);
         }
+        fs::write(&results, failure).unwrap();
+        assert_eq!(read_results(&results).unwrap().failures.len(), 1, "editors need not end the last line");
+        trim(&results).unwrap();
+        assert_eq!(fs::read_to_string(&results).unwrap(), whole);
         trim(&folder.path().join("none.ndjson")).unwrap();
     }
 
     #[test]
     fn the_experiments_are_right() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../experiments");
-        for name in
-            ["codecs", "energy", "large", "latency", "resnet50", "short", "transformers", "uneven", "vgg"]
-        {
+        for name in [
+            "codecs",
+            "energy",
+            "large",
+            "latency",
+            "paper",
+            "resnet50",
+            "short",
+            "transformers",
+            "uneven",
+            "vgg",
+        ] {
             let experiment = Experiment::read(&folder.join(name).with_extension("toml")).unwrap();
             let cells = experiment.cells().unwrap();
             let keys: HashSet<Key> = cells.iter().map(Cell::key).collect();

@@ -1,8 +1,9 @@
 //! What one run found, as it is written down. Times in ms and for an item, unless they say otherwise.
 
+use serde::de::Error as _;
 use serde::{Deserialize, Serialize};
 
-use super::experiment::Cell;
+use super::experiment::{Cell, Experiment};
 use crate::common::Origin;
 use crate::host::Disturbance;
 use crate::limits::Emulation;
@@ -157,15 +158,27 @@ pub(super) enum Record {
 
 impl Record {
     /// # Errors
-    /// When the line is neither.
+    /// When the line is neither, or has figures that no run can have.
     pub(super) fn read(line: &str) -> serde_json::Result<Record> {
         let value: serde_json::Value = serde_json::from_str(line)?;
         match value.get("failure") {
             Some(_) => serde_json::from_value(value).map(Record::Failure),
-            None => serde_json::from_value(value).map(Record::Run),
+            None => {
+                let row: Row = serde_json::from_value(value)?;
+                match row.nonsense() {
+                    None => Ok(Record::Run(Box::new(row))),
+                    Some(what) => Err(serde_json::Error::custom(format_args!("{what} is out of range"))),
+                }
+            }
         }
     }
 }
+
+/// No figure of a run is larger: thirty years, in ms.
+const LARGEST: f64 = 1e12;
+
+/// No time between two results is shorter, ms: rates are its inverse.
+const SHORTEST_MS: f64 = 1e-6;
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct StageRow {
@@ -316,6 +329,68 @@ impl Row {
             shipped_bytes: rows.iter().map(|row| row.shipped_bytes).sum(),
             ..disturbed.clone()
         }
+    }
+
+    /// The figure that no run can have, if there is one.
+    fn nonsense(&self) -> Option<&'static str> {
+        let period = |ms: f64| (SHORTEST_MS..=LARGEST).contains(&ms);
+        let figure = |value: f64| (0.0..=LARGEST).contains(&value);
+        let prediction = |predicted: &Prediction| period(predicted.period_ms) && figure(predicted.latency_ms);
+        let simulated = |found: &Simulation| {
+            period(found.period_ms) && figure(found.latency_ms) && figure(found.latency_ms_p99)
+        };
+        let stage = |stage: &StageRow| {
+            let StageRow { share, quota, cpu_ms, compute_ms, in_bytes, out_bytes, modelled_joules, .. } =
+                stage;
+            let steps = stage.steps.iter().flat_map(|steps| steps.each());
+            let busy = [stage.predicted_busy_ms, stage.corrected_busy_ms.unwrap_or_default()];
+            let figures = [*share, *quota, *cpu_ms, *compute_ms, *in_bytes, *out_bytes, *modelled_joules];
+            figures.into_iter().chain(busy).chain(steps).all(figure)
+        };
+        let places = self.stages.iter().map(|stage| stage.stage);
+        let in_order =
+            places.clone().is_sorted() && places.max().is_some_and(|last| last <= self.stages.len());
+        [
+            (period(self.period_ms), "`period_ms`"),
+            (figure(self.latency_ms) && figure(self.latency_ms_p99), "`latency_ms`"),
+            (figure(self.drift) && figure(self.first_result_ms), "`drift` or `first_result_ms`"),
+            (prediction(&self.predicted) && self.corrected.iter().all(prediction), "a prediction"),
+            (self.simulated.iter().all(simulated), "what was simulated"),
+            (self.stages.iter().all(stage), "a figure of a stage"),
+            (in_order, "the number of a stage"),
+        ]
+        .into_iter()
+        .find_map(|(holds, what)| (!holds).then_some(what))
+    }
+
+    /// How it differs from what the cell of its name asks for: in what a row says of it, which is not all. Networks, codecs
+    /// and cuts can change without anybody noticing here.
+    pub(super) fn other_than(&self, experiment: &Experiment, cell: &Cell<'_>) -> Option<String> {
+        let engine = self.engine.split(' ').next().unwrap_or_default();
+        if engine != experiment.engine {
+            return Some(format!("the engine {engine}"));
+        }
+        if self.side_by_side != cell.configuration.side_by_side {
+            let which = if self.side_by_side { "devices side by side" } else { "a chain" };
+            return Some(which.to_owned());
+        }
+        if let (Some(window), Some(asked)) = (self.window, cell.window)
+            && window != asked
+        {
+            return Some(format!("a window of {window}"));
+        }
+        let (warm_up, items) = experiment.items(cell.configuration);
+        if (self.warm_up, self.items) != (warm_up, items) {
+            let Row { warm_up, items, .. } = self;
+            return Some(format!("{warm_up} items to warm up and {items} to measure"));
+        }
+        self.stages.iter().find_map(|stage| {
+            let asked = cell.cluster.find(&stage.node).map(|device| (device.quota, device.memory_mb));
+            let StageRow { node, quota, memory_mb, .. } = stage;
+            let memory = memory_mb.map_or_else(|| "all memory".to_owned(), |mb| format!("{mb} MB"));
+            let is_other = asked != Some((*quota, *memory_mb));
+            is_other.then(|| format!("{quota} of a core and {memory} for `{node}`"))
+        })
     }
 
     pub(super) fn key(&self) -> Key {

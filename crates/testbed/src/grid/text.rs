@@ -292,6 +292,60 @@ mod tests {
     }
 
     #[test]
+    fn figures_that_no_run_can_have_are_refused() {
+        let good = serde_json::to_value(row("one", 0, 200.0, false)).unwrap();
+        assert!(Record::read(&good.to_string()).is_ok());
+        for (place, value, what) in [
+            ("/period_ms", 0.0, "`period_ms` is out of range"),
+            ("/period_ms", 1e300, "`period_ms`"),
+            ("/latency_ms_p99", -1.0, "`latency_ms`"),
+            ("/drift", 1e13, "`drift`"),
+            ("/predicted/period_ms", 0.0, "a prediction"),
+            ("/simulated/period_ms", -5.0, "what was simulated"),
+            ("/stages/1/steps/move_cpu_ms", -1.0, "a figure of a stage"),
+            ("/stages/0/out_bytes", 1e18, "a figure of a stage"),
+        ] {
+            let mut changed = good.clone();
+            *changed.pointer_mut(place).unwrap() = value.into();
+            let error = Record::read(&changed.to_string()).unwrap_err().to_string();
+            assert!(error.contains(what), "{place}: {error}");
+        }
+        for stage in [0, 3, usize::MAX] {
+            let mut changed = good.clone();
+            *changed.pointer_mut("/stages/1/stage").unwrap() = stage.into();
+            let error = Record::read(&changed.to_string()).unwrap_err().to_string();
+            assert!(error.contains("the number of a stage"), "{stage}: {error}");
+        }
+        let mut without = good.clone();
+        without["stages"] = serde_json::Value::Array(Vec::new());
+        assert!(Record::read(&without.to_string()).is_err());
+    }
+
+    #[test]
+    fn runs_of_something_else_under_the_same_name_are_noticed() {
+        let text = "title = 'T'\nengine = 'rten'\nrepeats = 1\nattempts = 1\nwarm_up = 1\nitems = 2\n\
+                    cluster = [{ name = 'slow', devices = [{ quota = 0.25, idle_watts = 1, busy_watts = 2 }] }]\n\
+                    configuration = [{ name = 'one', window = 6 }]\n\
+                    run = [{ clusters = ['slow'], models = ['m'], configurations = ['one'] }]";
+        let mut row = row("one", 0, 200.0, false);
+        row.stages.iter_mut().for_each(|stage| stage.node = "slow-1".to_owned());
+        for (from, to, expected) in [
+            ("", "", None),
+            ("'rten'", "'onnxruntime'", Some("the engine rten")),
+            ("items = 2", "items = 3", Some("1 items to warm up and 2 to measure")),
+            ("window = 6", "window = 7", Some("a window of 6")),
+            ("window = 6", "side_by_side = true", Some("a chain")),
+            ("0.25", "0.5", Some("0.25 of a core and all memory for `slow-1`")),
+            ("window = 6", "memory_mb = 64", Some("0.25 of a core and all memory for `slow-1`")),
+        ] {
+            let experiment: Experiment = toml::from_str(&text.replace(from, to)).unwrap();
+            let cell = &experiment.cells().unwrap()[0];
+            assert_eq!(row.key(), cell.key());
+            assert_eq!(row.other_than(&experiment, cell).as_deref(), expected, "{to}");
+        }
+    }
+
+    #[test]
     fn rows_are_read_as_they_were_written() {
         let text = serde_json::to_string(&row("one", 3, 200.0, true)).unwrap();
         let Record::Run(read) = Record::read(&text).unwrap() else { panic!("a run") };

@@ -4,9 +4,7 @@
 use anyhow::{Result, ensure};
 use serde::Deserialize;
 
-#[cfg(test)]
-use crate::grid::Experiment;
-use crate::grid::Row;
+use crate::grid::{Experiment, Row};
 use crate::kinds::{counting, over, spread};
 use crate::table::markdown;
 
@@ -25,6 +23,9 @@ pub(super) struct Claim {
     figure: Figure,
     #[serde(flatten)]
     bound: Bound,
+    /// What stands of it at the head of the report, `{}` being what was measured.
+    #[serde(default)]
+    headline: Option<String>,
     /// What the DEFER paper has, as it says it.
     #[serde(default)]
     paper: Option<String>,
@@ -110,10 +111,33 @@ impl Claim {
     }
 
     /// Whether all that it speaks of is run.
+    ///
+    /// # Errors
+    /// When there is no such experiment.
+    pub(super) fn is_of(&self, experiment: &impl Fn(&str) -> Result<Experiment>) -> Result<bool> {
+        let experiment = experiment(&self.experiment)?;
+        Ok(self.configurations().all(|name| experiment.runs(&self.place.cluster, &self.place.model, name)))
+    }
+
+    pub(super) fn what(&self) -> &str {
+        &self.what
+    }
+
+    pub(super) fn headline_shows_it(&self) -> bool {
+        self.headline.as_ref().is_none_or(|headline| headline.contains("{}"))
+    }
+
+    /// What was measured, with what is held against it; nothing where either is not run.
+    fn found(&self, results: &Results<'_>) -> Result<Option<f64>> {
+        let rows = results(&self.experiment)?;
+        let all = self.runs(&rows);
+        Ok((!all.iter().any(Vec::is_empty)).then(|| self.measured(&all)))
+    }
+
+    /// Makes it one of another configuration.
     #[cfg(test)]
-    pub(super) fn is_of(&self, experiment: &impl Fn(&str) -> Experiment) -> bool {
-        let experiment = experiment(&self.experiment);
-        self.configurations().all(|name| experiment.runs(&self.place.cluster, &self.place.model, name))
+    pub(super) fn rename(&mut self, configuration: &str) {
+        self.configuration = configuration.to_owned();
     }
 
     /// The runs of its configuration, and of the one that it is held against.
@@ -132,9 +156,7 @@ impl Claim {
 
     /// Why it is missed, if it is run and is.
     fn reason(&self, results: &Results<'_>) -> Result<Option<&str>> {
-        let rows = results(&self.experiment)?;
-        let all = self.runs(&rows);
-        let missed = !all.iter().any(Vec::is_empty) && !self.bound.holds(self.measured(&all));
+        let missed = self.found(results)?.is_some_and(|measured| !self.bound.holds(measured));
         Ok(self.why.as_deref().filter(|_| missed))
     }
 
@@ -188,6 +210,19 @@ pub(super) fn table(claims: &[Claim], results: &Results<'_>) -> Result<String> {
     Ok(markdown(&header, &lines))
 }
 
+/// What was measured of those that are to stand at the head, a line each; empty before there are any runs.
+pub(super) fn headlines(claims: &[Claim], results: &Results<'_>) -> Result<String> {
+    let mut lines = String::new();
+    for claim in claims {
+        let Some(headline) = &claim.headline else { continue };
+        if let Some(measured) = claim.found(results)? {
+            let measured = format!("**{}**", claim.figure.shown(measured));
+            lines += &format!("- {}\n", headline.trim().replace('\n', " ").replace("{}", &measured));
+        }
+    }
+    Ok(lines)
+}
+
 /// Why those are missed that are, each reason once; empty when none is.
 pub(super) fn reasons(claims: &[Claim], results: &Results<'_>) -> Result<String> {
     let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
@@ -230,13 +265,15 @@ struct Other {
 
 impl Peers {
     /// Whether all that it speaks of is run.
-    #[cfg(test)]
-    pub(super) fn is_of(&self, experiment: &impl Fn(&str) -> Experiment) -> bool {
-        let experiment = experiment(&self.experiment);
+    ///
+    /// # Errors
+    /// When there is no such experiment.
+    pub(super) fn is_of(&self, experiment: &impl Fn(&str) -> Result<Experiment>) -> Result<bool> {
+        let experiment = experiment(&self.experiment)?;
         let on = |place: &Place| {
             self.configurations.iter().all(|name| experiment.runs(&place.cluster, &place.model, name))
         };
-        self.places().all(|place| on(&place))
+        Ok(self.places().all(|place| on(&place)))
     }
 
     /// Where ours ran, a column each.

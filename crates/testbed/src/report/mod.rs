@@ -10,11 +10,11 @@ mod pages;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 use crate::common;
-use crate::grid::{Row, read_rows};
+use crate::grid::{Experiment, Row, read_rows};
 use claims::{Claim, Peers};
 
 /// Write docs/evaluation.md and docs/evaluation.html from the results of experiments that were run
@@ -56,9 +56,14 @@ struct Report {
 
 pub(crate) fn execute(args: &Args) -> Result<()> {
     let report: Report = common::read(&args.report)?;
-    let folder = args.report.parent().unwrap_or(Path::new("."));
+    let (folder, _) = common::place(&args.report)?;
+    check(&report, folder)?;
     let rows = |experiment: &str| -> Result<Vec<Row>> { read_rows(&common::results(folder, experiment)?) };
     let mut text = format!("# {}\n\n{}\n", report.title, report.text.trim());
+    let headlines = claims::headlines(&report.claim, &rows)?;
+    if !headlines.is_empty() {
+        text += &format!("\n## In short\n\n{headlines}");
+    }
     text += &format!("\n## What was to be reached\n\n{}\n", claims::table(&report.claim, &rows)?);
     text += &section(&report.claims_text);
     let reasons = claims::reasons(&report.claim, &rows)?;
@@ -86,6 +91,23 @@ pub(crate) fn execute(args: &Args) -> Result<()> {
     common::save(&path.with_extension("html"), &page)
 }
 
+/// Whether all that it speaks of is run by some experiment beside it: a name that is spelt wrong is no run that is missing.
+fn check(report: &Report, folder: &Path) -> Result<()> {
+    let read = |name: &str| Experiment::read(&folder.join(format!("{name}.toml")));
+    for claim in &report.claim {
+        ensure!(claim.is_of(&read)?, "the claim `{}` speaks of what is not run", claim.what());
+        ensure!(
+            claim.headline_shows_it(),
+            "the headline of `{}` has no place for the figure: {{}}",
+            claim.what()
+        );
+    }
+    for peers in &report.peers {
+        ensure!(peers.is_of(&read)?, "`{}` shows what is not run", peers.title);
+    }
+    report.predicted.iter().try_for_each(|name| read(name).map(drop))
+}
+
 /// A paragraph of its own, if there is one.
 fn section(text: &str) -> String {
     if text.trim().is_empty() { String::new() } else { format!("\n{}\n", text.trim()) }
@@ -94,18 +116,16 @@ fn section(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::grid::Experiment;
 
     #[test]
     fn the_report_asks_for_what_is_run() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../experiments");
         let report: Report = common::read(&folder.join("report.toml")).unwrap();
-        let read = |name: &str| Experiment::read(&folder.join(name).with_extension("toml")).unwrap();
-        for claim in &report.claim {
-            assert!(claim.is_of(&read), "{claim:?}");
-        }
-        for peers in &report.peers {
-            assert!(peers.is_of(&read), "{peers:?}");
-        }
+        check(&report, &folder).unwrap();
+        let mut other: Report = common::read(&folder.join("report.toml")).unwrap();
+        other.claim.truncate(1);
+        other.claim[0].rename("nobody");
+        let error = check(&other, &folder).unwrap_err().to_string();
+        assert!(error.contains("speaks of what is not run"), "{error}");
     }
 }

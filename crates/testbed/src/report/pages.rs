@@ -8,12 +8,12 @@ use anyhow::{Context, Result};
 /// The page of an experiment, its headings a level lower and its pictures as seen from the document; `to_experiments` is
 /// the way there.
 pub(super) fn included(folder: &Path, name: &str, to_experiments: &Path) -> Result<String> {
-    let path = folder.join(name).with_extension("md");
+    let path = folder.join(format!("{name}.md"));
     let shown = path.display();
     let page = fs::read_to_string(&path).with_context(|| {
         format!(
             "there is no page `{shown}`; `defer-testbed run {}` makes it",
-            path.with_extension("toml").display()
+            folder.join(format!("{name}.toml")).display()
         )
     })?;
     Ok(lowered(&page, &to_experiments.to_string_lossy()))

@@ -1,7 +1,7 @@
 //! A model on more and more equal devices: planned, predicted by the plan, and simulated. Pure planning on measured
 //! costs: nothing runs.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use plan::{Device, Host, Link, Links, ModelCosts, Options, Plan, Resources, solve};
@@ -52,9 +52,6 @@ struct Row {
     speed_up: f64,
 }
 
-/// Planning takes seconds for hundreds of devices.
-const MOST_DEVICES: usize = 256;
-
 /// CPU time to send or receive a byte on a device of speed 1.
 const SECONDS_PER_BYTE: f64 = 0.25e-9;
 
@@ -65,9 +62,8 @@ pub(crate) fn execute(args: &Args) -> Result<()> {
     let path = &args.experiment;
     let shown = path.display();
     let experiment: Experiment = common::read(path)?;
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let name = path.file_stem().context("an experiment without a name")?.to_string_lossy();
-    let costs = folder.join("costs").join(&experiment.model).with_extension("toml");
+    let (folder, name) = common::place(path)?;
+    let costs = folder.join("costs").join(format!("{}.toml", experiment.model));
     let text = std::fs::read_to_string(&costs);
     let text = text.with_context(|| format!("cannot read `{}`", costs.display()))?;
     let model = ModelCosts::from_toml(&text);
@@ -82,8 +78,9 @@ fn rows(experiment: &Experiment, model: &ModelCosts) -> Result<Vec<Row>> {
     let counts = &experiment.devices;
     ensure!(!counts.is_empty(), "`devices` is empty");
     ensure!(
-        counts.iter().all(|count| (1..=MOST_DEVICES).contains(count)),
-        "`devices` are 1 to {MOST_DEVICES}, not {counts:?}"
+        counts.iter().all(|count| (1..=common::MOST_PLANNED).contains(count)),
+        "`devices` are 1 to {}, not {counts:?}",
+        common::MOST_PLANNED
     );
     let alone = plan(experiment, model, 1)?.period;
     let row = |&devices: &usize| {
@@ -205,7 +202,7 @@ mod tests {
 
     #[test]
     fn the_experiment_is_right_and_scales() {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../experiments/scaling.toml");
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../experiments/scaling.toml");
         let experiment: Experiment = common::read(&path).unwrap();
         let experiment = Experiment { devices: vec![1, 2, 8], ..experiment };
         let rows = rows(&experiment, &ModelCosts::from_toml(MODEL).unwrap()).unwrap();
