@@ -63,7 +63,7 @@ impl Programs {
 }
 
 /// Items of a run: what is noted of each is kept until its end.
-const MOST_ITEMS: usize = 1_000_000;
+pub(crate) const MOST_ITEMS: usize = 1_000_000;
 
 /// Devices of a cluster that is only planned for: that takes seconds for hundreds.
 pub(crate) const MOST_PLANNED: usize = 256;

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use plan::End;
 
-use crate::common::Programs;
+use crate::common::{MOST_ITEMS, Programs};
 use crate::devices::{Cluster, Device};
 use crate::lab::Lab;
 use crate::limits::Way;
@@ -67,8 +67,7 @@ pub(crate) fn execute(args: &Args) -> Result<()> {
         args.before > SETTLING && args.after > SETTLING,
         "--before and --after: more than {SETTLING} items each"
     );
-    let most = 1_000_000;
-    ensure!(args.before.max(args.after) <= most, "--before and --after: {most} items at most");
+    ensure!(args.before.max(args.after) <= MOST_ITEMS, "--before and --after: {MOST_ITEMS} items at most");
     let lab = Lab::new(Path::new("."), &args.engine, &args.programs, Way::Groups)?;
     let device = Device { quota: args.quota, idle_watts: 0.0, busy_watts: 0.0, memory_mb: None };
     let network = Description::even(2.0 * args.from);

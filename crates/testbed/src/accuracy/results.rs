@@ -127,14 +127,12 @@ pub(super) fn write(folder: &Path, name: &str, rows: &[Row]) -> Result<()> {
 }
 
 /// New runs where those of the same kind were, or behind all others.
-pub(super) fn replaced(rows: Vec<Row>, new: Vec<Row>) -> Vec<Row> {
+pub(super) fn replaced(mut rows: Vec<Row>, new: Vec<Row>) -> Vec<Row> {
     let is_old = |row: &Row| new.iter().any(|one| one.place() == row.place());
-    let before = rows.iter().position(is_old).unwrap_or(rows.len());
-    let mut rest = rows;
-    let mut rows: Vec<Row> = rest.drain(..before).collect();
-    let others: Vec<Row> = rest.into_iter().filter(|row| !is_old(row)).collect();
-    rows.extend(new);
-    rows.extend(others);
+    // None of those before the first goes.
+    let place = rows.iter().position(is_old).unwrap_or(rows.len());
+    rows.retain(|row| !is_old(row));
+    rows.splice(place..place, new);
     rows
 }
 
@@ -314,5 +312,26 @@ mod tests {
             let squeezed = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
             assert!(squeezed(&text).contains(&squeezed(part)), "{part} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn new_runs_stand_where_the_old_ones_of_their_kind_did() {
+        let old = vec![
+            row("throughput", None, 0, 100.0),
+            row("throughput", None, 1, 101.0),
+            row("energy", None, 0, 50.0),
+            row("latency", Some(1), 0, 60.0),
+        ];
+        let of = |rows: &[Row]| -> Vec<(String, usize, f64)> {
+            rows.iter().map(|row| (row.objective.clone(), row.repeat, row.period_ms)).collect()
+        };
+        let found = replaced(old.clone(), vec![row("energy", None, 0, 51.0), row("energy", None, 1, 52.0)]);
+        let energy = |repeat, ms| ("energy".to_owned(), repeat, ms);
+        assert_eq!(of(&found)[..2], of(&old)[..2]);
+        assert_eq!(of(&found)[2..4], [energy(0, 51.0), energy(1, 52.0)]);
+        assert_eq!(of(&found)[4..], of(&old)[3..]);
+        // One with another window is another one.
+        let found = replaced(old.clone(), vec![row("latency", None, 0, 9.0)]);
+        assert_eq!((of(&found)[..4].to_vec(), found.len()), (of(&old), 5));
     }
 }

@@ -194,9 +194,9 @@ impl Cell<'_> {
 }
 
 /// What is there more than once.
-fn twice<T: Eq + Hash + Clone>(all: impl Iterator<Item = T>) -> Option<T> {
+fn twice<T: Eq + Hash + Clone>(mut all: impl Iterator<Item = T>) -> Option<T> {
     let mut seen = HashSet::new();
-    all.into_iter().find(|one| !seen.insert(one.clone()))
+    all.find(|one| !seen.insert(one.clone()))
 }
 
 impl fmt::Display for Key {
